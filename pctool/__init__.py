@@ -1,0 +1,44 @@
+"""The preconditioning layer for GAN discriminators: g(SN(W)), g a low-degree odd polynomial.
+
+Names load their modules when first used, so that `import pctool` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pctool.core.layers.preconditioner import Ladder as Ladder
+    from pctool.core.layers.preconditioner import Preconditioner as Preconditioner
+    from pctool.core.linalg import polynomial_of_matrix as polynomial_of_matrix
+    from pctool.core.polynomial import PUBLISHED as PUBLISHED
+    from pctool.core.polynomial import OddPolynomial as OddPolynomial
+    from pctool.core.spectra import condition_number as condition_number
+    from pctool.core.spectra import modified_condition_number as modified_condition_number
+    from pctool.core.spectra import singular_values as singular_values
+    from pctool.fitting import fit_polynomial as fit_polynomial
+
+_HOMES = {
+    "Ladder": "pctool.core.layers.preconditioner",
+    "Preconditioner": "pctool.core.layers.preconditioner",
+    "polynomial_of_matrix": "pctool.core.linalg",
+    "PUBLISHED": "pctool.core.polynomial",
+    "OddPolynomial": "pctool.core.polynomial",
+    "condition_number": "pctool.core.spectra",
+    "modified_condition_number": "pctool.core.spectra",
+    "singular_values": "pctool.core.spectra",
+    "fit_polynomial": "pctool.fitting",
+}
+
+__all__ = [*_HOMES]  # noqa: PLE0604  # the names above, each from its home
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pctool' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

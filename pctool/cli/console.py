@@ -1,0 +1,67 @@
+"""What commands print: one JSON object on stdout, everything else readable; bars on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+
+SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal
+
+
+def output() -> Console:
+    """The console of a command's answer (stdout); colours only on a terminal and without NO_COLOR."""
+    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+
+def note(message: str) -> None:
+    """A line for the person watching, on stderr, so that stdout stays the command's answer."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_json(payload: dict[str, Any]) -> None:
+    """The answer of `--json`: one object, in strict JSON (NaN is an error, never a word in the output)."""
+    print(json.dumps(payload, indent=2, allow_nan=False))
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Yields `advance(n)`: a bar with speed and remaining time on a terminal, else a line every 10 s on stderr."""
+    if sys.stderr.isatty():
+        with _bar(label, total, unit) as advance:
+            yield advance
+        return
+    start = last = time.monotonic()
+    done = 0
+
+    def advance_plain(n: int) -> None:
+        nonlocal done, last
+        done += n
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            left = (now - start) / done * (total - done) if done else 0.0
+            note(f"{label}: {done:,}/{total:,} {unit}, {left:.0f} s left")
+
+    yield advance_plain
+
+
+@contextlib.contextmanager
+def _bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda n: bar.advance(task, n)

@@ -1,0 +1,98 @@
+"""`pctool eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+WHAT = "What is scored"
+HOW = "How"
+
+
+def evaluate(  # noqa: PLR0917  # every setting is a flag of its own
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A run folder, a checkpoint, a folder or ZIP of images, or an .npz with arr_0 (uint8 NHWC). "
+            "[the newest run below ./runs]",
+            show_default=False,
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Data set, or folder/ZIP/.npz of real images. [the run's]", rich_help_panel=WHAT),
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where data sets lie.", rich_help_panel=WHAT)] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data set. [its own]", rich_help_panel=WHAT)] = None,
+    n_fake: Annotated[
+        int | None, typer.Option(min=2, help="Number of samples. [the protocol's; all files]", rich_help_panel=WHAT)
+    ] = None,
+    n_real: Annotated[
+        int | None, typer.Option(min=2, help="Number of real images. [the protocol's]", rich_help_panel=WHAT)
+    ] = None,
+    network: Annotated[
+        Literal["G_ema", "G"] | None, typer.Option(help="Which generator. [G_ema]", rich_help_panel=WHAT)
+    ] = None,
+    bn: Annotated[
+        Literal["running", "batch"] | None,
+        typer.Option(help="Batch norm by its running averages or by each batch. [running]", rich_help_panel=WHAT),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of z and of the scores' subsets.", rich_help_panel=WHAT)] = 0,
+    metrics: Annotated[
+        str, typer.Option(help="Of fid, kid and is, separated by commas.", rich_help_panel=HOW)
+    ] = "fid,kid,is",
+    protocol: Annotated[
+        Literal["clean-50k", "fashion-10k"] | None,
+        typer.Option(help="Counts. [fashion-10k for fashion-cnn, else clean-50k]", rich_help_panel=HOW),
+    ] = None,
+    extractor: Annotated[
+        str | None,
+        typer.Option(
+            help="inception, fashion-cnn or a torchvision network. [fashion-cnn for fashion-mnist, else inception]",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="The extractor's weights file.", rich_help_panel=HOW)] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.", rich_help_panel=HOW)] = 100,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.", rich_help_panel=HOW)
+    ] = "auto",
+    samples_out: Annotated[Path | None, typer.Option(help="Keep the samples as PNG: a new folder, or a .zip.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the answer to this JSON file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace another --out.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Scores generated images against real ones: Frechet distance, kernel distance, inception score.
+
+    The answer holds the protocol beside the scores, and a run's metrics.jsonl gets it too. Only Inception's
+    Frechet distance is called FID; another network's is called fd_NETWORK.
+
+    Example: pctool eval runs/demo --extractor fashion-cnn --n-fake 2000
+    """
+    from pctool.cli import evaluation_session
+
+    evaluation_session.run(
+        evaluation_session.Request(
+            source=source,
+            against=against,
+            data_dir=data_dir,
+            split=split,
+            n_fake=n_fake,
+            n_real=n_real,
+            network=network,
+            bn=bn,
+            seed=seed,
+            metrics=metrics,
+            protocol=protocol,
+            extractor=extractor,
+            weights=weights,
+            batch_size=batch_size,
+            device=device,
+            samples_out=samples_out,
+        ),
+        out=out,
+        force=force,
+        as_json=json_,
+    )

@@ -1,0 +1,213 @@
+"""`pctool fit-poly`: fit the preconditioning polynomial, or a ladder of them, and say what it will do."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from pctool.cli import console
+from pctool.errors import InputError
+
+if TYPE_CHECKING:
+    from pctool.core.polynomial import OddPolynomial
+    from pctool.fitting.ladder import Ladder
+
+LEAST_SQUARES_ONLY = ("alpha", "points", "sampling", "seed")
+
+
+def _flag(help_text: str, *names: str, metavar: str | None = None) -> Any:
+    """An option whose default the library knows: the help names it, the command passes on only what is given."""
+    return typer.Option(*names, help=help_text, metavar=metavar, show_default=False)
+
+
+def fit_poly(  # noqa: PLR0917  # every setting is a flag of its own
+    cutoff: Annotated[
+        list[float] | None,
+        _flag("Where the target PL_b reaches 1: in (0, gamma-upper), at most 1 with g(1) = 1.", "--cutoff"),
+    ] = None,
+    degree: Annotated[
+        list[int] | None,
+        _flag("Odd, 3 to 25. Give --cutoff and --degree several times for several fits, pair by pair.", "--degree"),
+    ] = None,
+    alpha: Annotated[float | None, _flag("Weight x^alpha of the squared error; l2 only. [4]", "--alpha")] = None,
+    gamma_lower: Annotated[float | None, _flag("The range's lower end. [0]", "--gamma-lower")] = None,
+    gamma_upper: Annotated[float | None, _flag("The range's upper end, at most 4. [1.1]", "--gamma-upper")] = None,
+    points: Annotated[int | None, _flag("Sample points, 100 to 100000; l2 only. [2000]", "--points")] = None,
+    sampling: Annotated[
+        Literal["grid", "uniform"] | None, _flag("How the points lie; l2 only. [grid]", "--sampling")
+    ] = None,
+    seed: Annotated[int | None, _flag("Of uniform sampling. [0]", "--seed")] = None,
+    norm: Annotated[
+        Literal["l2", "linf"] | None,
+        _flag("Least squares, or the smallest maximal error with its proof. [l2]", "--norm"),
+    ] = None,
+    at_one: Annotated[bool | None, _flag("Ask for g(1) = 1, or not. [at-one]", "--at-one/--free")] = None,
+    target: Annotated[
+        str | None,
+        _flag("pl: PL_b; one: 1 on a range that starts above 0; or a file of knots. [pl]", "--target", metavar="T"),
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="The published polynomials of degree 3, 5, 7, 9; no fit.")
+    ] = False,
+    ladder: Annotated[
+        Path | None,
+        _flag("Write a ladder for train --method apc: degrees 3 to 9 and their thresholds.", "--ladder"),
+    ] = None,
+    kappa_after: Annotated[
+        float | None, _flag("The condition number that every rung of the ladder leaves. [5]", "--kappa-after")
+    ] = None,
+    out: Annotated[Path | None, _flag("Where to write. [pl0.4-deg7.json and the like]", "--out")] = None,
+    plot: Annotated[Path | None, _flag("Draw targets and fits: .png, .pdf or .svg.", "--plot")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that hold something else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Fit the odd polynomial that preconditioning applies to singular values, and report what it will do.
+
+    Writes a file for 'pctool train --poly', and ends with that line. The same command again changes nothing.
+
+    Example: pctool fit-poly --cutoff 0.4 --degree 7 --plot fit.png
+    """
+    fit_options = {
+        "alpha": alpha, "gamma_lower": gamma_lower, "gamma_upper": gamma_upper, "points": points,
+        "sampling": sampling, "seed": seed, "norm": norm, "at_one": at_one, "target": target,
+    }  # fmt: skip
+    given = {name: value for name, value in fit_options.items() if value is not None}
+    if ladder:
+        others = {**given, **_present(cutoff=cutoff, degree=degree, out=out)}
+        _make_ladder(ladder, kappa_after, published, others, plot, force, as_json)
+        return
+    if kappa_after is not None:
+        raise InputError("--kappa-after belongs to --ladder; leave it out")
+    polynomials = _published(degree, cutoff, given) if published else _fits(degree, cutoff, given)
+    if out and len(polynomials) > 1:
+        raise InputError(f"--out names one file, {len(polynomials)} fits are asked for; leave it out")
+    paths = [out or Path(_name(g, given.get("target"))) for g in polynomials]
+    _finish(polynomials, paths, plot, force, as_json)
+
+
+def _present(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value}
+
+
+def _option(name: str) -> str:
+    return "--at-one/--free" if name == "at_one" else f"--{name.replace('_', '-')}"
+
+
+def _fits(degrees: list[int] | None, cutoffs: list[float] | None, given: dict[str, Any]) -> list[OddPolynomial]:
+    from pctool.fitting import fit_polynomial, read_knots
+
+    if not degrees:
+        raise InputError("--degree is needed: an odd number from 3 to 25; try --cutoff 0.4 --degree 7")
+    unused = [_option(name) for name in LEAST_SQUARES_ONLY if name in given]
+    if given.get("norm") == "linf" and unused:
+        raise InputError(f"{', '.join(unused)} belong to --norm l2; leave them out")
+    target = given.get("target", "pl")
+    if target not in {"pl", "one"}:
+        given = {**given, "target": read_knots(Path(target))}
+    pairs: list[float] | list[None] = cutoffs or [None] * len(degrees)
+    if len(pairs) != len(degrees):
+        raise InputError(f"{len(pairs)} --cutoff for {len(degrees)} --degree; give them pair by pair")
+    return [fit_polynomial(b, d, **given) for b, d in zip(pairs, degrees, strict=True)]
+
+
+def _published(degrees: list[int] | None, cutoffs: list[float] | None, given: dict[str, Any]) -> list[OddPolynomial]:
+    from pctool.fitting import published
+
+    if given or cutoffs:
+        names = [_option(name) for name in [*given, *_present(cutoff=cutoffs)]]
+        raise InputError(f"--published fits nothing; leave {', '.join(names)} out")
+    if not degrees:
+        raise InputError("--published needs --degree 3, 5, 7 or 9")
+    return [published(degree) for degree in degrees]
+
+
+def _name(g: OddPolynomial, target: str | None) -> str:
+    """The file's name in the current folder: target, degree, and what departs from l2 with g(1) = 1."""
+    fit = g.fit
+    if fit is None:
+        raise ValueError("a fitted polynomial carries its fit")
+    if fit.solver == "published":
+        return f"published-deg{g.degree}.json"
+    if fit.target == "pl":
+        stem = f"pl{fit.cutoff:g}"
+    else:
+        stem = f"one{fit.gamma_lower:g}" if fit.target == "one" else Path(str(target)).stem
+    return f"{stem}-deg{g.degree}{'-linf' * (fit.norm == 'linf')}{'-free' * (not fit.at_one)}.json"
+
+
+def _write(files: dict[Path, bytes], force: bool) -> None:
+    """All of them or none: whatever must not be overwritten is found before the first is written."""
+    from pctool.core.polynomial_file import same_content, write_once
+
+    for path, data in files.items():
+        same_content(path, data, force=force)
+    for path, data in files.items():
+        write_once(path, data, force=force)
+        console.note(f"wrote {path}")
+
+
+def _finish(polynomials: list[OddPolynomial], paths: list[Path], plot: Path | None, force: bool, as_json: bool) -> None:
+    from pctool.core.polynomial_file import dump, why_not_trainable
+    from pctool.core.polynomial_models import PolynomialFile
+    from pctool.fitting.diagnosis import diagnose
+    from pctool.fitting.picture import draw
+    from pctool.fitting.text import curve, summary
+
+    models = [PolynomialFile.of(g) for g in polynomials]
+    files = {path: dump(model).encode() for path, model in zip(paths, models, strict=True)}
+    if plot:
+        files[plot] = draw(polynomials, plot.name)
+    _write(files, force)
+    answers = []
+    for g, path, model in zip(polynomials, paths, models, strict=True):
+        found, obstacle = diagnose(g), why_not_trainable(g)
+        line = None if obstacle else f"pctool train --method fpc --poly {shlex.quote(str(path))}"
+        extra = {"path": str(path), "plot": str(plot) if plot else None, "train": line, "not_trainable": obstacle}
+        answers.append({**model.model_dump(mode="json"), "diagnosis": found.as_json(), **extra})
+        if not as_json:
+            ending = line or f"train cannot use it: {obstacle}"
+            typer.echo(f"{summary(g, found)}\n{curve(g)}\n{ending}")
+    if as_json:
+        console.print_json(answers[0] if len(answers) == 1 else {"polynomials": answers})
+
+
+def _make_ladder(
+    path: Path,
+    kappa_after: float | None,
+    published: bool,
+    others: dict[str, Any],
+    plot: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    from pctool.core.polynomial_file import dump, ladder_file
+    from pctool.fitting.ladder import DEFAULT_KAPPA_AFTER, fit_ladder, published_ladder
+    from pctool.fitting.picture import draw
+
+    goal = DEFAULT_KAPPA_AFTER if kappa_after is None else kappa_after
+    gamma_upper = {} if published else _present(gamma_upper=others.pop("gamma_upper", None))
+    if others:
+        raise InputError(f"--ladder chooses its own fits; leave {', '.join(map(_option, others))} out")
+    ladder = published_ladder(goal) if published else fit_ladder(goal, **gamma_upper)
+    model = ladder_file(ladder.taus, ladder.polynomials)
+    files = {path: dump(model).encode()}
+    if plot:
+        files[plot] = draw(ladder.polynomials, plot.name)
+    _write(files, force)
+    _show_ladder(ladder, model.model_dump(mode="json"), path, plot, as_json)
+
+
+def _show_ladder(ladder: Ladder, content: dict[str, Any], path: Path, plot: Path | None, as_json: bool) -> None:
+    from pctool.fitting.text import ladder_table
+
+    line = f"pctool train --method apc --ladder {shlex.quote(str(path))}"
+    if not as_json:
+        typer.echo(f"{ladder_table(ladder)}\n{line}")
+        return
+    names = ("reach", "kappa_after", "largest", "falls_on")
+    outcomes = [dict(zip(names, outcome, strict=True)) for outcome in ladder.outcomes()]
+    extra = {"path": str(path), "plot": str(plot) if plot else None, "train": line, "outcomes": outcomes}
+    console.print_json({**content, **extra})

@@ -1,0 +1,53 @@
+"""The `pctool` program: its commands, and the one place where an error becomes an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+
+from pctool import errors
+from pctool.cli import data, doctor, evaluate, fit_poly, spectrum, train
+from pctool.cli.exit_codes import INTERRUPTED, exit_code
+
+app = typer.Typer(
+    name="pctool",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Preconditioning for GAN discriminators: fit a polynomial, train with it, look at the spectra, "
+    "score the result.\n\nExample: pctool train --preset demo",
+)
+app.command("fit-poly")(fit_poly.fit_poly)
+app.command("train")(train.train)
+app.command("spectrum")(spectrum.spectrum)
+app.command("eval")(evaluate.evaluate)
+app.add_typer(data.app, name="data")
+app.command("doctor")(doctor.doctor)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code; what a user can mend becomes one line on stderr."""
+    try:
+        result: Any = app(arguments, prog_name="pctool", standalone_mode=False)
+    except errors.PctoolError as error:
+        return _fail(str(error), exit_code(error))
+    except typer.TyperException as error:  # a usage error: an unknown option, a value that does not parse
+        message = error.format_message()
+        if not message:  # a group called without a command has printed its help
+            return 2
+        return _fail(f"{message.rstrip('.')}; see 'pctool --help'", 2)
+    except typer.Abort:
+        return _fail("interrupted", INTERRUPTED)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"pctool: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run())

@@ -1,0 +1,208 @@
+"""What `pctool train` shows: the configuration, the progress of a run, and its summary."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pctool import files
+from pctool.cli.console import SECONDS_BETWEEN_LINES, note, output, print_json, progress
+from pctool.cli.exit_codes import exit_code
+from pctool.core.polynomial_file import read_training_polynomial, read_ladder
+from pctool.errors import InputError, SavedInterrupt
+from pctool.training import recipes, session
+from pctool.training.config import TrainConfig, resolve
+from pctool.training.loop import StepReport
+
+
+def configure(flags: Mapping[str, Any], preset: str | None) -> TrainConfig:
+    """The resolved configuration of the flags given; files become the coefficients they hold."""
+    values = dict(flags)
+    if "taus" in values:
+        values["taus"] = _numbers(values["taus"])
+    if "poly" in values:
+        values["poly"] = read_training_polynomial(values["poly"]).coeffs
+    if "ladder" in values:
+        taus, polynomials = read_ladder(values["ladder"])
+        values["ladder"] = tuple((tau, g.coeffs) for tau, g in zip(taus, polynomials, strict=True))
+    return resolve(values, recipes.read_preset(preset) if preset else None)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--taus: {text!r} is not four rising numbers; write for example 5,10,20,30") from None
+
+
+def show_presets(*, as_json: bool) -> None:
+    """The shipped presets, each with the first line of its header."""
+    headers = {
+        name: (recipes.presets_folder() / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0].strip("# ")
+        for name in recipes.preset_names()
+    }
+    if as_json:
+        print_json({"presets": headers})
+        return
+    for name, header in headers.items():
+        print(f"{name}: {header}")
+
+
+def show_config(config: TrainConfig, *, as_json: bool) -> None:
+    """The resolved configuration, as JSON or a setting a line."""
+    values = config.model_dump(mode="json")
+    if as_json:
+        print_json(values)
+        return
+    for name, value in values.items():
+        print(f"{name} = {json.dumps(value)}")
+
+
+def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
+    """Trains or continues, shows it, and ends with the summary. Raises SavedInterrupt when a signal stopped it."""
+    with session.opened(config, may_resume=may_resume) as opened:
+        with _exit_recorded(config.out) as record, _Watcher(config) as watcher:
+            outcome = opened.train(watcher)
+            record.update(step=outcome.step, requeue=outcome.requeue)
+            if not outcome.finished:
+                raise SavedInterrupt(f"stopped and saved at step {outcome.step:,}; the same command continues")
+        summary = summarise(config, outcome)
+        if as_json:
+            print_json(summary)
+        else:
+            _show_summary(config, outcome)
+
+
+@contextlib.contextmanager
+def _exit_recorded(folder: Path) -> Iterator[dict[str, Any]]:
+    """Writes exit.json when the block ends, however it ends: code, reason, step, whether to requeue."""
+    record: dict[str, Any] = {"step": None, "requeue": False}
+    error: BaseException | None = None
+    try:
+        yield record
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        reason = f"{type(error).__name__}: {error}" if error else "done"
+        with contextlib.suppress(files.WriteError):  # a full disk has been reported by `error` itself
+            text = json.dumps({"code": exit_code(error), "reason": reason, **record}, indent=2)
+            files.write_text(folder / "exit.json", text + "\n")
+
+
+def summarise(config: TrainConfig, outcome: session.Outcome) -> dict[str, Any]:
+    """How a run ended, for `--json`; an infinite condition number is null there."""
+    kappas = outcome.spectrum.summary if outcome.spectrum else {}
+    return {
+        "run": str(outcome.path),
+        "step": outcome.step,
+        "finished": outcome.finished,
+        "files": {name: str(path) for name, path in outcome.files.items()},
+        "kappa": {name: value if math.isfinite(value) else None for name, value in kappas.items()},
+        "scores": (outcome.metrics or {}).get("scores"),
+        "method": config.method,
+    }
+
+
+def _show_summary(config: TrainConfig, outcome: session.Outcome) -> None:
+    table = Table(title=f"{outcome.path}: {outcome.step:,} steps", title_justify="left", box=None, show_header=False)
+    for name, path in outcome.files.items():
+        table.add_row(name, str(path))
+    for definition, title in (("kappa", "kappa"), ("modified_kappa", "modified kappa")):
+        if outcome.spectrum:
+            summary = outcome.spectrum.summary
+            columns = [f"{label} {summary[f'{key}_{definition}']:.2f}" for key, label in _COLUMNS.items()]
+            table.add_row(title, ", ".join(columns) + "  (effective weights of D)")
+    for name, value in ((outcome.metrics or {}).get("scores") or {}).items():
+        if value is not None and not name.endswith("_std"):
+            table.add_row(name, f"{value:.4g}")
+    follow = f"pctool spectrum {outcome.path}" if outcome.metrics else f"pctool eval {outcome.path}"
+    table.add_row("next", follow)
+    output().print(table)
+
+
+_COLUMNS = {"max": "max", "second_max": "second", "mean": "mean"}
+
+
+class _Watcher:
+    """A bar with losses, speed, remaining time and APC strengths on a terminal, a line every 10 s elsewhere."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.bar: Progress | None = None
+        self.task = TaskID(0)
+        self.total = config.steps
+        self.first_step, self.started, self.last_line = 0, 0.0, 0.0
+
+    def __enter__(self) -> _Watcher:
+        if sys.stderr.isatty():
+            columns = (
+                TextColumn("train"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[status]}"),
+            )
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def note(self, message: str) -> None:
+        note(message)
+
+    def begin(self, step: int, total_steps: int) -> None:
+        self.first_step, self.started, self.total = step, time.monotonic(), total_steps
+        if self.bar is not None:
+            self.task = self.bar.add_task("train", total=total_steps, completed=step, status="")
+        what = f"{self.config.dataset}, {self.config.arch}, {self.config.method}, {self.config.precision}"
+        note(
+            f"training {what} on {self.config.device} into {self.config.out}; Ctrl-C saves, the same command continues"
+        )
+
+    def step(self, report: StepReport) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=report.step, status=_status(report))
+            return
+        now = time.monotonic()
+        if now - self.last_line < SECONDS_BETWEEN_LINES and report.step < self.total:
+            return
+        self.last_line = now
+        left = (now - self.started) / (report.step - self.first_step) * (self.total - report.step)
+        note(f"step {report.step:,}/{self.total:,}, {left:.0f} s left, {_status(report)}")
+
+    def scoring(self, total: int) -> contextlib.AbstractContextManager[Callable[[int], object]]:
+        if self.bar is None:
+            return progress("score", total, "images")
+        return self._scoring_task(self.bar, total)
+
+    @contextlib.contextmanager
+    def _scoring_task(self, bar: Progress, total: int) -> Iterator[Callable[[int], object]]:
+        task = bar.add_task("score", total=total, status="scoring")
+        try:
+            yield lambda n: bar.advance(task, n)
+        finally:
+            bar.remove_task(task)
+
+
+def _status(report: StepReport) -> str:
+    counts: dict[int, int] = {}
+    for degree in report.strengths.values():
+        counts[degree] = counts.get(degree, 0) + 1
+    strengths = " ".join(f"{degree}x{count}" for degree, count in sorted(counts.items()))
+    return f"D {report.loss_d:.3f} G {report.loss_g:+.3f}, {report.images_per_second:.0f} images/s" + (
+        f", degrees {strengths}" if counts else ""
+    )

@@ -1,0 +1,112 @@
+"""The one way to write and to read a checkpoint.
+
+A checkpoint is tensors and plain values, loadable with `torch.load(path, weights_only=True)`. It is written
+beside its place and renamed, with its SHA-256 in `<file>.sha256`; reading verifies the sum when it is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from pctool import files
+from pctool.core.layers.preconditioner import layer_states as states_of_weights
+from pctool.core.layers.state import LayerState
+from pctool.core.models import build_generator
+from pctool.errors import InputError
+
+FORMAT, VERSION = "pctool-checkpoint", 1
+Network = Literal["D", "G", "G_ema"]
+
+
+def write(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Writes checkpoint and sum, each whole or not at all; the sum first, since alone it does no harm.
+
+    Raises WriteError (disk full, permission); the files that were there stay.
+    """
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "version": VERSION, **checkpoint}, buffer)
+    data = buffer.getbuffer()
+    files.write_text(sum_path(path), f"{hashlib.sha256(data).hexdigest()}  {path.name}\n")
+    files.write_bytes(path, data)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The checkpoint at `path`, its tensors on the CPU.
+
+    Raises InputError for a missing file, one that differs from its SHA-256, or one that is no checkpoint of ours.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read checkpoint {path}: {error.strerror}; give a .pt file or a run folder") from None
+    recorded = sum_path(path)
+    if recorded.exists() and recorded.read_text(encoding="ascii", errors="replace")[:64] != _sha256(data):
+        raise InputError(f"{path} differs from its SHA-256: it is damaged; use the checkpoint before it")
+    try:
+        checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its unpickler meets in a foreign or damaged file
+        reason = type(error).__name__
+        raise InputError(f"{path} is no checkpoint ({reason}); give a .pt file that 'pctool train' wrote") from None
+    if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
+        raise InputError(f"{path} is no pctool checkpoint; give a .pt file that 'pctool train' wrote")
+    if checkpoint.get("version") != VERSION:
+        raise InputError(f"{path} has checkpoint version {checkpoint.get('version')}; this pctool reads {VERSION}")
+    return checkpoint
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The checkpoint files of a run folder, by rising step."""
+    numbered = [path for path in (run / "checkpoints").glob("*.pt") if path.stem.isdigit()]
+    return sorted(numbered, key=lambda path: int(path.stem))
+
+
+def latest(run: Path) -> Path:
+    """The newest checkpoint of a run folder that verifies; InputError when it has none."""
+    for path in reversed(list_checkpoints(run)):
+        with contextlib.suppress(InputError):
+            read(path)
+            return path
+    raise InputError(f"{run} holds no readable checkpoint; give a run folder that 'pctool train' has saved into")
+
+
+def config(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The resolved configuration that the run was trained with."""
+    loaded = json.loads(checkpoint["config"])
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def generator(checkpoint: dict[str, Any], network: Literal["G", "G_ema"] = "G_ema") -> nn.Module:
+    """The generator in eval mode: z float32 [n, dim_z] -> images float32 [n, C, H, W] in [-1, 1]."""
+    settings = config(checkpoint)
+    G = build_generator(
+        settings["arch"],
+        settings["resolution"],
+        settings["channels"],
+        settings["width_g"],
+        settings["variant"],
+    )
+    G.load_state_dict(checkpoint[network])
+    return G.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload, no-any-return]
+
+
+def layer_states(checkpoint: dict[str, Any], network: Network = "D") -> list[LayerState]:
+    """Every weight of a network with what is applied to it; only D has normalisation."""
+    return states_of_weights(checkpoint[network], checkpoint["preconditioner"] if network == "D" else None)
+
+
+def sum_path(path: Path) -> Path:
+    """Where the SHA-256 of a checkpoint lies."""
+    return path.with_name(path.name + ".sha256")
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,93 @@
+"""Residual blocks and initialisations, in the two variants that the published results come from.
+
+`authors` is the public code of the paper's first author, `sngan` is Miyato et al. (arXiv 1802.05957).
+They differ in D's activation (leaky ReLU 0.1, ReLU), G's upsampling (bilinear, nearest), the last
+convolution of G (1x1, 3x3) and the initialisation.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Variant = Literal["authors", "sngan"]
+
+LEAK = {"authors": 0.1, "sngan": 0.0}  # negative slope in the residual D
+UPSAMPLING = {"authors": "bilinear", "sngan": "nearest"}
+
+
+class UpBlock(nn.Module):
+    """G's block in -> out -> out at twice the resolution, with batch norm before each convolution."""
+
+    def __init__(self, n_in: int, n_out: int, variant: Variant) -> None:
+        super().__init__()
+        self.upsampling = UPSAMPLING[variant]
+        self.norm1 = nn.BatchNorm2d(n_in)
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(n_out)
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(n_in, n_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(self._up(F.relu(self.norm1(x))))
+        h = self.conv2(F.relu(self.norm2(h)))
+        # A 1x1 convolution and an upsampling whose weights sum to 1 commute: the cheap order is the low resolution.
+        return h + self._up(self.shortcut(x))
+
+    def _up(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2, mode=self.upsampling)
+
+
+class DownBlock(nn.Module):
+    """D's block in -> in -> out with pre-activation; the first of a network is in -> out -> out without one."""
+
+    def __init__(self, n_in: int, n_out: int, *, down: bool, first: bool, leak: float) -> None:
+        super().__init__()
+        width = n_out if first else n_in
+        self.down, self.first, self.leak = down, first, leak
+        self.conv1 = nn.Conv2d(n_in, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, n_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(n_in, n_out, 1) if down or n_in != n_out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x if self.first else F.leaky_relu(x, self.leak)
+        h = self.conv2(F.leaky_relu(self.conv1(h), self.leak))
+        # Average pooling commutes with the 1x1 shortcut, so it goes first: a quarter of the work.
+        return self._pool(h) + self.shortcut(self._pool(x))
+
+    def _pool(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 2) if self.down else x
+
+
+@torch.no_grad()
+def initialise_generator(G: nn.Module, variant: Variant) -> None:
+    """Xavier normal (authors) or Glorot uniform with SN-GAN's gains; biases 0."""
+    for name, module in _weighted(G):
+        if variant == "authors":
+            nn.init.xavier_normal_(module.weight)
+        else:
+            nn.init.xavier_uniform_(module.weight, gain=_sngan_gain(name, module))
+
+
+@torch.no_grad()
+def initialise_discriminator(D: nn.Module, variant: Variant) -> None:
+    """Xavier uniform (authors) or Glorot uniform with SN-GAN's gains; biases 0."""
+    for name, module in _weighted(D):
+        nn.init.xavier_uniform_(module.weight, gain=1.0 if variant == "authors" else _sngan_gain(name, module))
+
+
+def _weighted(network: nn.Module) -> list[tuple[str, nn.Linear | nn.Conv2d | nn.ConvTranspose2d]]:
+    kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+    found = [(name, module) for name, module in network.named_modules() if isinstance(module, kinds)]
+    for _, module in found:
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    return found
+
+
+def _sngan_gain(name: str, module: nn.Module) -> float:
+    """Gain sqrt(2) for convolutions, 1 for shortcuts and dense layers (Miyato et al., their public code)."""
+    return 1.0 if isinstance(module, nn.Linear) or name.endswith("shortcut") else 2.0**0.5

@@ -1,0 +1,67 @@
+"""The residual networks of SN-GAN (its Tables 4 to 6) in both variants; sizes are the tables below."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pctool.core.models.blocks import (
+    LEAK,
+    DownBlock,
+    UpBlock,
+    Variant,
+    initialise_discriminator,
+    initialise_generator,
+)
+
+# resolution: (default width, G's stages as fractions of the width; the first is the dense 4 x 4 one)
+G_STAGES: dict[int, tuple[int, tuple[float, ...]]] = {32: (256, (1, 1, 1, 1))}
+# resolution: (default width, D's stages as (fraction of the width, whether it halves the resolution))
+D_STAGES: dict[int, tuple[int, tuple[tuple[float, bool], ...]]] = {
+    32: (128, ((1, True), (1, True), (1, False), (1, False)))
+}
+
+
+class Generator(nn.Module):
+    """z [n, dim_z] -> images [n, channels, resolution, resolution] in [-1, 1]."""
+
+    def __init__(self, resolution: int, channels: int, width: int, variant: Variant, dim_z: int) -> None:
+        super().__init__()
+        self.dim_z = dim_z
+        widths = [round(width * share) for share in G_STAGES[resolution][1]]
+        self.base = resolution >> (len(widths) - 1)
+        self.dense = nn.Linear(dim_z, widths[0] * self.base**2)
+        self.blocks = nn.Sequential(*[UpBlock(a, b, variant) for a, b in pairwise(widths)])
+        self.norm = nn.BatchNorm2d(widths[-1])
+        kernel = 1 if variant == "authors" else 3
+        self.to_image = nn.Conv2d(widths[-1], channels, kernel, padding=kernel // 2)
+        initialise_generator(self, variant)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.dense(z).unflatten(1, (-1, self.base, self.base)).contiguous(memory_format=torch.channels_last)
+        return torch.tanh(self.to_image(F.relu(self.norm(self.blocks(h)))))
+
+
+class Discriminator(nn.Module):
+    """Images [n, channels, resolution, resolution] -> one logit each, [n]."""
+
+    def __init__(self, resolution: int, channels: int, width: int, variant: Variant) -> None:
+        super().__init__()
+        self.leak = LEAK[variant]
+        stages = D_STAGES[resolution][1]
+        widths = [channels, *[round(width * share) for share, _ in stages]]
+        self.blocks = nn.Sequential(
+            *[
+                DownBlock(widths[i], widths[i + 1], down=down, first=i == 0, leak=self.leak)
+                for i, (_, down) in enumerate(stages)
+            ]
+        )
+        self.linear = nn.Linear(widths[-1], 1, bias=False)
+        initialise_discriminator(self, variant)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.leaky_relu(self.blocks(x), self.leak).sum((2, 3))
+        return self.linear(h).squeeze(1)

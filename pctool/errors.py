@@ -1,0 +1,29 @@
+"""What a user can mend: one class for each way a command can end (exit codes live in `cli/main.py`)."""
+
+
+class PctoolError(Exception):
+    """A problem a user can fix. The message says, in one line: what, what was allowed, what to do."""
+
+
+class InputError(PctoolError):
+    """Bad usage or bad input: an unknown name, a file in another format, a value out of range."""
+
+
+class NonFiniteError(PctoolError):
+    """Training produced a NaN or an infinity; the message names the step and the tensor."""
+
+
+class MissingError(PctoolError):
+    """Data or weights that are not here and cannot be fetched."""
+
+
+class WriteError(PctoolError):
+    """A file could not be written; the message names path, bytes and reason."""
+
+
+class PartialError(PctoolError):
+    """The work was done except for something skipped, which the message names."""
+
+
+class SavedInterrupt(PctoolError):
+    """Interrupted with the state saved: the same command continues."""

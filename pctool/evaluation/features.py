@@ -1,0 +1,150 @@
+"""Feature extractors: frozen networks that turn uint8 images into the vectors that scores compare."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pctool.errors import InputError, MissingError
+from pctool.evaluation import fashion_cnn, inception, torchvision_nets
+from pctool.evaluation.images import describe
+
+INCEPTION, FASHION_CNN = "inception", "fashion-cnn"
+RESIZING_THREADS = 4  # PIL releases the GIL while it resizes
+Batch = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+Network = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A frozen network on its device, with all that identifies it.
+
+    `sha256`: of its weights file. `channels`, `size`: what it takes. `resizer`: `clean` brings images of any size
+    to `size` by clean-fid's bicubic filter (antialiased, in float, clipped to [0, 255]); `none` takes them as they
+    are. `network` maps float32 [n, channels, size, size] in [0, 255] to features and class probabilities.
+    `note`: what a person should know of these weights, if anything.
+    """
+
+    name: str
+    sha256: str
+    channels: Literal[1, 3]
+    size: int
+    resizer: Literal["clean", "none"]
+    has_probabilities: bool
+    device: torch.device
+    network: Network
+    note: str | None = None
+
+    def __call__(self, images: NDArray[np.uint8]) -> Batch:
+        """uint8 [n, C, H, W] to features float32 [n, d] and probabilities [n, k] (None where there are none).
+
+        In full float32: TF32, cuDNN's default for convolutions, would move features in the third digit.
+        """
+        x = torch.from_numpy(self._resized(self._with_channels(images))).to(self.device)
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            features, probabilities = self.network(x.float().contiguous(memory_format=torch.channels_last))
+        return features.float().cpu().numpy(), None if probabilities is None else probabilities.float().cpu().numpy()
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """InputError where images [C, H, W] cannot be scored with this network."""
+        if shape[0] > self.channels:
+            raise InputError(
+                f"--extractor {self.name} takes grey images, these are {describe(shape)}; use --extractor "
+                "inception, or a torchvision network such as mobilenet_v2 with --weights FILE"
+            )
+        if self.resizer == "none" and shape[1:] != (self.size, self.size):
+            raise InputError(
+                f"--extractor {self.name} takes {self.size}x{self.size} images, these are {describe(shape)}; use "
+                "--extractor inception, or a torchvision network such as mobilenet_v2 with --weights FILE"
+            )
+
+    def _with_channels(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        self.check(images.shape[1:])
+        return images.repeat(self.channels, 1) if images.shape[1] < self.channels else images
+
+    def _resized(self, images: NDArray[np.uint8]) -> NDArray[np.float32] | NDArray[np.uint8]:
+        if self.resizer == "none":
+            return images.copy()  # torch warns of arrays that cannot be written, such as memory maps
+        from cleanfid.resize import make_resizer
+
+        resize = make_resizer("PIL", False, "bicubic", (self.size, self.size))
+        with ThreadPoolExecutor(RESIZING_THREADS) as pool:
+            return np.stack(list(pool.map(resize, images.transpose(0, 2, 3, 1)))).transpose(0, 3, 1, 2)
+
+
+def default_for(dataset: str) -> str:
+    """The extractor that scores a run on `dataset` when none is named."""
+    return FASHION_CNN if dataset == "fashion-mnist" else INCEPTION
+
+
+def load(name: str, weights: Path | None = None, device: torch.device | str = "cpu") -> Extractor:
+    """The extractor called `name`, its weights from `weights` (fashion-cnn has its own).
+
+    InputError: an unknown name, or a file that is not its weights. MissingError: weights that are not here.
+    """
+    device = torch.device(device)
+    if name == FASHION_CNN:
+        return _fashion_cnn(weights, device)
+    if name == INCEPTION:
+        return _inception(weights, device)
+    known = torchvision_nets.names()
+    if name not in known:
+        close = difflib.get_close_matches(name, [INCEPTION, FASHION_CNN, *known], 3, 0.4)
+        meant = f"did you mean {' or '.join(close)}?" if close else "see torchvision's classification networks"
+        raise InputError(
+            f"unknown extractor '{name}'; allowed: inception, fashion-cnn or a torchvision network; {meant}"
+        )
+    return _torchvision(name, weights, device)
+
+
+def _fashion_cnn(weights: Path | None, device: torch.device) -> Extractor:
+    if weights is not None:
+        raise InputError("--extractor fashion-cnn has its own weights; leave --weights out")
+    data = fashion_cnn.weights()
+    network = fashion_cnn.scorer(data, device)
+    size = fashion_cnn.IMAGE_SIZE
+    return Extractor(FASHION_CNN, _sha256(data), 1, size, "none", True, device, network)
+
+
+def _inception(weights: Path | None, device: torch.device) -> Extractor:
+    path = weights or inception.default_path()
+    if weights is None and not path.exists():
+        raise MissingError(
+            f"Inception's weights are not here: put {path.name} (TorchScript, as clean-fid and StyleGAN use it) at "
+            f"{path} or name it by --weights FILE; --extractor fashion-cnn scores the built-in data offline"
+        )
+    data = _read(path)
+    network, has_probabilities = inception.scorer(data, path, device)
+    return Extractor(INCEPTION, _sha256(data), 3, inception.SIZE, "clean", has_probabilities, device, network)
+
+
+def _torchvision(name: str, weights: Path | None, device: torch.device) -> Extractor:
+    if weights is None:
+        raise MissingError(
+            f"--extractor {name} takes its official weights file: give --weights FILE (a .pth state dict)"
+        )
+    data = _read(weights)
+    sha256 = _sha256(data)
+    recipe = torchvision_nets.recipe(name, weights, sha256)
+    network = torchvision_nets.scorer(name, data, weights, recipe, device)
+    return Extractor(name, sha256, 3, recipe.size, "clean", True, device, network, recipe.note)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read weights {path}: {error.strerror}; give the file itself") from None
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,92 @@
+"""Moments streamed in float64, and the Frechet distance between the two Gaussians that have them."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pctool.errors import InputError
+
+Array = NDArray[np.float64]
+
+
+class Moments:
+    """Mean and covariance of feature vectors that arrive in batches; memory is d x d, whatever their number.
+
+    Batches are combined by the pairwise update of Chan, Golub and LeVeque (1983), which centres before it squares
+    and so loses nothing to cancellation.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.n = 0
+        self.mean: Array = np.zeros(dim)
+        self._scatter: Array = np.zeros((dim, dim))  # sum of (x - mean)(x - mean)^T
+
+    @classmethod
+    def of(cls, features: NDArray[np.floating]) -> Self:
+        """The moments of one batch [n, d]. InputError where it holds NaN or infinity."""
+        x = np.asarray(features, np.float64)
+        if not np.isfinite(x).all():
+            raise InputError("the extractor's features hold NaN or infinity; its weights may be damaged")
+        moments = cls(x.shape[1])
+        if len(x):
+            moments.n = len(x)
+            moments.mean = x.mean(0)
+            centred = x - moments.mean
+            moments._scatter = centred.T @ centred
+        return moments
+
+    @classmethod
+    def restore(cls, n: int, mean: Array, cov: Array) -> Self:
+        """Moments from what was stored of them."""
+        moments = cls(len(mean))
+        moments.n, moments.mean, moments._scatter = n, mean, cov * (n - 1)
+        return moments
+
+    def update(self, features: NDArray[np.floating]) -> None:
+        """Adds a batch [n, d] of any float type."""
+        self.merge(self.of(features))
+
+    def merge(self, other: Moments) -> None:
+        """Adds everything `other` has seen."""
+        n = self.n + other.n
+        if other.n == 0:
+            return
+        delta = other.mean - self.mean
+        self._scatter += other._scatter + np.outer(delta, delta * (self.n * other.n / n))
+        self.mean = self.mean + delta * (other.n / n)
+        self.n = n
+
+    @property
+    def cov(self) -> Array:
+        """Unbiased covariance [d, d], as `numpy.cov` gives it. ValueError for fewer than two vectors."""
+        if self.n < 2:
+            raise ValueError(f"a covariance takes at least two vectors, not {self.n}")
+        return self._scatter / (self.n - 1)
+
+
+def frechet_distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:
+    """|mean_a - mean_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), in float64 (Dowson and Landau, 1982).
+
+    With A = V diag(l) V^T the trace of the last root is the sum of sqrt(eigenvalues) of R^T B R, R = V diag(l)^1/2:
+    symmetric problems only, so that rank-deficient covariances (fewer images than features) need no offset and
+    nothing can turn complex. Directions without variance in A, to rounding, are dropped.
+    InputError where an argument is not finite.
+    """
+    for name, value in (("mean", mean_a), ("covariance", cov_a), ("mean", mean_b), ("covariance", cov_b)):
+        if not np.isfinite(value).all():
+            raise InputError(f"a {name} holds NaN or infinity, so there is no Frechet distance")
+    values, vectors = np.linalg.eigh(cov_a)
+    kept = values > _rounding(values)
+    root = vectors[:, kept] * np.sqrt(values[kept])
+    inner = np.linalg.eigvalsh(root.T @ cov_b @ root)
+    cross = np.sqrt(inner[inner > _rounding(inner)]).sum()
+    delta = mean_a - mean_b
+    return max(float(delta @ delta + np.trace(cov_a) + np.trace(cov_b) - 2 * cross), 0.0)
+
+
+def _rounding(values: Array) -> float:
+    """Eigenvalues up to this are rounding errors of a symmetric matrix (the tolerance of `matrix_rank`)."""
+    return float(np.max(np.abs(values), initial=0.0) * len(values) * np.finfo(np.float64).eps)

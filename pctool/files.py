@@ -1,0 +1,69 @@
+"""Files that are whole or absent: written beside their place, flushed to the disk, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from pctool.errors import WriteError
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is durable only once its folder has been synchronised."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_error(path: Path, error: OSError, size: int | None = None) -> WriteError:
+    """The one line for a file that could not be written: path, bytes, the system's reason, what to do."""
+    amount = f" ({size:,} bytes)" if size is not None else ""
+    return WriteError(f"cannot write {path}{amount}: {error.strerror or error}; free space or choose another place")
+
+
+@contextlib.contextmanager
+def write_beside(path: Path, size: int | None = None) -> Iterator[Path]:
+    """Yields a temporary path in `path`'s folder; on success it is fsynced and renamed to `path`.
+
+    On any error the temporary file is removed and what was at `path` stays as it was.
+    `size` is the number of bytes to be written, for the message. Raises WriteError for an OSError.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise write_error(path, error, size) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Writes `data` to `path`, whole or not at all. Raises WriteError naming path and bytes."""
+    with write_beside(path, len(data)) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 `text` to `path`, whole or not at all. Raises WriteError naming path and bytes."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Appends one line to a log in a single write, so that a reader never sees half of it."""
+    data = (line + "\n").encode("utf-8")
+    try:
+        with path.open("ab", buffering=0) as file:
+            file.write(data)
+    except OSError as error:
+        raise write_error(path, error, len(data)) from error

@@ -1,0 +1,116 @@
+"""Polynomials in words and plain characters, for a terminal."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from pctool.core.polynomial import OddPolynomial
+from pctool.core.polynomial_models import Fit, report
+from pctool.fitting.diagnosis import DEFAULT_RANGE, Diagnosis
+from pctool.fitting.ladder import Ladder
+
+Intervals = tuple[tuple[float, float], ...]
+
+
+def formula(g: OddPolynomial) -> str:
+    """g(x) = x (a0 + a1 x^2 ...) with five digits a coefficient."""
+    text = f"{g.coeffs[0]:.5g}"
+    for power, a in enumerate(g.coeffs[1:], start=1):
+        text += f" {'-' if a < 0 else '+'} {abs(a):.5g} x^{2 * power}"
+    return f"g(x) = x ({text})"
+
+
+def target_name(fit: Fit) -> str:
+    """PL_0.4, the constant's value, or the number of knots."""
+    if fit.target == "pl":
+        return f"PL_{fit.cutoff:g}"
+    target = fit.function()
+    inner = [f for x, f in zip(target.x, target.f, strict=True) if fit.gamma_lower < x < fit.gamma_upper]
+    values = [float(target(fit.gamma_lower)), *inner, float(target(fit.gamma_upper))]
+    return f"{values[0]:.4g}" if len(set(values)) == 1 else f"{len(target.x)} knots"
+
+
+def title(g: OddPolynomial) -> str:
+    """One line: the degree, and what it was fitted to and how."""
+    fit = g.fit
+    if fit is None:
+        return f"degree {g.degree}, written by hand"
+    how = f"least squares, weight x^{fit.alpha:g}" if fit.norm == "l2" else "smallest maximal error"
+    source = "published" if fit.solver == "published" else f"{how}, {fit.solver} {fit.solver_version}"
+    at_one = ", g(1) = 1" if fit.at_one else ""
+    place = f"[{fit.gamma_lower:.4g}, {fit.gamma_upper:g}]"
+    return f"degree {g.degree} for {target_name(fit)} on {place}{at_one} ({source})"
+
+
+def _kappa(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "infinite"
+
+
+def _where(intervals: Intervals, meaning: str) -> str:
+    if not intervals:
+        return "nowhere"
+    return ", ".join(f"{a:.3f} to {b:.3f}" for a, b in intervals) + f" ({meaning})"
+
+
+def _falls(g: OddPolynomial, intervals: Intervals) -> str:
+    if not intervals:
+        return "nowhere"
+    places = ", ".join(f"{a:.3f} to {b:.3f} by {g(a) - g(b):.2g}" for a, b in intervals)
+    return f"{places} (singular values change their order there)"
+
+
+def summary(g: OddPolynomial, found: Diagnosis) -> str:
+    """The report in lines of text, each a thing to act on."""
+    rows: list[tuple[str, str]] = []
+    if g.fit:
+        measured = report(g)
+        rows.append(("error", f"{measured.max_error:.4g} at most, {measured.weighted_rms:.4g} weighted"))
+        rows.append(("largest value", f"{measured.max_value:.5g}"))
+    if g.fit and g.fit.certificate:
+        proof = g.fit.certificate
+        rows.append(("proven", f"no error below {proof.lower_bound:.7g} ({len(proof.points)} alternations)"))
+    beyond = ", ".join(f"g({x:g}) = {y:.3g}" for x, y in found.beyond.items())
+    rows += [
+        (f"g(1), g({found.upper:g})", f"{g(1.0):.5g}, {g(found.upper):.5g}"),
+        ("falls", _falls(g, found.falls)),
+        ("above 1.02", _where(found.above, "the layer's norm passes 1 there")),
+        ("beyond", f"{beyond} (met where the power iteration underestimates sigma)"),
+        ("rounding", f"{found.float32_error:.1e} in float32, {found.bfloat16_error:.1e} in bfloat16"),
+        ("kappa", ", ".join(f"{k} -> {_kappa(v)}" for k, v in found.kappa_after.items())),
+    ]
+    return "\n".join([title(g), formula(g), *[f"  {name:<15}{text}" for name, text in rows]])
+
+
+def curve(g: OddPolynomial, width: int = 66, height: int = 14) -> str:
+    """g (o) over its target (.) on [0, gamma_upper]."""
+    upper = g.fit.gamma_upper if g.fit else DEFAULT_RANGE[1]
+    x = np.linspace(0.0, upper, width)
+    layers = [("o", g(x))]
+    if g.fit:
+        layers.insert(0, (".", np.where(x >= g.fit.gamma_lower, g.fit.function()(x), np.nan)))
+    values = np.concatenate([y for _, y in layers])
+    top, bottom = max(1.0, float(np.nanmax(values))), min(0.0, float(np.nanmin(values)))
+    cells = [[" "] * width for _ in range(height)]
+    for mark, y in layers:
+        for column in np.flatnonzero(np.isfinite(y)):
+            row = round((top - float(y[column])) / (top - bottom) * (height - 1))
+            cells[row][column] = mark
+    scale = [f"{top:6.2f} |", *[f"{'':6} |"] * (height - 2), f"{bottom:6.2f} |"]
+    lines = [label + "".join(cell).rstrip() for label, cell in zip(scale, cells, strict=True)]
+    foot = f"{'':8}0{'o g(x)   . target'.center(width - 6)}{upper:>5g}"
+    return "\n".join([*lines, f"{'':6} +{'-' * width}", foot])
+
+
+def ladder_table(ladder: Ladder) -> str:
+    """A line a rung: when APC takes it, what it does to kappa, and what that costs."""
+    lines = [
+        f"a layer is left alone up to a kappa of {ladder.goal:g}; each rung keeps it there up to the next",
+        f"{'above':>8} {'degree':>7} {'kappa -> after':>18} {'g(1)':>7} {'largest':>8} {'falls on':>9}",
+    ]
+    for tau, g, (reach, after, largest, share) in zip(ladder.taus, ladder.polynomials, ladder.outcomes(), strict=True):
+        change = f"{reach:g} -> {after:.3g}"
+        lines.append(f"{tau:>8g} {g.degree:>7} {change:>18} {g(1.0):>7.3f} {largest:>8.3f} {share:>8.0%}")
+    lines.append("falls on: the part of [0, 1] where g falls, so that singular values change their order")
+    return "\n".join(lines)

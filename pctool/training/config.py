@@ -1,0 +1,207 @@
+"""The configuration of a run: frozen, complete, in one place; unknown keys fail.
+
+Precedence: default < recipe < preset < environment < flag. The fields of `TrainConfig` down to `precision`
+are the run's identity, the rest says where and when and may change on resumption.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pctool.core.layers.preconditioner import PUBLISHED_TAUS, Ladder, Method
+from pctool.core.models import Arch, default_widths
+from pctool.core.models.blocks import Variant
+from pctool.core.polynomial import PUBLISHED, OddPolynomial
+from pctool.data import catalog
+from pctool.errors import InputError, MissingError
+from pctool.training.recipes import recipe
+
+Count = Annotated[int, Field(ge=1)]
+Every = Annotated[int, Field(ge=0)]
+Width = Annotated[int, Field(ge=8, le=4096)]
+Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Moment = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Coeffs = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1, max_length=5)]
+
+OPERATIONAL = (
+    "data_dir",
+    "device",
+    "out",
+    "log_every",
+    "save_every",
+    "sample_every",
+    "spectrum_every",
+    "eval_every",
+    "keep",
+)
+NAMED_IN_OUT = (
+    "dataset",
+    "arch",
+    "method",
+    "degree",
+    "d_iters",
+    "seed",
+)  # spelled out in the default run folder
+
+
+class TrainConfig(BaseModel):
+    """Every setting of a run, resolved. See docs/cli.md for each one's meaning."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str = "fashion-mnist"
+    max_images: Count | None = None
+    resolution: int
+    channels: int
+    method: Method = "apc"
+    degree: Literal[3, 5, 7, 9] = 7
+    poly: Coeffs | None = None
+    taus: Annotated[tuple[float, ...], Field(min_length=4, max_length=4)] = PUBLISHED_TAUS
+    ladder: tuple[tuple[float, Coeffs], ...] | None = None
+    apc_every: Count = 1000
+    n_power_iterations: Count = 1
+    skip_linear: bool = True
+    arch: Arch = "resnet"
+    variant: Variant = "authors"
+    width_g: Width
+    width_d: Width
+    loss: Literal["hinge", "log"]
+    d_iters: Count = 1
+    g_iters: Count = 1
+    steps: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    batch_size_g: Annotated[int, Field(ge=2)]
+    lr_g: Rate
+    lr_d: Rate
+    beta1: Moment
+    beta2: Moment
+    decay_from: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    ema_decay: Moment = 0.9999
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+
+    data_dir: Path | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    out: Path
+    log_every: Every = 50
+    save_every: Every = 1000
+    sample_every: Every = 1000
+    spectrum_every: Every = 500
+    eval_every: Every = 0
+    keep: Count = 2
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if list(self.taus) != sorted(set(self.taus)) or self.taus[0] <= 0:
+            raise ValueError(f"taus must be positive and rise, not {self.taus}")
+        if self.poly is not None and self.method != "fpc":
+            raise ValueError(f"a polynomial file goes with method fpc, not {self.method}")
+        if self.ladder is not None and self.method != "apc":
+            raise ValueError(f"a ladder file goes with method apc, not {self.method}")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide what the run computes."""
+        return self.model_dump(mode="json", exclude=set(OPERATIONAL))
+
+    def polynomial(self) -> OddPolynomial:
+        """fpc's polynomial: the file's, or the published one of `degree`."""
+        return OddPolynomial(self.poly) if self.poly else PUBLISHED[self.degree]
+
+    def apc_ladder(self) -> Ladder:
+        """apc's polynomials and thresholds: the file's, or the published four with `taus`."""
+        if self.ladder is None:
+            return Ladder(taus=self.taus)
+        return Ladder(tuple(tau for tau, _ in self.ladder), tuple(OddPolynomial(coeffs) for _, coeffs in self.ladder))
+
+    def decay_start(self) -> int:
+        """The step from which the learning rates fall linearly to 0; `steps` when they never do."""
+        if self.decay_from is None:
+            return self.steps
+        return round(self.decay_from * self.steps) if self.decay_from < 1 else round(self.decay_from)
+
+
+def resolve(flags: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Flags (environment included) over preset over recipe over defaults; `auto` becomes what this machine has.
+
+    A preset's table `[without_bf16]` applies where `precision = "auto"` finds no fast bf16.
+    Raises InputError in one line for an unknown key or a value that is not allowed, MissingError for CUDA
+    asked for where there is none.
+    """
+    from_preset = dict(preset or {})
+    without_bf16 = from_preset.pop("without_bf16", {})
+    given = {**from_preset, **flags}
+    device = _device(given.get("device", "auto"))
+    if given.get("precision") == "auto":
+        fast = has_fast_bf16(device)
+        given = {
+            **from_preset,
+            **({} if fast else without_bf16),
+            **flags,
+            "precision": "bf16" if fast else "fp32",
+        }
+    values = {**_open_settings(given), **given}
+    values.setdefault("batch_size_g", values["batch_size"])
+    try:
+        config = TrainConfig(**{"out": "-", **values, "device": device})
+    except ValidationError as error:
+        raise InputError(_one_line(error)) from None
+    return config if "out" in values else config.model_copy(update={"out": default_out(config)})
+
+
+def _open_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Recipe, resolution and published widths for the experiment that `given` names."""
+    dataset = str(given.get("dataset", TrainConfig.model_fields["dataset"].default))
+    arch = str(given.get("arch", TrainConfig.model_fields["arch"].default))
+    entry = catalog.describe(dataset)
+    settings: dict[str, Any] = {"resolution": entry.resolution, "channels": entry.channels}
+    if arch in ("resnet", "cnn"):  # anything else is refused by TrainConfig, with what is allowed
+        settings["width_g"], settings["width_d"] = default_widths(arch, entry.resolution)  # type: ignore[arg-type]
+    return {**settings, **recipe(dataset, arch, given.get("d_iters", 1))}
+
+
+def default_out(config: TrainConfig) -> Path:
+    """`runs/<dataset>-<arch>-<method with degree>-d<d_iters>-s<seed>`, plus a hash of what departs from the recipe."""
+    method = f"fpc{config.degree}" if config.method == "fpc" and config.poly is None else config.method
+    name = f"{config.dataset}-{config.arch}-{method}-d{config.d_iters}-s{config.seed}"
+    own = config.identity()
+    plain = resolve({**{key: own[key] for key in NAMED_IN_OUT}, "out": "-"}).identity()
+    departs = {key: value for key, value in own.items() if key != "steps" and value != plain[key]}
+    if departs:
+        name += "-" + hashlib.sha256(json.dumps(departs, sort_keys=True).encode()).hexdigest()[:6]
+    return Path("runs") / name
+
+
+def has_fast_bf16(device: str) -> bool:
+    """Whether bf16 autocast pays: GPUs that have it, and CPUs with AMX or avx512_bf16."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MissingError(
+            "--device cuda: this machine has no usable CUDA device; use --device cpu, or see 'pctool doctor'"
+        )
+    return name
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else "configuration"
+    if first["type"] == "extra_forbidden":
+        return f"unknown setting {first['loc'][0]!r}; see 'pctool train --help' for the settings there are"
+    if first["type"] == "value_error":
+        return f"{first['ctx']['error']}"
+    return f"{where}: {first['input']!r} is not allowed: {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -1,0 +1,19 @@
+"""The exponential moving average of G that samples and scores come from."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def ramped_decay(decay: float, step: int) -> float:
+    """min(decay, (1 + step) / (10 + step)): without the ramp the noise of the start stays for 1 / (1 - decay) steps."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def update(G_ema: nn.Module, G: nn.Module, decay: float) -> None:
+    """theta_ema <- decay theta_ema + (1 - decay) theta; batch norm's buffers, averages already, are copied."""
+    torch._foreach_lerp_(list(G_ema.parameters()), list(G.parameters()), 1 - decay)
+    for averaged, current in zip(G_ema.buffers(), G.buffers(), strict=True):
+        averaged.copy_(current)

@@ -1,0 +1,173 @@
+"""The training loop, on one page.
+
+D's effective weights are a value: computed once after each update of D, used detached by the G step and
+with their graph by the next D step, for real and fake in one batch (docs/method.md, "Weights are values").
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pctool.data.sampler import SampleOrder
+from pctool.errors import NonFiniteError
+from pctool.training import ema
+from pctool.training.config import TrainConfig
+from pctool.training.losses import LOSSES
+from pctool.training.run_folder import RunFolder
+from pctool.training.signals import StopRequest
+from pctool.training.state import TrainingState
+
+N_SAMPLES = 64  # images in a sample grid
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What the person watching sees after a step."""
+
+    step: int
+    loss_d: float
+    loss_g: float
+    images_per_second: float
+    strengths: dict[str, int]
+
+
+def train(  # noqa: PLR0915  # one page, read from top to bottom
+    config: TrainConfig,
+    images: Tensor,
+    state: TrainingState,
+    run: RunFolder,
+    *,
+    stop: StopRequest,
+    record_spectrum: Callable[[TrainingState], None],
+    evaluate: Callable[[TrainingState], None],
+    report: Callable[[StepReport], None],
+) -> bool:
+    """Trains from `state.step` to `config.steps`; returns False when a signal stopped it, with the state saved.
+
+    images: uint8 [N, C, H, W] on the training device. `record_spectrum`, `evaluate` and `report` are called
+    at their steps. Raises NonFiniteError before a non-finite update is applied, WriteError when a file
+    cannot be written.
+    """
+    G, D, pre = state.G, state.D, state.preconditioner
+    loss = LOSSES[config.loss]
+    order = SampleOrder(len(images), config.seed)
+    autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
+    z_samples = state.latent(N_SAMPLES, "samples")
+    if state.step == 0:
+        pre.update_strengths()
+        if config.spectrum_every:
+            record_spectrum(state)
+    W_hat = pre.weights(iterate=False)
+    started, first_step, seconds_before = time.monotonic(), state.step, state.seconds
+
+    while state.step < config.steps:
+        step = state.step
+        state.set_learning_rates()
+
+        # Choose the strength of each layer's polynomial.
+        if step and step % config.apc_every == 0 and pre.update_strengths():
+            W_hat = pre.weights(iterate=False)
+
+        # Update G, with D's weights constant.
+        D.requires_grad_(False)
+        frozen = {name: value.detach() for name, value in W_hat.items()}
+        for i in range(config.g_iters):
+            with autocast:
+                fake = G(state.latent(config.batch_size_g, "z-g", step, i))
+                fake_logits = functional_call(D, frozen, (fake,))
+            loss_g = loss.g(fake_logits.float())
+            state.optim_g.zero_grad()
+            loss_g.backward()
+            check_finite(step, "G", loss_g, G.named_parameters())
+            state.optim_g.step()
+        D.requires_grad_(True)
+
+        # Update EMA.
+        ema.update(state.G_ema, G, ema.ramped_decay(config.ema_decay, step))
+
+        # Update D, real and fake in one batch, then its effective weights.
+        for i in range(config.d_iters):
+            indices = order.indices((step * config.d_iters + i) * config.batch_size, config.batch_size)
+            real = state.dequantise(images[indices.to(images.device)], "dequantise", step, i)
+            with autocast:
+                with torch.no_grad():
+                    fake = G(state.latent(config.batch_size, "z-d", step, i))
+                logits = functional_call(D, W_hat, (torch.cat([real, fake.float()]),))
+            loss_d = loss.d(*logits.float().split(config.batch_size))
+            state.optim_d.zero_grad()
+            loss_d.backward()
+            check_finite(step, "D", loss_d, D.named_parameters())
+            state.optim_d.step()
+            W_hat = pre.weights()
+
+        # Report, record, save.
+        state.step += 1
+        elapsed = time.monotonic() - started
+        state.seconds = seconds_before + elapsed
+        n_real = config.batch_size * config.d_iters
+        speed = (state.step - first_step) * n_real / elapsed
+        line = StepReport(state.step, loss_d.item(), loss_g.item(), speed, pre.strengths())
+        report(line)
+        last = state.step == config.steps
+        if _due(state.step, config.log_every, last):
+            _log(run, state, line, n_real)
+        if _due(state.step, config.spectrum_every, last):
+            record_spectrum(state)
+        if _due(state.step, config.sample_every, last):
+            run.save_samples(state.step, sample(state.G_ema, z_samples))
+        if _due(state.step, config.eval_every, last):
+            evaluate(state)
+        if last or stop.signal is not None or _due(state.step, config.save_every, last):
+            run.save_checkpoint(state.checkpoint(), config.keep)
+        if stop.signal is not None and not last:
+            return False
+    return True
+
+
+@torch.no_grad()
+def sample(G: nn.Module, z: Tensor) -> Tensor:
+    """Images [n, C, H, W] in [-1, 1] of G in eval mode."""
+    images: Tensor = G(z)
+    return images
+
+
+def check_finite(step: int, network: str, loss: Tensor, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+    """Raises NonFiniteError, naming step and tensor, unless the loss and every gradient are finite."""
+    named = [(name, p.grad) for name, p in parameters if p.grad is not None]
+    total = torch.nn.utils.get_total_norm([gradient for _, gradient in named])
+    if torch.isfinite(total + loss.detach()):
+        return
+    nothing_done = "nothing was applied, the last checkpoint holds"
+    if not torch.isfinite(loss):
+        raise NonFiniteError(f"step {step}: the loss of {network} is {loss.item()}; {nothing_done}")
+    for name, gradient in named:  # a norm may overflow with every entry finite, which is no error
+        if not torch.isfinite(gradient).all():
+            raise NonFiniteError(f"step {step}: the gradient of {network}.{name} is not finite; {nothing_done}")
+
+
+def _due(step: int, every: int, last: bool) -> bool:
+    """Whether a periodic action falls on this step; 0 switches it off, and the last step always has it."""
+    return every > 0 and (step % every == 0 or last)
+
+
+def _log(run: RunFolder, state: TrainingState, line: StepReport, n_real: int) -> None:
+    entry = {
+        "step": line.step,
+        "images": line.step * n_real,
+        "seconds": round(state.seconds, 3),
+        "loss_d": line.loss_d,
+        "loss_g": line.loss_g,
+        "lr": state.optim_g.param_groups[0]["lr"],
+        "images_per_second": round(line.images_per_second, 1),
+    }
+    if line.strengths != state.logged_strengths:
+        entry["strengths"] = line.strengths
+        state.logged_strengths = line.strengths
+    run.log("stats.jsonl", entry)

@@ -1,0 +1,63 @@
+"""What is left open follows the experiment: recipes by (dataset, arch, d_iters), and presets as TOML files."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pctool.errors import InputError
+
+# Beneath every recipe: the authors' Adam and batch (their public code), hinge loss on the ResNet (paper, Sec. 4).
+_ALWAYS: dict[str, Any] = {"loss": "hinge", "lr_g": 2e-4, "lr_d": 2e-4, "batch_size": 64}
+_FIVE_TO_ONE = {"beta1": 0.0, "beta2": 0.9}
+_ONE_TO_ONE = {"beta1": 0.5, "beta2": 0.999}
+
+
+def recipe(dataset: str, arch: str, d_iters: int) -> dict[str, Any]:
+    """The settings an experiment starts from. Steps and decay are the authors'; see docs/train.md for each source.
+
+    An experiment that nobody published takes the nearest: the CIFAR-10 recipe for the same arch and d_iters.
+    """
+    if arch == "cnn":  # SN-GAN's settings B (d_iters 1) and A (5), 100k steps, the learning rate held
+        betas = {"beta1": 0.5, "beta2": 0.999 if d_iters == 1 else 0.9}
+        return {**_ALWAYS, **betas, "loss": "log", "lr_g": 1e-4, "lr_d": 1e-4, "steps": 100_000}
+    betas = _ONE_TO_ONE if d_iters == 1 else _FIVE_TO_ONE
+    if dataset == "fashion-mnist":  # built in: sized for a laptop, from no paper
+        return {**_ALWAYS, **betas, "width_g": 64, "width_d": 64, "steps": 10_000, "decay_from": 0.5}
+    return {**_ALWAYS, **betas, "steps": 200_000 if d_iters == 1 else 100_000, "decay_from": 0.5}
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The table of a preset: `name` of one that is shipped, or a path to a TOML file.
+
+    Raises InputError for an unknown name, an unreadable file or broken TOML.
+    """
+    path = Path(name)
+    if path.suffix != ".toml":
+        known = preset_names()
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(f"unknown preset {name!r}: shipped are {', '.join(known)}, or give a .toml file{hint}")
+        path = presets_folder() / f"{name}.toml"
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise InputError(f"cannot read preset {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"preset {path} is not TOML: {error}") from None
+
+
+def preset_names() -> list[str]:
+    """The presets that are shipped, sorted."""
+    return sorted(path.stem for path in presets_folder().glob("*.toml"))
+
+
+def presets_folder() -> Path:
+    """Inside the installed package, or beside it in a source tree."""
+    installed = Path(str(resources.files("pctool"))) / "presets"
+    return installed if installed.is_dir() else installed.parent.parent / "presets"

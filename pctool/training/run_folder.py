@@ -1,0 +1,164 @@
+"""A run's folder: its configuration, logs, samples and checkpoints, and who may write to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pctool import files
+from pctool.core import checkpoint as checkpoints
+from pctool.errors import InputError
+from pctool.evaluation.metrics_file import versions
+from pctool.training.config import TrainConfig
+
+
+class RunRecord(BaseModel):
+    """config.json: the resolved configuration, its identity with the hash of the data, versions, command line."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: dict[str, Any]
+    identity: dict[str, Any]
+    identity_sha256: str
+    versions: dict[str, str]
+    command: list[str]
+
+
+class RunFolder:
+    """Opened by one process at a time (a lock file), for one identity; see docs/train.md for what lies in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spectrum_path = path / "spectrum.h5"
+        self._lock = filelock.FileLock(path / ".lock")
+
+    def open(self, config: TrainConfig, data_sha256: str, *, may_resume: bool) -> None:
+        """Takes the folder for this run, new or to be continued, and writes config.json.
+
+        Raises InputError where another process holds it, where it holds something else, or a run of another
+        identity (each `key: old -> new`); nothing is touched then. `steps` may grow.
+        """
+        identity = {**config.identity(), "data_sha256": data_sha256}
+        self._check(identity, config.steps, may_resume=may_resume)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise InputError(
+                f"another process is training in {self.path}; wait for it, or give another --out"
+            ) from None
+        except OSError as error:
+            raise files.write_error(self.path, error) from error
+        self._check(identity, config.steps, may_resume=may_resume)  # another process may have begun in between
+        record = RunRecord(
+            config=config.model_dump(mode="json"),
+            identity=identity,
+            identity_sha256=_hash(identity),
+            versions=versions(),
+            command=sys.argv,
+        )
+        files.write_text(self.path / "config.json", record.model_dump_json(indent=2) + "\n")
+
+    def _check(self, identity: dict[str, Any], steps: int, *, may_resume: bool) -> None:
+        recorded = self.path / "config.json"
+        if not recorded.exists():
+            present = [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
+            if self.path.is_file() or [name for name in present if name != ".lock"]:
+                raise InputError(f"{self.path} exists and is no run folder; give another --out")
+            return
+        if not may_resume:
+            raise InputError(f"{self.path} already holds a run; --resume never wants a new --out")
+        try:
+            old = RunRecord.model_validate_json(recorded.read_bytes()).identity
+        except (OSError, ValidationError):
+            raise InputError(f"{recorded} is damaged; restore it, or give another --out") from None
+        changed = [
+            f"{key}: {old.get(key)} -> {identity.get(key)}"
+            for key in sorted({*old, *identity})
+            if old.get(key) != identity.get(key) and key != "steps"
+        ]
+        if steps < old["steps"]:
+            changed.append(f"steps: {old['steps']} -> {steps} (may only grow)")
+        if changed:
+            raise InputError(f"{self.path} holds another run ({'; '.join(changed)}); give another --out")
+
+    def close(self) -> None:
+        """Lets another process take the folder."""
+        self._lock.release()
+
+    def newest_checkpoint(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """The newest checkpoint that verifies, and a line for each newer one, which is kept as `<file>.damaged`."""
+        problems: list[str] = []
+        for path in reversed(checkpoints.list_checkpoints(self.path)):
+            try:
+                return checkpoints.read(path), problems
+            except InputError as error:
+                aside = path.with_name(path.name + ".damaged")
+                path.replace(aside)
+                problems.append(f"{error}; kept as {aside.name}")
+        return None, problems
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], keep: int) -> Path:
+        """Writes checkpoints/<step>.pt and removes all but the newest `keep` that came before it or are it."""
+        path = self.path / "checkpoints" / f"{checkpoint['step']:08d}.pt"
+        checkpoints.write(path, checkpoint)
+        for old in checkpoints.list_checkpoints(self.path)[:-keep]:
+            old.unlink()
+            checkpoints.sum_path(old).unlink(missing_ok=True)
+        return path
+
+    def log(self, name: str, entry: dict[str, Any]) -> None:
+        """Appends one JSON line to `name`, flushed."""
+        files.append_line(self.path / name, json.dumps(entry, allow_nan=False))
+
+    def cut_logs(self, step: int) -> None:
+        """Drops what the logs say beyond `step`: a resumed run writes it again, once."""
+        for name in ("stats.jsonl", "metrics.jsonl"):
+            path = self.path / name
+            if not path.exists():
+                continue
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            files.write_text(path, "".join(line + "\n" for line in kept))
+
+    def save_samples(self, step: int, images: torch.Tensor) -> Path:
+        """samples/<step>.png: a square grid of [n, C, H, W] images in [-1, 1]."""
+        path = self.path / "samples" / f"{step:08d}.png"
+        with files.write_beside(path) as temporary:
+            grid_image(images).save(temporary, format="png")
+        return path
+
+
+def grid_image(images: torch.Tensor) -> Image.Image:
+    """A near-square grid with 2 px between the images; [n, C, H, W] in [-1, 1], grey or RGB."""
+    pixels = (
+        images.detach().float().cpu().mul(127.5).add(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    )
+    n, height, width, channels = pixels.shape
+    columns = int(np.ceil(np.sqrt(n)))
+    rows = -(-n // columns)
+    sheet = np.zeros((rows * (height + 2) - 2, columns * (width + 2) - 2, channels), np.uint8)
+    for i, image in enumerate(pixels):
+        y, x = divmod(i, columns)
+        sheet[y * (height + 2) :, x * (width + 2) :][:height, :width] = image
+    return Image.fromarray(sheet.squeeze(2) if channels == 1 else sheet)
+
+
+def _step_of(line: str) -> float:
+    """The step a log line speaks of; a line cut short by a crash counts as beyond everything."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _hash(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

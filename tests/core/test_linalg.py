@@ -1,0 +1,161 @@
+"""The kernel, against the SVD, autograd and PyTorch's own spectral_norm, in float64."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm as stock_spectral_norm
+
+from pctool.core import linalg
+from pctool.core.layers.preconditioner import Preconditioner
+from pctool.core.polynomial import PUBLISHED, OddPolynomial
+
+SHAPES = {"wide": (5, 11), "tall": (11, 5), "square": (6, 6), "row": (1, 7), "column": (7, 1)}
+COEFFS = [PUBLISHED[d].coeffs for d in (3, 5, 7, 9)]
+
+
+def matrix(shape: tuple[int, int], seed: int = 0, rank: int | None = None) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    W = torch.randn(*shape, dtype=torch.float64, generator=generator)
+    if rank is not None:
+        W = W[:, :rank] @ torch.randn(rank, shape[1], dtype=torch.float64, generator=generator)
+    return W
+
+
+@pytest.mark.parametrize("coeffs", COEFFS, ids=lambda c: f"degree{2 * len(c) - 1}")
+@pytest.mark.parametrize("rank", [None, 3])
+@pytest.mark.parametrize("shape", [SHAPES["wide"], SHAPES["tall"], SHAPES["square"]])
+def test_singular_values_of_the_result_are_g_of_sigma(shape, rank, coeffs):
+    """Claim 3.2: the singular values of P(A A^T) A are |g(sigma)|, for any shape and rank."""
+    W = matrix(shape, rank=rank)
+    A = W / torch.linalg.matrix_norm(W, 2)
+    expected = OddPolynomial(coeffs)(torch.linalg.svdvals(A)).abs().sort(descending=True).values
+    torch.testing.assert_close(
+        torch.linalg.svdvals(linalg.polynomial_of_matrix(A, coeffs)), expected, rtol=0, atol=1e-13
+    )
+
+
+@pytest.mark.parametrize("coeffs", COEFFS, ids=lambda c: f"degree{2 * len(c) - 1}")
+def test_result_keeps_the_singular_vectors(coeffs):
+    """g(A) = U g(Sigma) V^T with A's own U and V: not merely the right spectrum, the right matrix."""
+    A = matrix(SHAPES["tall"]) / 8
+    U, sigmas, Vh = torch.linalg.svd(A, full_matrices=False)
+    expected = U @ torch.diag(OddPolynomial(coeffs)(sigmas)) @ Vh
+    torch.testing.assert_close(linalg.polynomial_of_matrix(A, coeffs), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("n_coeffs", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_gradients_pass_gradcheck(shape, n_coeffs):
+    """The closed-form backward, spectral norm included, equals finite differences for every degree and shape."""
+    W = matrix(shape).requires_grad_()
+    coeffs = torch.linspace(0.7, -1.3, n_coeffs, dtype=torch.float64).tolist()
+    u, v = linalg.initial_vectors(W, torch.Generator().manual_seed(1))
+    assert torch.autograd.gradcheck(lambda W: linalg.precondition(W, u, v, coeffs), (W,))
+    assert torch.autograd.gradcheck(lambda W: linalg.polynomial_of_matrix(W, coeffs), (W,))
+
+
+def naive(W: torch.Tensor, u: torch.Tensor, v: torch.Tensor, coeffs: tuple[float, ...]) -> torch.Tensor:
+    """Horner on the rectangular matrix, differentiated by autograd: an independent road."""
+    A = W / torch.dot(u, W @ v)
+    value = coeffs[-1] * A
+    for a in reversed(coeffs[:-1]):
+        value = A @ A.T @ value + a * A
+    return value
+
+
+@pytest.mark.parametrize("coeffs", COEFFS, ids=lambda c: f"degree{2 * len(c) - 1}")
+@pytest.mark.parametrize("shape", [SHAPES["wide"], SHAPES["tall"]])
+def test_value_and_gradient_equal_autograd_of_a_naive_horner(shape, coeffs):
+    """Value and gradient agree with autograd through the textbook form to 1e-13, for u, v short of convergence."""
+    W = matrix(shape).requires_grad_()
+    u, v = linalg.power_iteration(W, *linalg.initial_vectors(matrix(shape, seed=5)), 1)
+    ours, reference = linalg.precondition(W, u, v, coeffs), naive(W, u, v, coeffs)
+    torch.testing.assert_close(ours, reference, rtol=1e-13, atol=1e-13)
+    G = matrix(shape, seed=9)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, W, G)[0], torch.autograd.grad(reference, W, G)[0], rtol=1e-12, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("build", [lambda: nn.Linear(7, 12), lambda: nn.Conv2d(3, 8, 3)], ids=["linear", "conv"])
+def test_coefficients_one_are_pytorchs_spectral_norm_over_several_updates(build):
+    """g(x) = x is torch's spectral_norm, in value and gradient, step by step while the weights change."""
+    torch.manual_seed(3)
+    ours = build().double()
+    stock = stock_spectral_norm(copy.deepcopy(ours))
+    pre = Preconditioner(nn.Sequential(ours), "sn", n_power_iterations=1)
+    layer = pre.layers[0]
+    layer.u = stock.parametrizations.weight[0]._u.clone()
+    layer.v = stock.parametrizations.weight[0]._v.clone()
+    raw = stock.parametrizations.weight.original
+    for step in range(5):
+        W_hat, W_stock = pre.weights()["0.weight"], stock.weight
+        torch.testing.assert_close(W_hat, W_stock, rtol=1e-14, atol=1e-14)
+        G = torch.randn(W_stock.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+        (gradient,) = torch.autograd.grad(W_hat, ours.weight, G)
+        (gradient_stock,) = torch.autograd.grad(W_stock, raw, G)
+        torch.testing.assert_close(gradient, gradient_stock, rtol=1e-13, atol=1e-13)
+        with torch.no_grad():
+            ours.weight.sub_(0.1 * gradient)
+            raw.sub_(0.1 * gradient_stock)
+
+
+def test_power_iteration_converges_from_below_to_the_spectral_norm():
+    """u^T W v never exceeds the spectral norm and reaches it to 1e-10 with enough iterations."""
+    W = matrix((20, 30))
+    true = torch.linalg.matrix_norm(W, 2)
+    u, v = linalg.initial_vectors(W, torch.Generator().manual_seed(0))
+    assert torch.dot(u, W @ v) <= true
+    u, v = linalg.power_iteration(W, u, v, 300)
+    torch.testing.assert_close(torch.dot(u, W @ v), true, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("shape", [SHAPES["wide"], SHAPES["tall"]])
+def test_second_derivatives_in_the_weight_are_right(shape):
+    """Differentiating the gradient again (create_graph) passes gradgradcheck: right, not silently zero."""
+    W = matrix(shape).requires_grad_()
+    u, v = linalg.initial_vectors(W, torch.Generator().manual_seed(1))
+    assert torch.autograd.gradgradcheck(lambda W: linalg.precondition(W, u, v, PUBLISHED[5].coeffs), (W,))
+
+
+def test_gradient_penalty_in_the_input_reaches_the_raw_weight():
+    """A penalty on dD/dx (double in x, first order in the weights' graph) equals the naive Horner's gradient."""
+    W = (matrix(SHAPES["wide"]) / 5).requires_grad_()
+    u, v = linalg.initial_vectors(W, torch.Generator().manual_seed(2))
+    results = []
+    for function in (linalg.precondition, naive):
+        x = torch.linspace(-1, 1, 11, dtype=torch.float64).requires_grad_()
+        out = torch.tanh(function(W, u, v, PUBLISHED[5].coeffs) @ x).sum()
+        (slope,) = torch.autograd.grad(out, x, create_graph=True)
+        results.append(torch.autograd.grad(slope.square().sum(), W)[0])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-13)
+
+
+def test_autocast_leaves_the_kernel_in_full_precision():
+    """Under bf16 autocast the result is bit for bit the float32 one, forward and backward."""
+    W = matrix((16, 40)).float().requires_grad_()
+    u, v = linalg.initial_vectors(W, torch.Generator().manual_seed(0))
+    plain = linalg.precondition(W, u, v, PUBLISHED[9].coeffs)
+    (gradient,) = torch.autograd.grad(plain.square().sum(), W)
+    with torch.autocast("cpu", torch.bfloat16):
+        under = linalg.precondition(W, u, v, PUBLISHED[9].coeffs)
+        (gradient_under,) = torch.autograd.grad(under.square().sum(), W)
+    assert torch.equal(plain, under)
+    assert torch.equal(gradient, gradient_under)
+
+
+@pytest.mark.parametrize(
+    ("W", "coeffs", "message"),
+    [
+        (torch.ones(2, 3), (1.0,) * 6, "1 to 5 coefficients"),
+        (torch.ones(2, 3), (), "1 to 5 coefficients"),
+        (torch.ones(2, 3, 3), (1.0, 2.0), "matrix"),
+        (torch.ones(2, 3, dtype=torch.int64), (1.0, 2.0), "floating-point"),
+    ],
+)
+def test_a_programmers_mistake_is_a_clear_valueerror(W, coeffs, message):
+    """Too many coefficients, none, a tensor that is no matrix, integers: ValueError that says so."""
+    with pytest.raises(ValueError, match=message):
+        linalg.polynomial_of_matrix(W, coeffs)

@@ -1,0 +1,69 @@
+"""The house rules, checked from the imports."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "pctool"
+BASE = {"errors", "files", "places"}  # what everything may use
+MAY_IMPORT = {
+    "core": set(),
+    "data": {"core"},
+    "fitting": {"core"},
+    "spectrum": {"core"},
+    "evaluation": {"core"},
+    "training": {"core", "data", "spectrum", "evaluation"},
+    "cli": {"core", "data", "fitting", "spectrum", "evaluation", "training"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """The parts of pctool that a module imports, at its top or inside its functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "pctool" else [node.module]
+            )
+        found |= {name.split(".")[1] for name in names if name and name.startswith("pctool.")}
+    return found
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_imports_go_downward_only(part):
+    """training may use data, spectrum and evaluation; these and fitting only core; core nothing above it."""
+    modules = list((PACKAGE / part).rglob("*.py"))
+    assert len(modules) > 1
+    for module in modules:
+        beyond = imports(module) - MAY_IMPORT[part] - BASE - {part}
+        assert not beyond, f"{module.relative_to(PACKAGE)} imports {beyond}"
+
+
+@pytest.mark.parametrize("command", ["", "fit-poly", "train", "spectrum", "eval", "data", "data import", "doctor"])
+def test_help_imports_nothing_heavy(command):
+    """No --help imports torch, cvxpy, matplotlib, scipy or h5py, and each shows an example."""
+    code = (
+        "import sys; from pctool.cli.main import run\n"
+        f"assert run({[*command.split(), '--help']!r}) == 0\n"
+        "heavy = {'torch', 'cvxpy', 'matplotlib', 'scipy', 'h5py'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "Example: pctool" in result.stdout
+
+
+def test_import_pctool_is_quick():
+    """`import pctool` loads neither torch nor NumPy; its names do when first used."""
+    code = (
+        "import sys, pctool; assert not {'torch', 'numpy'} & set(sys.modules); "
+        "assert pctool.PUBLISHED[3].degree == 3; assert set(pctool.__all__) <= set(dir(pctool))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

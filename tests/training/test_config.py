@@ -1,0 +1,111 @@
+"""Precedence, recipes and identity of a run's configuration."""
+
+from pathlib import Path
+
+import pytest
+
+from pctool.errors import InputError
+from pctool.training import recipes
+from pctool.training.config import resolve
+
+
+def test_nothing_given_is_apc_on_the_builtin_data():
+    """`pctool train` without a flag: fashion-mnist, apc, resnet, hinge, (1,1), seed 0, fp32."""
+    config = resolve({})
+    assert (config.dataset, config.method, config.arch, config.loss) == ("fashion-mnist", "apc", "resnet", "hinge")
+    assert (config.d_iters, config.degree, config.seed, config.variant) == (1, 7, 0, "authors")
+    assert (config.precision, config.ema_decay, config.taus) == ("fp32", 0.9999, (5, 10, 20, 30))
+    assert config.out == Path("runs/fashion-mnist-resnet-apc-d1-s0")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [  # the authors' public code for the ResNet rows, SN-GAN's settings A and B for the CNN
+        (
+            {"d_iters": 1},
+            {"beta1": 0.5, "beta2": 0.999, "steps": 200_000, "lr_d": 2e-4, "width_g": 256, "width_d": 128},
+        ),
+        ({"d_iters": 5}, {"beta1": 0.0, "beta2": 0.9, "steps": 100_000, "loss": "hinge", "batch_size": 64}),
+        ({"arch": "cnn", "d_iters": 1}, {"beta1": 0.5, "beta2": 0.999, "lr_g": 1e-4, "loss": "log", "steps": 100_000}),
+        ({"arch": "cnn", "d_iters": 5}, {"beta1": 0.5, "beta2": 0.9, "lr_g": 1e-4, "loss": "log", "decay_from": None}),
+    ],
+)
+def test_cifar10_recipes(flags, expected):
+    """What is left open follows (dataset, arch, d_iters)."""
+    values = resolve({"dataset": "cifar10", **flags}).model_dump()
+    assert {key: values[key] for key in expected} == expected
+
+
+def test_learning_rate_decay_starts_where_the_recipe_says():
+    """CIFAR-10 (1,1) decays from step 100,000 of 200,000; a shorter run from the same share; a step stays a step."""
+    assert resolve({"dataset": "cifar10"}).decay_start() == 100_000
+    assert resolve({"dataset": "cifar10", "steps": 200}).decay_start() == 100
+    assert resolve({"dataset": "cifar10", "decay_from": 150.0, "steps": 200}).decay_start() == 150
+    assert resolve({"arch": "cnn", "steps": 200}).decay_start() == 200
+
+
+def test_flag_over_preset_over_recipe():
+    """A preset replaces the recipe's value, a flag replaces the preset's."""
+    preset = {"d_iters": 5, "lr_g": 0.01, "lr_d": 0.01}
+    config = resolve({"lr_g": 0.02}, preset)
+    assert (config.lr_g, config.lr_d, config.beta2) == (0.02, 0.01, 0.9)
+
+
+@pytest.mark.parametrize(("fast", "precision", "steps"), [(True, "bf16", 7), (False, "fp32", 3)])
+def test_auto_precision_is_resolved_and_presets_may_depend_on_it(monkeypatch, fast, precision, steps):
+    """auto is bf16 where that is fast, else fp32 with the preset's `[without_bf16]` table; flags win over both."""
+    monkeypatch.setattr("pctool.training.config.has_fast_bf16", lambda device: fast)
+    preset = {"precision": "auto", "steps": 7, "without_bf16": {"steps": 3}}
+    config = resolve({}, preset)
+    assert (config.precision, config.steps) == (precision, steps)
+    assert resolve({"steps": 9}, preset).steps == 9
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"dataset": "cifra10"}, "cifar10"),
+        ({"degree": 4}, "--degree: 4 is not allowed"),
+        ({"steps": 0}, "--steps: 0 is not allowed"),
+        ({"lr_g": float("nan")}, "--lr-g: nan"),
+        ({"width_d": 4}, "--width-d: 4"),
+        ({"taus": (10.0, 5.0, 20.0, 30.0)}, "rise"),
+        ({"taus": (5.0, 10.0)}, "--taus"),
+        ({"poly": (1.5, -0.5)}, "goes with method fpc, not apc"),
+        ({"method": "sn", "ladder": ((5.0, (1.5, -0.5)),)}, "goes with method apc, not sn"),
+        ({"batch_sise": 3}, "unknown setting 'batch_sise'"),
+    ],
+)
+def test_bad_values_get_one_line(flags, message):
+    """Each wrong value is one line that names it."""
+    with pytest.raises(InputError, match=message) as caught:
+        resolve(flags)
+    assert "\n" not in str(caught.value)
+
+
+def test_default_folder_names_what_departs_from_the_recipe():
+    """Equal settings share a folder, others get another; steps and operational settings do not count."""
+    plain = resolve({}).out
+    assert resolve({"steps": 20_000, "log_every": 7}).out == plain
+    assert resolve({"lr_g": 2e-4}).out == plain
+    assert resolve({"lr_g": 3e-4}).out != plain
+    assert resolve({"lr_g": 3e-4}).out != resolve({"lr_g": 4e-4}).out
+    assert resolve({"method": "fpc", "degree": 3, "seed": 5}).out == Path("runs/fashion-mnist-resnet-fpc3-d1-s5")
+
+
+@pytest.mark.parametrize("name", recipes.preset_names())
+def test_every_shipped_preset_resolves(name):
+    """Each preset has only settings there are, with a header that says what it is."""
+    resolve({}, recipes.read_preset(name))
+    assert (recipes.presets_folder() / f"{name}.toml").read_text().startswith("# ")
+
+
+def test_bad_presets_get_one_line(tmp_path):
+    """An unknown preset names the shipped ones; a broken file and an unknown key are named."""
+    with pytest.raises(InputError, match="did you mean demo"):
+        recipes.read_preset("dmeo")
+    (tmp_path / "x.toml").write_text("steps = ")
+    with pytest.raises(InputError, match="not TOML"):
+        recipes.read_preset(str(tmp_path / "x.toml"))
+    with pytest.raises(InputError, match="unknown setting 'stepz'"):
+        resolve({}, {"stepz": 4})

@@ -1,0 +1,249 @@
+"""Whole runs, small, on the built-in images: reproducible, resumable, and never half-written."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from pctool.core import checkpoint as checkpoints
+from pctool.core import linalg
+from pctool.errors import InputError, NonFiniteError
+from pctool.training import session, signals
+from pctool.training.config import resolve
+
+SMALL = {
+    "max_images": 50,
+    "width_g": 8,
+    "width_d": 8,
+    "batch_size": 4,
+    "log_every": 1,
+    "save_every": 4,
+    "sample_every": 5,
+    "spectrum_every": 3,
+    "apc_every": 3,
+}
+
+
+class Watcher:
+    """Remembers what it is told, and asks for a stop after a given step."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.stop_after = stop_after
+        self.notes: list[str] = []
+        self.request: signals.StopRequest | None = None
+
+    def note(self, message):
+        self.notes.append(message)
+
+    def begin(self, step, total_steps):
+        pass
+
+    def step(self, report):
+        if report.step == self.stop_after:
+            signals.signal.raise_signal(signals.signal.SIGTERM)
+
+    def scoring(self, total):
+        raise AssertionError("these runs are not scored")
+
+
+def run(out, watcher: Watcher | None = None, **flags) -> session.Outcome:
+    config = resolve({**SMALL, "out": out, **flags})
+    with session.opened(config) as opened:
+        return opened.train(watcher or Watcher())
+
+
+def tensors(path) -> dict[str, torch.Tensor]:
+    """Every tensor of a run's last checkpoint, by its path inside."""
+    found: dict[str, torch.Tensor] = {}
+
+    def collect(name, value):
+        if isinstance(value, torch.Tensor):
+            found[name] = value
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                collect(f"{name}/{key}", item)
+
+    collect("", checkpoints.read(checkpoints.latest(path)))
+    return found
+
+
+def stats(path) -> list[dict]:
+    lines = [json.loads(line) for line in (path / "stats.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
+
+
+def spectrum(path) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    with h5py.File(path / "spectrum.h5", "r") as file:
+        file.visititems(
+            lambda name, item: found.__setitem__(name, item[()]) if isinstance(item, h5py.Dataset) else None
+        )
+    return found
+
+
+def assert_same_run(a, b):
+    left, right = tensors(a), tensors(b)
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+    assert stats(a) == stats(b)
+    left, right = spectrum(a), spectrum(b)
+    assert left.keys() == right.keys()
+    assert [name for name in left if not np.array_equal(left[name], right[name], equal_nan=True)] == []
+
+
+def test_same_seed_same_bits_after_fifty_steps(tmp_path):
+    """Two runs of 50 steps with one seed end with the same bits everywhere; another seed does not."""
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(tmp_path / name, steps=50, seed=seed)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert not torch.equal(tensors(tmp_path / "a")["/G/dense.weight"], tensors(tmp_path / "c")["/G/dense.weight"])
+
+
+@pytest.mark.parametrize("method", ["none", "sn", "fpc", "apc"])
+def test_an_interrupted_run_ends_bit_identical(tmp_path, method):
+    """Stopped by TERM after steps 2, 6 and 7 and continued by the same command: no bit, line or row differs."""
+    flags = {"method": method, "steps": 10, "d_iters": 2, "g_iters": 2, "decay_from": 0.5}
+    whole = run(tmp_path / "whole", **flags)
+    assert whole.finished
+    for stop_after in (2, 6, 7):
+        part = run(tmp_path / "parts", Watcher(stop_after), **flags)
+        assert (part.finished, part.step) == (False, stop_after)
+    assert run(tmp_path / "parts", **flags).finished
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert [line["step"] for line in stats(tmp_path / "parts")] == list(range(1, 11))
+    assert spectrum(tmp_path / "parts")["step"].tolist() == [0, 3, 6, 9, 10]
+
+
+def test_killed_between_checkpoints_loses_only_the_steps_since(tmp_path, monkeypatch):
+    """A crash at step 7 continues from the checkpoint of step 4, writes 5 to 7 again, and ends bit-identical."""
+    run(tmp_path / "whole", steps=10)
+
+    class Crash(Watcher):
+        def step(self, report):
+            if report.step == 8:
+                raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path / "parts", Crash(), steps=10)
+    watcher = Watcher()
+    run(tmp_path / "parts", watcher, steps=10)
+    assert any("continuing" in note and "step 4" in note for note in watcher.notes)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_damaged_newest_checkpoint_is_kept_and_the_one_before_used(tmp_path):
+    """One flipped byte in the newest file: the run says so, goes on from the one before, and keeps the bad file."""
+    run(tmp_path / "whole", steps=10)
+    run(tmp_path / "run", steps=8)
+    newest = tmp_path / "run/checkpoints/00000008.pt"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    watcher = Watcher()
+    run(tmp_path / "run", watcher, steps=10)
+    assert any("00000008.pt differs from its SHA-256" in note and "damaged" in note for note in watcher.notes)
+    assert any("step 4" in note for note in watcher.notes)
+    assert newest.with_name("00000008.pt.damaged").read_bytes() == data
+
+
+def test_the_polynomial_runs_once_per_update_of_d(tmp_path, monkeypatch):
+    """4 steps of (2,1) with 9 preconditioned layers: 9 evaluations at the start, then 9 per update of D, no more."""
+    calls = []
+    forward = linalg._PolynomialOfMatrix.forward
+    monkeypatch.setattr(
+        linalg._PolynomialOfMatrix, "forward", staticmethod(lambda *a: (calls.append(1), forward(*a))[1])
+    )
+    run(tmp_path / "run", steps=4, d_iters=2, method="fpc")
+    layers = 10  # 4 blocks of 2 convolutions and 2 shortcuts; the last linear layer has spectral norm alone
+    assert len(calls) == layers + 4 * 2 * layers
+
+
+def test_learning_rate_falls_linearly_to_zero(tmp_path):
+    """Constant to decay_from, then down in equal steps."""
+    run(tmp_path / "run", steps=8, decay_from=0.5)
+    rates = [line["lr"] / 2e-4 for line in stats(tmp_path / "run")]
+    assert rates == pytest.approx([1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+
+
+def test_non_finite_gradient_stops_before_it_is_applied(tmp_path, monkeypatch):
+    """A NaN in D's gradient at step 5 ends the run naming step and tensor; the checkpoint of step 4 is the last."""
+    from pctool.training import loop
+
+    loss = loop.LOSSES["hinge"]
+    seen = []
+
+    def poisoned(real, fake):
+        seen.append(1)
+        value = loss.d(real, fake)
+        return value * float("nan") if len(seen) == 6 else value
+
+    monkeypatch.setitem(loop.LOSSES, "hinge", loop.LOSSES["hinge"].__class__(poisoned, loss.g))
+    with pytest.raises(NonFiniteError, match="step 5: the loss of D is nan"):
+        run(tmp_path / "run", steps=10)
+    saved = checkpoints.read(checkpoints.latest(tmp_path / "run"))
+    assert saved["step"] == 4
+    assert all(torch.isfinite(v).all() for v in saved["D"].values())
+
+
+def test_a_nan_is_never_saved(tmp_path):
+    """A checkpoint with a NaN in any network is refused by name."""
+    from pctool.training.state import TrainingState
+
+    state = TrainingState(resolve({**SMALL, "out": tmp_path}))
+    with torch.no_grad():
+        state.G_ema.dense.bias[3] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"G_ema\.dense\.bias"):
+        state.checkpoint()
+
+
+def test_another_configuration_is_refused_and_touches_nothing(tmp_path):
+    """Each difference is listed as key: old -> new, more steps are allowed, fewer are not; files stay as they are."""
+    run(tmp_path / "run", steps=4)
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    with pytest.raises(InputError, match=r"lr_g: 0.0002 -> 0.0003; seed: 0 -> 1"):
+        run(tmp_path / "run", steps=4, seed=1, lr_g=3e-4)
+    with pytest.raises(InputError, match=r"data_sha256"):
+        run(tmp_path / "run", steps=4, max_images=49)
+    with pytest.raises(InputError, match=r"steps: 4 -> 3"):
+        run(tmp_path / "run", steps=3)
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+    assert run(tmp_path / "run", steps=6, log_every=2, save_every=3).finished
+
+
+def test_a_foreign_folder_and_a_folder_in_use_are_refused(tmp_path):
+    """A folder with other files is left alone; a second process on one run folder is refused."""
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter1.tex").write_text("x")
+    with pytest.raises(InputError, match="no run folder"):
+        run(tmp_path / "thesis")
+    assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter1.tex"]
+    config = resolve({**SMALL, "out": tmp_path / "run"})
+    with session.opened(config), pytest.raises(InputError, match="another process"), session.opened(config):
+        pass
+
+
+def test_keep_counts_checkpoints(tmp_path):
+    """Only the newest `keep` checkpoints and their sums stay."""
+    run(tmp_path / "run", steps=10, save_every=2, keep=3)
+    names = sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir())
+    steps = ["00000006.pt", "00000008.pt", "00000010.pt"]
+    assert names == sorted([*steps, *[f"{s}.sha256" for s in steps]])
+
+
+def test_switched_off_actions_leave_no_files(tmp_path):
+    """An `*-every` of 0 switches that action off; the checkpoint at the end stays."""
+    off: dict[str, int] = dict.fromkeys(["log_every", "save_every", "sample_every", "spectrum_every"], 0)
+    run(tmp_path / "run", steps=3, **off)
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert names <= {"config.json", "checkpoints", ".lock"}
+    assert [p.name for p in checkpoints.list_checkpoints(tmp_path / "run")] == ["00000003.pt"]
+
+
+def test_usr2_asks_for_a_requeue_and_term_does_not():
+    """Only USR2 says that the scheduler should start the job again."""
+    for number, requeue in ((signals.signal.SIGUSR2, True), (signals.signal.SIGTERM, False)):
+        with signals.listen() as stop:
+            signals.signal.raise_signal(number)
+        assert (stop.signal, stop.requeue) == (number, requeue)
