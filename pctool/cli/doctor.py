@@ -77,7 +77,7 @@ def _places() -> list[tuple[str, str, str]]:
 def _data() -> list[tuple[str, str, str]]:
     from pctool.data.catalog import DATASETS, states
 
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for name in DATASETS:
         for found in states(name):
             usable = found.problem is None

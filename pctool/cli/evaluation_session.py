@@ -80,10 +80,10 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
     against = request.against or samples.dataset
     if against is None:
         raise InputError(f"what is {request.source} to be compared with? add --against DATASET or FOLDER")
+    real = _real(against, request)
     extractor = features.load(
         request.extractor or features.default_for(against), request.weights, _device(request.device)
     )
-    real = _real(against, request)
     protocol, n_fake, n_real = _counts(request, samples, extractor.name, len(real.images))
     with progress("eval", n_fake + n_real, "images") as advance:
         answer = score(
@@ -220,7 +220,7 @@ def _show(answer: Metrics, *, as_json: bool) -> None:
         if not key.endswith("_std"):
             deviation = answer.scores.get(f"{key}_std")
             table.add_row(key, f"{value:.5g}" + ("" if deviation is None else f" ± {deviation:.2g}"))
-    for key, value in answer.protocol.model_dump(exclude={"skipped"}).items():
-        if value is not None:
-            table.add_row(key.replace("name", "protocol"), f"{value:,}" if key.startswith("n_") else str(value))
+    for key, value in answer.protocol.model_dump(exclude={"skipped"}, exclude_none=True).items():
+        shown = f"{value:,}" if key.startswith("n_") else str(value)
+        table.add_row(key.replace("name", "protocol"), shown[:12] if key.endswith("sha256") else shown)
     output().print(table)

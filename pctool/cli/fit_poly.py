@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -32,22 +33,22 @@ def fit_poly(  # noqa: PLR0917  # every setting is a flag of its own
         list[int] | None,
         _flag("Odd, 3 to 25. Give --cutoff and --degree several times for several fits, pair by pair.", "--degree"),
     ] = None,
-    alpha: Annotated[float | None, _flag("Weight x^alpha of the squared error; l2 only. [4]", "--alpha")] = None,
-    gamma_lower: Annotated[float | None, _flag("The range's lower end. [0]", "--gamma-lower")] = None,
-    gamma_upper: Annotated[float | None, _flag("The range's upper end, at most 4. [1.1]", "--gamma-upper")] = None,
-    points: Annotated[int | None, _flag("Sample points, 100 to 100000; l2 only. [2000]", "--points")] = None,
+    alpha: Annotated[float | None, _flag("Weight x^alpha of the squared error; l2 only. (4)", "--alpha")] = None,
+    gamma_lower: Annotated[float | None, _flag("The range's lower end. (0)", "--gamma-lower")] = None,
+    gamma_upper: Annotated[float | None, _flag("The range's upper end, at most 4. (1.1)", "--gamma-upper")] = None,
+    points: Annotated[int | None, _flag("Sample points, 100 to 100000; l2 only. (2000)", "--points")] = None,
     sampling: Annotated[
-        Literal["grid", "uniform"] | None, _flag("How the points lie; l2 only. [grid]", "--sampling")
+        Literal["grid", "uniform"] | None, _flag("How the points lie; l2 only. (grid)", "--sampling")
     ] = None,
-    seed: Annotated[int | None, _flag("Of uniform sampling. [0]", "--seed")] = None,
+    seed: Annotated[int | None, _flag("Of uniform sampling. (0)", "--seed")] = None,
     norm: Annotated[
         Literal["l2", "linf"] | None,
-        _flag("Least squares, or the smallest maximal error with its proof. [l2]", "--norm"),
+        _flag("Least squares, or the smallest maximal error with its proof. (l2)", "--norm"),
     ] = None,
-    at_one: Annotated[bool | None, _flag("Ask for g(1) = 1, or not. [at-one]", "--at-one/--free")] = None,
+    at_one: Annotated[bool | None, _flag("Ask for g(1) = 1, or not. (at-one)", "--at-one/--free")] = None,
     target: Annotated[
         str | None,
-        _flag("pl: PL_b; one: 1 on a range that starts above 0; or a file of knots. [pl]", "--target", metavar="T"),
+        _flag("pl: PL_b; one: 1 on a range that starts above 0; or a file of knots. (pl)", "--target", metavar="T"),
     ] = None,
     published: Annotated[
         bool, typer.Option("--published", help="The published polynomials of degree 3, 5, 7, 9; no fit.")
@@ -57,9 +58,13 @@ def fit_poly(  # noqa: PLR0917  # every setting is a flag of its own
         _flag("Write a ladder for train --method apc: degrees 3 to 9 and their thresholds.", "--ladder"),
     ] = None,
     kappa_after: Annotated[
-        float | None, _flag("The condition number that every rung of the ladder leaves. [5]", "--kappa-after")
+        float | None, _flag("The condition number that every rung of the ladder leaves. (5)", "--kappa-after")
     ] = None,
-    out: Annotated[Path | None, _flag("Where to write. [pl0.4-deg7.json and the like]", "--out")] = None,
+    ripple: Annotated[
+        float | None,
+        _flag("How far apart a rung may leave large singular values; more reaches further. (1.2)", "--ripple"),
+    ] = None,
+    out: Annotated[Path | None, _flag("Where to write. (pl0.4-deg7.json and the like)", "--out")] = None,
     plot: Annotated[Path | None, _flag("Draw targets and fits: .png, .pdf or .svg.", "--plot")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that hold something else.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
@@ -75,17 +80,19 @@ def fit_poly(  # noqa: PLR0917  # every setting is a flag of its own
         "sampling": sampling, "seed": seed, "norm": norm, "at_one": at_one, "target": target,
     }  # fmt: skip
     given = {name: value for name, value in fit_options.items() if value is not None}
+    ladder_options = {"goal": kappa_after, "ripple": ripple}
+    shape = {name: value for name, value in ladder_options.items() if value is not None}
     if ladder:
         others = {**given, **_present(cutoff=cutoff, degree=degree, out=out)}
-        _make_ladder(ladder, kappa_after, published, others, plot, force, as_json)
+        _finish_ladder(_ladder(shape, others, published), ladder, plot, force=force, as_json=as_json)
         return
-    if kappa_after is not None:
-        raise InputError("--kappa-after belongs to --ladder; leave it out")
+    if shape:
+        raise InputError("--kappa-after and --ripple belong to --ladder; leave them out")
     polynomials = _published(degree, cutoff, given) if published else _fits(degree, cutoff, given)
     if out and len(polynomials) > 1:
         raise InputError(f"--out names one file, {len(polynomials)} fits are asked for; leave it out")
-    paths = [out or Path(_name(g, given.get("target"))) for g in polynomials]
-    _finish(polynomials, paths, plot, force, as_json)
+    paths = [out or Path(_name(g, target)) for g in polynomials]
+    _finish(polynomials, paths, plot, force=force, as_json=as_json)
 
 
 def _present(**options: Any) -> dict[str, Any]:
@@ -142,11 +149,10 @@ def _write(files: dict[Path, bytes], force: bool) -> None:
     """All of them or none: whatever must not be overwritten is found before the first is written."""
     from pctool.core.polynomial_file import same_content, write_once
 
-    for path, data in files.items():
-        same_content(path, data, force=force)
+    kept = {path for path, data in files.items() if same_content(path, data, force=force)}
     for path, data in files.items():
         write_once(path, data, force=force)
-        console.note(f"wrote {path}")
+        console.note(f"{path} holds this already" if path in kept else f"wrote {path}")
 
 
 def _finish(polynomials: list[OddPolynomial], paths: list[Path], plot: Path | None, force: bool, as_json: bool) -> None:
@@ -174,40 +180,31 @@ def _finish(polynomials: list[OddPolynomial], paths: list[Path], plot: Path | No
         console.print_json(answers[0] if len(answers) == 1 else {"polynomials": answers})
 
 
-def _make_ladder(
-    path: Path,
-    kappa_after: float | None,
-    published: bool,
-    others: dict[str, Any],
-    plot: Path | None,
-    force: bool,
-    as_json: bool,
-) -> None:
-    from pctool.core.polynomial_file import dump, ladder_file
-    from pctool.fitting.ladder import DEFAULT_KAPPA_AFTER, fit_ladder, published_ladder
-    from pctool.fitting.picture import draw
+def _ladder(shape: dict[str, float], others: dict[str, Any], published: bool) -> Ladder:
+    from pctool.fitting.ladder import fit_ladder, published_ladder
 
-    goal = DEFAULT_KAPPA_AFTER if kappa_after is None else kappa_after
-    gamma_upper = {} if published else _present(gamma_upper=others.pop("gamma_upper", None))
-    if others:
-        raise InputError(f"--ladder chooses its own fits; leave {', '.join(map(_option, others))} out")
-    ladder = published_ladder(goal) if published else fit_ladder(goal, **gamma_upper)
+    unused = [_option(name) for name in others if published or name != "gamma_upper"]
+    if published and "ripple" in shape:
+        unused.append("--ripple")
+    if unused:
+        raise InputError(f"--ladder chooses its own fits; leave {', '.join(unused)} out")
+    return published_ladder(**shape) if published else fit_ladder(**shape, **others)
+
+
+def _finish_ladder(ladder: Ladder, path: Path, plot: Path | None, *, force: bool, as_json: bool) -> None:
+    from pctool.core.polynomial_file import dump, ladder_file
+    from pctool.fitting.picture import draw
+    from pctool.fitting.text import ladder_table
+
     model = ladder_file(ladder.taus, ladder.polynomials)
     files = {path: dump(model).encode()}
     if plot:
         files[plot] = draw(ladder.polynomials, plot.name)
     _write(files, force)
-    _show_ladder(ladder, model.model_dump(mode="json"), path, plot, as_json)
-
-
-def _show_ladder(ladder: Ladder, content: dict[str, Any], path: Path, plot: Path | None, as_json: bool) -> None:
-    from pctool.fitting.text import ladder_table
-
     line = f"pctool train --method apc --ladder {shlex.quote(str(path))}"
     if not as_json:
         typer.echo(f"{ladder_table(ladder)}\n{line}")
         return
-    names = ("reach", "kappa_after", "largest", "falls_on")
-    outcomes = [dict(zip(names, outcome, strict=True)) for outcome in ladder.outcomes()]
-    extra = {"path": str(path), "plot": str(plot) if plot else None, "train": line, "outcomes": outcomes}
-    console.print_json({**content, **extra})
+    extra = {"path": str(path), "plot": str(plot) if plot else None, "train": line}
+    outcomes = [dataclasses.asdict(outcome) for outcome in ladder.outcomes()]
+    console.print_json({**model.model_dump(mode="json"), "outcomes": outcomes, **extra})

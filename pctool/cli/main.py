@@ -37,8 +37,9 @@ def run(arguments: list[str] | None = None) -> int:
         message = error.format_message()
         if not message:  # a group called without a command has printed its help
             return 2
-        return _fail(f"{message.rstrip('.')}; see 'pctool --help'", 2)
-    except typer.Abort:
+        context = getattr(error, "ctx", None)
+        return _fail(f"{message.rstrip('.')}; see '{context.command_path if context else 'pctool'} --help'", 2)
+    if result == INTERRUPTED:  # Typer has turned a KeyboardInterrupt into this code
         return _fail("interrupted", INTERRUPTED)
     return result if isinstance(result, int) else 0
 

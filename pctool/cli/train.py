@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-WHAT = "What and how: the run's identity (what is left open follows the recipe of dataset, arch and d-iters)"
-WHERE = "Where and when: may change freely when a run is continued"
+WHAT = "What and how (the run's identity)"
+WHERE = "Where and when (may change when a run is continued)"
 
 
 def _what(help_text: str, *names: str, **more: Any) -> Any:
@@ -32,40 +32,40 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     method: Annotated[
         Literal["none", "sn", "fpc", "apc"] | None,
         _what(
-            "What is behind D's weights: nothing, spectral norm, a fixed or an adaptive polynomial. [apc]",
+            "What is behind D's weights: nothing, spectral norm, a fixed or an adaptive polynomial. (default apc)",
             "--method",
         ),
     ] = None,
     degree: Annotated[
-        int | None, _what("fpc: degree of the published polynomial, 3, 5, 7 or 9. [7]", "--degree")
+        int | None, _what("fpc: degree of the published polynomial, 3, 5, 7 or 9. (default 7)", "--degree")
     ] = None,
     poly: Annotated[Path | None, _what("fpc: a polynomial file of fit-poly instead.", "--poly")] = None,
-    taus: Annotated[str | None, _what("apc: thresholds for degrees 3, 5, 7, 9. [5,10,20,30]", "--taus")] = None,
+    taus: Annotated[str | None, _what("apc: thresholds for degrees 3, 5, 7, 9. (default 5,10,20,30)", "--taus")] = None,
     ladder: Annotated[Path | None, _what("apc: a ladder file of fit-poly instead.", "--ladder")] = None,
-    apc_every: Annotated[int | None, _what("apc: steps between measurements. [1000]", "--apc-every")] = None,
+    apc_every: Annotated[int | None, _what("apc: steps between measurements. (default 1000)", "--apc-every")] = None,
     n_power_iterations: Annotated[
-        int | None, _what("Power iterations per update of D. [1]", "--n-power-iterations")
+        int | None, _what("Power iterations per update of D. (default 1)", "--n-power-iterations")
     ] = None,
     skip_linear: Annotated[
         bool | None,
         _what(
-            "Spectral norm alone on D's last linear layer, or the polynomial there too. [skip]",
+            "Spectral norm alone on D's last linear layer, or the polynomial there too. (default skip)",
             "--skip-linear/--all-layers",
         ),
     ] = None,
-    arch: Annotated[Literal["resnet", "cnn"] | None, _what("Networks. [resnet]", "--arch")] = None,
+    arch: Annotated[Literal["resnet", "cnn"] | None, _what("Networks. (default resnet)", "--arch")] = None,
     variant: Annotated[
         Literal["authors", "sngan"] | None,
-        _what("Whose networks, where the two sources differ. [authors]", "--variant"),
+        _what("Whose networks, where the two sources differ. (default authors)", "--variant"),
     ] = None,
     width_g: Annotated[int | None, _what("G's width; scales all its stages.", "--width-g")] = None,
     width_d: Annotated[int | None, _what("D's width; scales all its stages.", "--width-d")] = None,
     loss: Annotated[Literal["hinge", "log"] | None, _what("GAN loss.", "--loss")] = None,
-    d_iters: Annotated[int | None, _what("Updates of D per step. [1]", "--d-iters")] = None,
-    g_iters: Annotated[int | None, _what("Updates of G per step. [1]", "--g-iters")] = None,
+    d_iters: Annotated[int | None, _what("Updates of D per step. (default 1)", "--d-iters")] = None,
+    g_iters: Annotated[int | None, _what("Updates of G per step. (default 1)", "--g-iters")] = None,
     steps: Annotated[int | None, _what("Steps in all; may grow when a run is continued.", "--steps")] = None,
     batch_size: Annotated[int | None, _what("Real images per update of D.", "--batch-size")] = None,
-    batch_size_g: Annotated[int | None, _what("Fakes per update of G. [batch-size]", "--batch-size-g")] = None,
+    batch_size_g: Annotated[int | None, _what("Fakes per update of G. (default batch-size)", "--batch-size-g")] = None,
     lr_g: Annotated[float | None, _what("Adam's learning rate for G.", "--lr-g")] = None,
     lr_d: Annotated[float | None, _what("Adam's learning rate for D.", "--lr-d")] = None,
     beta1: Annotated[float | None, _what("Adam's beta1.", "--beta1")] = None,
@@ -77,38 +77,39 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
             "--decay-from",
         ),
     ] = None,
-    ema_decay: Annotated[float | None, _what("Decay of G's average, after its ramp. [0.9999]", "--ema-decay")] = None,
-    seed: Annotated[int | None, _what("Seed of everything random. [0]", "--seed")] = None,
+    ema_decay: Annotated[float | None, _what("Decay of G's average, after its ramp. (default 0.9999)", "--ema-decay")] = None,
+    seed: Annotated[int | None, _what("Seed of everything random. (default 0)", "--seed")] = None,
     precision: Annotated[
         Literal["fp32", "tf32", "bf16", "auto"] | None,
-        _what("Arithmetic of the networks; auto takes bf16 where it is fast. [fp32]", "--precision"),
+        _what("Arithmetic of the networks; auto takes bf16 where it is fast. (default fp32)", "--precision"),
     ] = None,
     preset: Annotated[
         str | None, _what("Settings from a shipped preset or a TOML file; 'list' shows them.", "--preset")
     ] = None,
     data_dir: Annotated[Path | None, _where("Where data sets lie.", "--data-dir")] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"] | None, _where("Where to train. [auto]", "--device")] = None,
-    out: Annotated[Path | None, _where("The run folder. [runs/<named after the settings>]", "--out")] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"] | None, _where("Where to train. (default auto)", "--device")] = None,
+    out: Annotated[Path | None, _where("The run folder. (default runs/<named after the settings>)", "--out")] = None,
     resume: Annotated[
-        Literal["auto", "never"], _where("Whether the same command continues a run. [auto]", "--resume")
+        Literal["auto", "never"], _where("Whether the same command continues a run. (default auto)", "--resume")
     ] = "auto",
     log_every: Annotated[
-        int | None, _where("Steps between lines of stats.jsonl, 0 for none. [50]", "--log-every")
+        int | None, _where("Steps between lines of stats.jsonl, 0 for none. (default 50)", "--log-every")
     ] = None,
-    save_every: Annotated[int | None, _where("Steps between checkpoints. [1000]", "--save-every")] = None,
-    sample_every: Annotated[int | None, _where("Steps between sample grids. [1000]", "--sample-every")] = None,
+    save_every: Annotated[int | None, _where("Steps between checkpoints. (default 1000)", "--save-every")] = None,
+    sample_every: Annotated[int | None, _where("Steps between sample grids. (default 1000)", "--sample-every")] = None,
     spectrum_every: Annotated[
-        int | None, _where("Steps between rows of spectrum.h5. [500]", "--spectrum-every")
+        int | None, _where("Steps between rows of spectrum.h5. (default 500)", "--spectrum-every")
     ] = None,
-    eval_every: Annotated[int | None, _where("Steps between evaluations, and at the end. [0]", "--eval-every")] = None,
-    keep: Annotated[int | None, _where("Checkpoints to keep. [2]", "--keep")] = None,
+    eval_every: Annotated[int | None, _where("Steps between evaluations, and at the end. (default 0)", "--eval-every")] = None,
+    keep: Annotated[int | None, _where("Checkpoints to keep. (default 2)", "--keep")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Trains a GAN whose discriminator has preconditioned weights; the same command continues a run.
 
-    Without a flag: adaptive preconditioning on the built-in data. Every flag can also be set by the
-    environment (--d-iters by PCTOOL_D_ITERS).
+    Without a flag: adaptive preconditioning on the built-in data. What is left open follows the recipe of
+    dataset, arch and d-iters (docs/train.md). Every flag can also be set by the environment (--d-iters by
+    PCTOOL_D_ITERS).
 
     Example: pctool train --dataset cifar10 --method apc --d-iters 1
     """

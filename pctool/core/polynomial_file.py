@@ -15,9 +15,7 @@ from pctool.errors import InputError
 from pctool.files import write_bytes
 
 MAX_BYTES = 262_144  # a ladder of 16 certified polynomials takes 30 kB
-MAX_TRAIN_DEGREE = (
-    9  # the paper's largest (section 3.3), and the width of the training kernel's coefficient tensor
-)
+MAX_TRAIN_DEGREE = 9  # the paper's largest (section 3.3), and the width of the training kernel's coefficient tensor
 MAX_FLOAT32_ERROR = 1e-3  # the last digit of the published coefficients
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -41,9 +39,7 @@ def parse(text: bytes, model: type[Model], origin: str) -> Model:
         problem = "nested too deeply"
     except ValueError as error:  # not UTF-8, not JSON, a duplicate key, a number of thousands of digits
         problem = " ".join(str(error).split())[:300]
-    raise InputError(
-        f"{origin} cannot be used: {problem}; mend it, or write a new one with 'pctool fit-poly'"
-    )
+    raise InputError(f"{origin} cannot be used: {problem}; mend it, or write a new one with 'pctool fit-poly'")
 
 
 def read_model(path: Path, model: type[Model]) -> Model:
@@ -56,9 +52,7 @@ def read_model(path: Path, model: type[Model]) -> Model:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise InputError(f"cannot read {path}: {error}; check the path") from error
     if len(text) > MAX_BYTES:
-        raise InputError(
-            f"{path} is larger than {MAX_BYTES:,} bytes, which no polynomial needs; check the path"
-        )
+        raise InputError(f"{path} is larger than {MAX_BYTES:,} bytes, which no polynomial needs; check the path")
     return parse(text, model, str(path))
 
 
@@ -74,12 +68,12 @@ def same_content(path: Path, data: bytes, *, force: bool = False) -> bool:
             return False
         if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
             return True
-        problem = "exists with another content"
+        problem = "exists with another content" if path.is_file() else "is not a file"
     except (OSError, ValueError) as error:
         problem = f"cannot be read ({error})"
     if force and path.is_file():
         return False
-    raise InputError(f"{path} {problem}; choose another name, or overwrite a file with --force")
+    raise InputError(f"{path} {problem}; choose another name, or overwrite it with --force (a file only)")
 
 
 def write_once(path: Path, data: bytes, *, force: bool = False) -> None:

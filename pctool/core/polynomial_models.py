@@ -12,10 +12,12 @@ from pctool.core.polynomial_report import Target, measures
 
 MAX_DEGREE = 25
 REPORT_TOLERANCE = 1e-6
+MIN_WIDTH = 0.01  # of a fit's range: on less, float64 coefficients of any use do not exist
 KNOT_DISTANCE = 1e-6  # knots closer than this are a jump
 
-# Every value of a polynomial with such coefficients on [0, 4] is finite even in float32.
-Coefficient = Annotated[float, Field(ge=-1e15, le=1e15)]
+MAX_COEFFICIENT = 1e15  # any polynomial with such coefficients is finite on [0, 4] even in float32
+Coefficient = Annotated[float, Field(ge=-MAX_COEFFICIENT, le=MAX_COEFFICIENT)]
+Version = Annotated[int, Field(ge=1, le=1)]  # and not Literal[1], which takes true for 1
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[ -~]+$")]
 Point = Annotated[float, Field(ge=0, le=1e3)]
 Value = Annotated[float, Field(ge=-1e3, le=1e3)]
@@ -59,7 +61,7 @@ class Fit(_Strict):
     cutoff: float | None
     alpha: Annotated[float, Field(ge=0, le=16)] = 4.0
     gamma_lower: Annotated[float, Field(ge=0)] = 0.0
-    gamma_upper: Annotated[float, Field(gt=0, le=4)] = 1.1
+    gamma_upper: Annotated[float, Field(ge=0.1, le=4)] = 1.1
     points: Annotated[int, Field(ge=100, le=100_000)] = 2000
     sampling: Literal["grid", "uniform"] = "grid"
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
@@ -73,13 +75,13 @@ class Fit(_Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Fit:
         lower, upper = self.gamma_lower, self.gamma_upper
-        if not lower < upper:
-            raise ValueError(f"gamma_lower {lower:g} must lie in [0, gamma_upper = {upper:g})")
+        if upper - lower < MIN_WIDTH:
+            raise ValueError(f"gamma_lower {lower:g} must be at least {MIN_WIDTH} below gamma_upper = {upper:g}")
         if self.target != "pl" and self.cutoff is not None:
             raise ValueError('a cutoff belongs to the target "pl"; leave it out')
         if self.target == "pl":
             self._check_cutoff()
-        if self.target == "one" and lower == 0:
+        if self.target == "one" and lower < KNOT_DISTANCE:
             raise ValueError('the target "one" needs gamma_lower above 0, since g(0) = 0; try 0.1')
         value = float(self.function()(1.0))
         if self.at_one and abs(value - 1) > 1e-12:
@@ -92,13 +94,9 @@ class Fit(_Strict):
         if self.cutoff is None:
             raise ValueError("a cutoff is needed for the target PL_b; try 0.4")
         if not KNOT_DISTANCE <= self.cutoff < self.gamma_upper:
-            raise ValueError(
-                f"cutoff {self.cutoff:g} must lie in (0, gamma_upper = {self.gamma_upper:g}); try 0.4"
-            )
+            raise ValueError(f"cutoff {self.cutoff:g} must lie in (0, gamma_upper = {self.gamma_upper:g}); try 0.4")
         if self.at_one and self.cutoff > 1:
-            raise ValueError(
-                f"cutoff {self.cutoff:g} must be at most 1 with g(1) = 1; lower it or free the fit"
-            )
+            raise ValueError(f"cutoff {self.cutoff:g} must be at most 1 with g(1) = 1; lower it or free the fit")
 
     def function(self) -> Target:
         """The target f."""
@@ -125,7 +123,7 @@ class PolynomialFile(_Strict):
     """The polynomial's JSON. `fit` and `report` may be null in a file written by hand."""
 
     format: Literal["pctool-polynomial"]
-    version: Literal[1]
+    version: Version
     degree: Annotated[int, Field(ge=1, le=MAX_DEGREE)]
     coeffs: Annotated[tuple[Coefficient, ...], Field(min_length=1)]
     fit: Fit | None = None
@@ -177,7 +175,7 @@ class LadderFile(_Strict):
     """Polynomials of rising strength for APC, with the thresholds between them (section 3.4)."""
 
     format: Literal["pctool-ladder"]
-    version: Literal[1]
+    version: Version
     rungs: Annotated[tuple[Rung, ...], Field(min_length=1, max_length=16)]
 
     @model_validator(mode="after")
@@ -208,9 +206,7 @@ def check_certificate(polynomial: OddPolynomial) -> None:
         return
     inside = all(fit.gamma_lower <= x <= fit.gamma_upper for x in points)
     if len(points) != unknowns + 1 or list(points) != sorted(set(points)) or not inside:
-        raise ValueError(
-            f"the certificate needs {unknowns + 1} rising points of the range, got {len(points)}"
-        )
+        raise ValueError(f"the certificate needs {unknowns + 1} rising points of the range, got {len(points)}")
     f = fit.function()
     error = [polynomial(x) - float(f(x)) for x in points]
     signs = [(-1) ** i * (-1 if fit.at_one and x > 1 else 1) for i, x in enumerate(points)]

@@ -61,7 +61,7 @@ def series_of(coeffs: tuple[float, ...], lower: float, upper: float) -> Chebyshe
 
 
 def flat_points(series: Chebyshev, lower: float, upper: float, slope: float = 0.0) -> Array:
-    """The x in [lower, upper], sorted, where g(x) = x P(x²) has this slope; P is a series in y = x²."""
+    """The x between lower and upper, sorted, where g(x) = x P(x²) has this slope; P is a series in y = x²."""
     derivative = series + 2 * Chebyshev.identity(domain=series.domain) * series.deriv() - slope
     size = np.abs(derivative.coef).max()
     if size == 0:
@@ -108,9 +108,7 @@ def weighted_rms(g: OddPolynomial, target: Target, lower: float, upper: float, a
     return float(np.sqrt(squares / total))
 
 
-def measures(
-    g: OddPolynomial, target: Target, lower: float, upper: float, alpha: float
-) -> dict[str, float | bool]:
+def measures(g: OddPolynomial, target: Target, lower: float, upper: float, alpha: float) -> dict[str, float | bool]:
     """The entries of a polynomial file's report: errors against the target, values of g, monotone or not."""
     points = error_extremes(series_of(g.coeffs, lower, upper), target, lower, upper)
     return {

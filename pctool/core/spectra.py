@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,9 +58,8 @@ def _scaled_singular_values(A: Array) -> Array:
     squares = np.linalg.eigvalsh(A @ A.T)
     if squares[0] * GRAM_ERROR >= EPS * squares[-1]:
         return np.sqrt(squares[::-1])
-    if A.shape[0] < A.shape[1]:
-        A = np.linalg.qr(A.T, mode="r")
-    return np.linalg.svd(A, compute_uv=False)
+    triangle: Any = np.linalg.qr(A.T, mode="r")  # NumPy's own types know only the pair of factors
+    return np.asarray(np.linalg.svd(triangle, compute_uv=False), dtype=np.float64)
 
 
 def condition_number(sigmas: ArrayLike) -> float:

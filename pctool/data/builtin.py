@@ -14,7 +14,7 @@ FASHION_PIXELS = 28  # the official images; two rows and columns of zeros on eac
 
 
 def read_fashion_mnist(asset: str, shape: tuple[int, ...], expected: str) -> np.ndarray:
-    """Fashion-MNIST's test images, uint8 [N, 1, 32, 32], 28 x 28 padded with zeros; read-only, 0.4 s.
+    """Fashion-MNIST's test images, uint8 [N, 1, 32, 32], 28 x 28 padded with zeros; read-only.
 
     `asset` is an xz stream of the pixels with each image's columns first (tools/make_fashion_mnist_asset.py
     makes it); `expected` is the SHA-256 of the padded array. Raises InputError where the asset is damaged.

@@ -20,6 +20,9 @@ from pctool.evaluation.images import describe
 
 INCEPTION, FASHION_CNN = "inception", "fashion-cnn"
 RESIZING_THREADS = 4  # PIL releases the GIL while it resizes
+# At a time on a CPU: 8 images of 224 x 224 go through mobilenet_v2 in 22 ms each, 96 in 40: their activations leave
+# the caches.
+CPU_PIXELS = 8 * 224 * 224
 Batch = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 Network = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
 
@@ -50,9 +53,14 @@ class Extractor:
         In full float32: TF32, cuDNN's default for convolutions, would move features in the third digit.
         """
         x = torch.from_numpy(self._resized(self._with_channels(images))).to(self.device)
+        step = len(x) if self.device.type == "cuda" else max(1, CPU_PIXELS // self.size**2)
+        features, probabilities = [], []
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            features, probabilities = self.network(x.float().contiguous(memory_format=torch.channels_last))
-        return features.float().cpu().numpy(), None if probabilities is None else probabilities.float().cpu().numpy()
+            for part in x.split(step):
+                f, p = self.network(part.float().contiguous(memory_format=torch.channels_last))
+                features.append(f.float().cpu().numpy())
+                probabilities.extend([] if p is None else [p.float().cpu().numpy()])
+        return np.concatenate(features), np.concatenate(probabilities) if probabilities else None
 
     def check(self, shape: tuple[int, ...]) -> None:
         """InputError where images [C, H, W] cannot be scored with this network."""

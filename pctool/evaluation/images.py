@@ -145,8 +145,8 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
 def _read_npz(path: Path) -> NDArray[np.uint8]:
     """`arr_0`, uint8 [N, H, W, C] with one or three channels, as guided-diffusion and its kin write it."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            images = file["arr_0"]
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            images = arrays["arr_0"]
     except (OSError, ValueError, KeyError, EOFError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not an .npz with an array arr_0 ({error})") from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:

@@ -82,9 +82,9 @@ def _cache_path(extractor: Extractor, real_sha256: str, n_real: int, with_featur
 def _read(path: Path, n: int, with_features: bool) -> Reference | None:
     """What the cache holds, None where it holds nothing whole (a flipped bit fails the CRC of its archive)."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            mean, cov = file["mean"], file["cov"]
-            features = file["features"] if with_features else None
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            mean, cov = arrays["mean"], arrays["cov"]
+            features = arrays["features"] if with_features else None
     except (OSError, ValueError, KeyError, EOFError, MemoryError, zlib.error, zipfile.BadZipFile):
         return None
     d = mean.size

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from pctool.core.polynomial import PUBLISHED, PUBLISHED_CUTOFFS, OddPolynomial
 from pctool.core.polynomial_file import read_model
-from pctool.core.polynomial_models import MAX_DEGREE, Fit, Knots, first_problem
+from pctool.core.polynomial_models import MAX_COEFFICIENT, MAX_DEGREE, Fit, Knots, Version, first_problem
 from pctool.errors import InputError
 from pctool.fitting import least_squares, minimax
 
@@ -27,7 +27,7 @@ class KnotsFile(Knots):
     """The file of `--target FILE`: {"format": "pctool-knots", "version": 1, "knots": [[0, 0], [x, f], ...]}."""
 
     format: Literal["pctool-knots"]
-    version: Literal[1]
+    version: Version
 
 
 def read_knots(path: Path) -> Knots:
@@ -105,10 +105,11 @@ def _powers(series: Chebyshev, size: int, fit: Fit) -> tuple[float, ...]:
         coeffs[0] += 1 - math.fsum(coeffs)
     x = np.linspace(fit.gamma_lower, fit.gamma_upper, 1001)
     gap = float(np.abs(OddPolynomial(tuple(coeffs))(x) - x * series(x * x)).max())
-    if not gap <= MAX_EVALUATION_ERROR:
+    largest = max(map(abs, coeffs))
+    if not gap <= MAX_EVALUATION_ERROR or largest > MAX_COEFFICIENT:
         raise InputError(
             f"degree {2 * size - 1} on [{fit.gamma_lower:g}, {fit.gamma_upper:g}] has coefficients up to "
-            f"{max(map(abs, coeffs)):.1e}, which lose {gap:.1e} in float64; lower the degree or widen the range"
+            f"{largest:.1e}, which lose {gap:.1e} in float64; lower the degree or widen the range"
         )
     return tuple(coeffs)
 

@@ -15,8 +15,27 @@ from pctool.fitting.diagnosis import kappa_after
 from pctool.fitting.fit import fit_polynomial, published
 
 DEGREES = (3, 5, 7, 9)  # of the paper's APC (section 3.4)
-DEFAULT_KAPPA_AFTER = 5.0  # what the paper's APC leaves alone: its first threshold
-KAPPA_AFTER_RANGE = (1.2, 100.0)
+DEFAULT_GOAL = 5.0  # what the paper's APC leaves alone: its first threshold
+GOAL_RANGE = (1.2, 100.0)
+# More reaches further (docs/fit-poly.md has the figures), and folds large singular values down to 1/ripple.
+DEFAULT_RIPPLE = 1.2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rung does: the largest kappa that it serves, kappa after it there, and what that costs.
+
+    `at_one`: g(1), what becomes of the largest singular value. `largest`: of g on [0, gamma_upper].
+    `falls_on`: the part of [0, 1] on which g falls, so that singular values change their order; `falls_by`:
+    the deepest of these falls.
+    """
+
+    reach: float
+    kappa_after: float
+    at_one: float
+    largest: float
+    falls_on: float
+    falls_by: float
 
 
 @dataclass(frozen=True)
@@ -31,39 +50,51 @@ class Ladder:
     reach: tuple[float, ...]
     goal: float
 
-    def outcomes(self) -> list[tuple[float, float, float, float]]:
-        """Of each rung: its reach, kappa after it there, its largest value, the part of [0, 1] where it falls."""
+    def outcomes(self) -> list[Outcome]:
+        """What each rung does."""
         found = []
         for g, reach in zip(self.polynomials, self.reach, strict=True):
             upper = g.fit.gamma_upper if g.fit else 1.0
             largest = float(g(value_extremes(g, 0.0, upper)).max())
-            falling = sum(end - start for start, end in falls(g, 0.0, 1.0))
-            found.append((reach, kappa_after(g, reach), largest, falling))
+            falling = falls(g, 0.0, 1.0)
+            share = sum(end - start for start, end in falling)
+            deepest = max((g(start) - g(end) for start, end in falling), default=0.0)
+            found.append(Outcome(reach, kappa_after(g, reach), g(1.0), largest, share, deepest))
         return found
 
 
-def fit_ladder(goal: float = DEFAULT_KAPPA_AFTER, *, gamma_upper: float = 1.1) -> Ladder:
-    """The strongest ladder: for each degree the polynomial that brings the largest kappa down to `goal`.
+def fit_ladder(goal: float = DEFAULT_GOAL, *, ripple: float = DEFAULT_RIPPLE, gamma_upper: float = 1.1) -> Ladder:
+    """A ladder of the strongest polynomials whose large values keep within a ratio of `ripple`.
 
-    That is the equal-ripple polynomial: the minimax fit of a constant on [1/kappa, gamma_upper], which swings
-    between two values whose ratio is the smallest condition number that its degree can reach there. Each is
-    scaled so that its largest value is 1: the layer's norm stays bounded as under spectral normalisation. A
-    layer whose kappa is `goal` or less is left alone. Raises InputError for values out of range.
+    They are equal-ripple polynomials: the minimax fit of a constant on [1/kappa, gamma_upper] swings between
+    two values, whose ratio is the smallest condition number that its degree can reach there. Each rung takes
+    the largest kappa with a ratio of `ripple` at most, and is scaled so that its largest value is 1: the
+    layer's norm stays bounded as under spectral normalisation. Smaller singular values lie on the steep part,
+    and the rung serves until they leave a condition number of `goal`. Raises InputError for a `goal` outside
+    [1.2, 100], a `ripple` outside [1.01, goal], a `gamma_upper` outside (1, 4].
     """
-    _check(goal)
+    if not 1.01 <= ripple <= goal:
+        raise InputError(f"a ripple of {ripple:g} is not allowed: 1.01 to kappa-after ({goal:g}); try 1.2")
     if not 1 < gamma_upper <= 4:
-        raise InputError(f"gamma_upper {gamma_upper:g} must lie in (1, 4] for a ladder; try 1.1")
-    reach = tuple(_round_down(_reach(degree, goal, gamma_upper)) for degree in DEGREES)
-    polynomials = tuple(
-        equal_ripple(degree, kappa, gamma_upper=gamma_upper) for degree, kappa in zip(DEGREES, reach, strict=True)
-    )
-    return Ladder((goal, *reach[:-1]), polynomials, reach, goal)
+        raise InputError(f"gamma-upper {gamma_upper:g} must lie in (1, 4] for a ladder; try 1.1")
+    polynomials = []
+    for degree in DEGREES:
+        rippling = functools.partial(_ratio, degree, gamma_upper)
+        kappa = _round_down(_last_below(rippling, ripple))
+        polynomials.append(equal_ripple(degree, kappa, gamma_upper=gamma_upper))
+    return _ladder(tuple(polynomials), goal)
 
 
-def published_ladder(goal: float = DEFAULT_KAPPA_AFTER) -> Ladder:
+def published_ladder(goal: float = DEFAULT_GOAL) -> Ladder:
     """The published polynomials, with thresholds at which each leaves a condition number of `goal`."""
-    _check(goal)
-    polynomials = tuple(published(degree) for degree in DEGREES)
+    return _ladder(tuple(published(degree) for degree in DEGREES), goal)
+
+
+def _ladder(polynomials: tuple[OddPolynomial, ...], goal: float) -> Ladder:
+    """The thresholds: a layer is left alone up to `goal`, and each polynomial serves as far as it reaches it."""
+    low, high = GOAL_RANGE
+    if not low <= goal <= high:
+        raise InputError(f"kappa-after {goal:g} is not allowed: {low:g} to {high:g}; try {DEFAULT_GOAL:g}")
     reach = tuple(_round_down(_last_below(functools.partial(kappa_after, g), goal)) for g in polynomials)
     return Ladder((goal, *reach[:-1]), polynomials, reach, goal)
 
@@ -90,19 +121,9 @@ def equal_ripple(degree: int, kappa: float, *, gamma_upper: float = 1.1) -> OddP
     return OddPolynomial(tuple(scale * a for a in g.coeffs), fit)
 
 
-def _reach(degree: int, goal: float, gamma_upper: float) -> float:
-    """The largest kappa that a degree brings down to `goal`."""
-
-    def best(kappa: float) -> float:
-        return kappa_after(equal_ripple(degree, kappa, gamma_upper=gamma_upper), kappa, gamma_upper)
-
-    return _last_below(best, goal)
-
-
-def _check(kappa: float) -> None:
-    low, high = KAPPA_AFTER_RANGE
-    if not low <= kappa <= high:
-        raise InputError(f"a condition number of {kappa:g} after each rung is not allowed: {low:g} to {high:g}; try 5")
+def _ratio(degree: int, gamma_upper: float, kappa: float) -> float:
+    """max/min on [1/kappa, gamma_upper] of the best polynomial there: it rises with kappa."""
+    return kappa_after(equal_ripple(degree, kappa, gamma_upper=gamma_upper), kappa, gamma_upper)
 
 
 def _last_below(rising: Callable[[float], float], goal: float) -> float:

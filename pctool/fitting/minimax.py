@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.polynomial import Chebyshev
@@ -53,6 +54,15 @@ class _Problem:
         return x * series(x * x) - self.target(x)
 
 
+class Candidate(NamedTuple):
+    """A polynomial of the exchange: its maximal error, the bound below which none can get, and the proof."""
+
+    upper: float
+    lower: float
+    series: Chebyshev
+    certificate: Certificate
+
+
 def solve(fit: Fit, size: int) -> tuple[Chebyshev, Certificate]:
     """Minimises max |g - f| over [gamma_lower, gamma_upper], for g(x) = x P(x²) with `size` coefficients.
 
@@ -62,29 +72,30 @@ def solve(fit: Fit, size: int) -> tuple[Chebyshev, Certificate]:
     """
     problem = _Problem(fit, fit.function(), size - fit.at_one)
     series, levelled = _least_squares(problem), 0.0
-    best: tuple[float, Chebyshev] = (np.inf, series)
-    certificate = Certificate(points=(), levelled_error=0.0, lower_bound=0.0)
+    best = Candidate(np.inf, 0.0, series, Certificate(points=(), levelled_error=0.0, lower_bound=0.0))
     for _ in range(MAX_EXCHANGES):
         points = error_extremes(series, problem.target, fit.gamma_lower, fit.gamma_upper)
         signed = problem.error(series, points) * problem.side(points)
-        upper = float(np.abs(signed).max())
-        if upper < best[0]:
-            best = (upper, series)
         chosen = _alternating(points, signed, problem.unknowns + 1)
-        if chosen is None:  # rounding has hidden a sign change
-            break
-        lower = float(np.abs(signed[chosen]).min())
-        if lower > certificate.lower_bound:
-            certificate = Certificate(points=tuple(points[chosen].tolist()), levelled_error=levelled, lower_bound=lower)
-        if best[0] - certificate.lower_bound <= max(1e-3 * GAP * best[0], NOISE):
-            break
+        candidate = _candidate(series, levelled, points, signed, chosen)
+        best = min(best, candidate, key=lambda each: each.upper - each.lower)
+        if chosen is None or best.upper - best.lower <= max(1e-3 * GAP * best.upper, NOISE):
+            break  # without alternation, rounding has hidden a sign change
         series, levelled = _level(problem, points[chosen])
-    if best[0] - certificate.lower_bound > max(GAP * best[0], NOISE):
+    if best.upper - best.lower > max(GAP * best.upper, NOISE):
         raise InputError(
-            f"no certificate for degree {2 * size - 1}: the error lies between {certificate.lower_bound:.6g} and "
-            f"{best[0]:.6g}; lower the degree, or widen the range"
+            f"no certificate for degree {2 * size - 1}: the error lies between {best.lower:.6g} and "
+            f"{best.upper:.6g}; lower the degree, or widen the range"
         )
-    return best[1], certificate
+    return best.series, best.certificate
+
+
+def _candidate(series: Chebyshev, levelled: float, points: Array, signed: Array, chosen: list[int] | None) -> Candidate:
+    """A polynomial with the bounds that its own error proves: its largest value, and where it alternates."""
+    lower = float(np.abs(signed[chosen]).min()) if chosen else 0.0
+    reference = tuple(points[chosen].tolist()) if chosen else ()
+    proof = Certificate(points=reference, levelled_error=levelled, lower_bound=lower)
+    return Candidate(float(np.abs(signed).max()), lower, series, proof)
 
 
 def _least_squares(problem: _Problem) -> Chebyshev:

@@ -70,7 +70,6 @@ def _targets_and_fits(axes: Axes, polynomials: Sequence[OddPolynomial]) -> None:
             covered = covered[(covered >= g.fit.gamma_lower) & (covered <= upper)]
             axes.plot(covered, g.fit.function()(covered), color=colour, linewidth=4, alpha=0.25)
     axes.set(xlim=(0, max(uppers)), xlabel="singular value of SN(W)", ylabel="g", title="Targets (pale) and fits")
-    axes.legend(loc="lower right")
 
 
 def _in_and_out(axes: Axes, polynomials: Sequence[OddPolynomial]) -> None:

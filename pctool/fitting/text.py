@@ -23,13 +23,13 @@ def formula(g: OddPolynomial) -> str:
 
 
 def target_name(fit: Fit) -> str:
-    """PL_0.4, the constant's value, or the number of knots."""
+    """PL_0.4, the constant 1, or the number of knots."""
     if fit.target == "pl":
         return f"PL_{fit.cutoff:g}"
     target = fit.function()
     inner = [f for x, f in zip(target.x, target.f, strict=True) if fit.gamma_lower < x < fit.gamma_upper]
     values = [float(target(fit.gamma_lower)), *inner, float(target(fit.gamma_upper))]
-    return f"{values[0]:.4g}" if len(set(values)) == 1 else f"{len(target.x)} knots"
+    return f"the constant {values[0]:.4g}" if len(set(values)) == 1 else f"{len(target.x)} knots"
 
 
 def title(g: OddPolynomial) -> str:
@@ -107,10 +107,13 @@ def ladder_table(ladder: Ladder) -> str:
     """A line a rung: when APC takes it, what it does to kappa, and what that costs."""
     lines = [
         f"a layer is left alone up to a kappa of {ladder.goal:g}; each rung keeps it there up to the next",
-        f"{'above':>8} {'degree':>7} {'kappa -> after':>18} {'g(1)':>7} {'largest':>8} {'falls on':>9}",
+        f"{'above':>8} {'degree':>7} {'kappa -> after':>18} {'g(1)':>7} {'largest':>8} {'falls on':>9} {'by':>6}",
     ]
-    for tau, g, (reach, after, largest, share) in zip(ladder.taus, ladder.polynomials, ladder.outcomes(), strict=True):
-        change = f"{reach:g} -> {after:.3g}"
-        lines.append(f"{tau:>8g} {g.degree:>7} {change:>18} {g(1.0):>7.3f} {largest:>8.3f} {share:>8.0%}")
-    lines.append("falls on: the part of [0, 1] where g falls, so that singular values change their order")
+    for tau, g, rung in zip(ladder.taus, ladder.polynomials, ladder.outcomes(), strict=True):
+        change = f"{rung.reach:g} -> {rung.kappa_after:.3g}"
+        costs = f"{rung.at_one:>7.3f} {rung.largest:>8.3f} {rung.falls_on:>9.0%} {rung.falls_by:>6.2f}"
+        lines.append(f"{tau:>8g} {g.degree:>7} {change:>18} {costs}")
+    lines.append(
+        "falls on: the part of [0, 1] where g falls and singular values change their order; by: the deepest fall"
+    )
     return "\n".join(lines)

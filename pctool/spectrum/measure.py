@@ -133,6 +133,6 @@ def summarise(layers: Sequence[LayerSpectrum], head: str | None) -> dict[str, fl
         values = np.sort([getattr(layer, definition) for layer in counted])[::-1]
         broken = bool(np.isnan(values).any())
         summary[f"max_{definition}"] = math.nan if broken else float(values[0])
-        summary[f"second_max_{definition}"] = math.nan if broken else float(values[: 2][-1])
+        summary[f"second_max_{definition}"] = math.nan if broken else float(values[:2][-1])
         summary[f"mean_{definition}"] = math.nan if broken else float(values.mean())
     return summary

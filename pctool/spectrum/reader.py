@@ -148,7 +148,7 @@ class _Reader:
             raise _Refused(f"its arrays claim more than {MAX_BYTES:,} bytes")
         if T is not None and len(found) < T:
             raise _Refused(f"{parent.name}/{name} has {len(found)} rows for {T} steps")
-        return found[:T]  # type: ignore[no-any-return]
+        return found[:T]
 
     @staticmethod
     def linked(parent: h5py.Group, name: str) -> object:

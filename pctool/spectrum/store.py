@@ -12,9 +12,10 @@ leaves a file that cannot be read any more (seen in 80 of 100 kills; without com
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,8 @@ def layer_key(name: str) -> str:
 
 
 def _image(rows: Sequence[Row], attrs: dict[str, str], live: bool) -> bytes:
-    for before, row in zip(rows, rows[1:], strict=False):
-        _check_next(row, before.step, _shapes(before))
+    for before, row in itertools.pairwise(rows):
+        _check_next(row, before.step, _structure(before))
     with h5py.File("spectrum", "w", driver="core", backing_store=False) as file:
         file.attrs.update(format=FORMAT, version=VERSION, **attrs)
         _fill(file, rows, live)
@@ -141,12 +142,12 @@ def _image(rows: Sequence[Row], attrs: dict[str, str], live: bool) -> bytes:
 
 
 def _fill(file: h5py.File, rows: Sequence[Row], live: bool) -> None:
-    """Writes every dataset; `values[t]` of a dataset is what its function gives of row t."""
+    """Creates every dataset with the values of the rows, an entry a row."""
     step = _dataset(file, "step", [row.step for row in rows], live)
     step.make_scale("step")
 
-    def column(group: h5py.Group, name: str, of_row: Callable[[Row], Any]) -> h5py.Dataset:
-        dataset = _dataset(group, name, [of_row(row) for row in rows], live)
+    def column(group: h5py.Group, name: str, values: Sequence[Any]) -> h5py.Dataset:
+        dataset = _dataset(group, name, values, live)
         dataset.dims[0].attach_scale(step)
         return dataset
 
@@ -158,14 +159,14 @@ def _fill(file: h5py.File, rows: Sequence[Row], live: bool) -> None:
         index.make_scale("index")
         for name in (*SPECTRA, *SCALARS, "strength"):
             if getattr(layer, name) is not None:
-                dataset = column(group, name, lambda row, i=i, name=name: getattr(row.layers[i], name))
+                dataset = column(group, name, [getattr(row.layers[i], name) for row in rows])
                 if name in SPECTRA:
                     dataset.dims[1].attach_scale(index)
         for row in rows:
             _note_problem(group, row, i)
     summary = file.create_group("summary")
     for name in SUMMARY:
-        column(summary, name, lambda row, name=name: row.summary[name])
+        column(summary, name, [row.summary[name] for row in rows])
 
 
 def _dataset(group: h5py.Group, name: str, values: Sequence[Any], live: bool) -> h5py.Dataset:
@@ -188,8 +189,8 @@ def _append(file: h5py.File, row: Row) -> None:
     """The new `/step` is written last, after a flush: a row counts once it is whole."""
     steps, groups = file["step"], file["layers"]
     end = len(steps)
-    shapes = {name: tuple(group.attrs["shape"]) for name, group in groups.items()}
-    _check_next(row, steps[-1] if end else -1, shapes)
+    stored = {name: (*group.attrs["shape"], "normalized" in group) for name, group in groups.items()}
+    _check_next(row, steps[-1] if end else -1, stored)
     for i, layer in enumerate(row.layers):
         group = groups[layer_key(layer.name)]
         for name in (*SPECTRA, *SCALARS, "strength"):
@@ -214,12 +215,15 @@ def _note_problem(group: h5py.Group, row: Row, i: int) -> None:
         group.attrs["problem"] = f"step {row.step}: {row.layers[i].problem}"
 
 
-def _shapes(row: Row) -> dict[str, tuple[int, ...]]:
-    return {layer_key(layer.name): layer.shape for layer in row.layers}
+Structure = dict[str, tuple[int, ...]]  # of each layer its shape, and whether it is normalised
 
 
-def _check_next(row: Row, last_step: int, shapes: dict[str, tuple[int, ...]]) -> None:
+def _structure(row: Row) -> Structure:
+    return {layer_key(layer.name): (*layer.shape, layer.normalized is not None) for layer in row.layers}
+
+
+def _check_next(row: Row, last_step: int, structure: Structure) -> None:
     if row.step <= last_step:
         raise ValueError(f"step {row.step} does not follow step {last_step}")
-    if _shapes(row) != shapes:
-        raise ValueError(f"step {row.step} has other layers than the steps before: {_shapes(row)}, not {shapes}")
+    if _structure(row) != structure:
+        raise ValueError(f"step {row.step} has other layers than the steps before: {_structure(row)}, not {structure}")

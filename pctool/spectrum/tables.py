@@ -1,0 +1,116 @@
+"""What `pctool spectrum` prints: Table 1's kappa columns over the steps, and the layers of the last one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from rich.table import Table
+
+from pctool.spectrum.reader import Array, Spectrum
+
+LEVELS = "▁▂▃▄▅▆▇█"
+ASCII_LEVELS = "_.:-=+*#"
+BAR_WIDTH = 8
+NAME_WIDTH = 17  # so that the whole table fits in 80 columns
+MOST_ROWS = 12  # of the summary: what fits on a screen with the layers below
+
+
+def summary_table(spectrum: Spectrum) -> Table:
+    """Largest, second largest and mean condition number of the effective weights, a row a step.
+
+    By both definitions: kappa of Sec. 1.2 and the modified kappa of Sec. 3.4, which the authors' code reports.
+    Of more than 12 steps it shows 12, evenly spread, the first and the last among them.
+    """
+    table = Table(
+        title=f"Condition numbers of {spectrum.network}'s effective weights (Table 1)",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 3, 0, 0),
+    )
+    table.add_column("step", justify="right")
+    for definition in ("kappa", "modified"):
+        for statistic in ("max", "2nd", "mean"):
+            table.add_column(f"{definition}\n{statistic}", justify="right")
+    T = len(spectrum.steps)
+    for t in np.unique(np.linspace(0, T - 1, min(T, MOST_ROWS)).round().astype(int)):
+        table.add_row(f"{spectrum.steps[t]}", *(number(values[t]) for values in spectrum.summary.values()))
+    return table
+
+
+def layer_table(spectrum: Spectrum, ascii_only: bool = False) -> Table:
+    """A row a layer at the last step: matrix, strength, both kappas, five smallest values, a bar of all.
+
+    The values are those of the effective weight; the bar runs from the largest to the smallest, full height
+    being the largest. `ascii_only` is for terminals without block characters.
+    """
+    table = Table(
+        title=f"Layers at step {spectrum.steps[-1]}: effective singular values",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("layer", no_wrap=True)
+    for heading in ("matrix", "deg", "kappa", "mod."):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("five smallest", no_wrap=True)
+    table.add_column("spectrum", no_wrap=True)
+    for layer in spectrum.layers:
+        effective = layer.effective[-1]
+        table.add_row(
+            layer.name if len(layer.name) <= NAME_WIDTH else ".." + layer.name[2 - NAME_WIDTH :],
+            f"{layer.shape[0]}x{math.prod(layer.shape[1:])}",
+            str(layer.strength[-1]),
+            _short_kappa(layer.kappa[-1]),
+            _short_kappa(layer.modified_kappa[-1]),
+            " ".join(_short_sigma(sigma) for sigma in smallest(effective)[::-1]),
+            bar(effective, ASCII_LEVELS if ascii_only else LEVELS),
+        )
+    return table
+
+
+def smallest(sigmas: Array, count: int = 5) -> Array:
+    """The `count` smallest of descending singular values (the paper's Fig. 1), or all where there are fewer."""
+    return sigmas[..., -count:]
+
+
+def number(value: float) -> str:
+    """A condition number with the paper's two decimals; "-" for one that could not be measured."""
+    if math.isnan(value):
+        return "-"
+    if math.isinf(value):
+        return "inf"
+    return f"{value:.2f}" if value < 1e5 else f"{value:.1e}"
+
+
+def _short_kappa(value: float) -> str:
+    """The same in five characters."""
+    if not math.isfinite(value):
+        return number(value)
+    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{decimals}f}" if value < 99999.5 else f"{value:.0e}"
+
+
+def _short_sigma(sigma: float) -> str:
+    """A singular value in four characters: .012, 1.05, 3e-5, and ~0 near the accuracy of 1e-10."""
+    if math.isnan(sigma):
+        return "-"
+    if sigma < 0.95e-9:
+        return "~0"
+    if 0.00095 <= sigma < 0.9995:
+        return f"{sigma:.3f}"[1:]
+    if 0.9995 <= sigma < 9.995:
+        return f"{sigma:.2f}"
+    mantissa, exponent = f"{sigma:.0e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def bar(sigmas: Array, levels: str = LEVELS) -> str:
+    """Descending singular values as a bar of eight characters, each the value at its place over the largest."""
+    if not np.isfinite(sigmas).all() or not sigmas[0] > 0:
+        return "-"
+    places = np.linspace(0, len(sigmas) - 1, BAR_WIDTH).round().astype(int)
+    heights = (sigmas[places] / sigmas[0] * (len(levels) - 1)).round().astype(int)
+    return "".join(levels[height] for height in heights)

@@ -1,0 +1,173 @@
+"""`pctool data` from the command line: answers, exit codes, and what stays on the disk."""
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pctool.cli.main import run
+from pctool.data import catalog, store
+from tests.data import small_cifar
+from tests.data.server import Behaviour, serve
+
+
+@pytest.fixture
+def cifar(monkeypatch, tmp_path):
+    """A small CIFAR-10 in the real one's place, its binary form in tmp_path/source, and an empty data folder."""
+    small = small_cifar.make()
+    small.install(monkeypatch)
+    small_cifar.write_folder(tmp_path / "source", small.files("binary"))
+    monkeypatch.setenv("PCTOOL_DATA_DIR", str(tmp_path / "data"))
+    return small
+
+
+@pytest.fixture
+def pctool(capsys):
+    """Runs a command; returns its exit code, its answer, and what it said on stderr."""
+
+    def call(*arguments):
+        code = run(["data", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def flip_last_byte(path):
+    """Damages a file."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_list_shows_every_split_and_its_state(cifar, pctool):
+    """Nothing is here at first but the built-in set: a table with every split, exit code 0."""
+    code, out, _ = pctool("list")
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert [(row[0], row[1], row[2]) for row in rows[1:]] == [
+        ("fashion-mnist", "test", "10,000"),
+        ("cifar10", "train", "20"),
+        ("cifar10", "test", "4"),
+    ]
+    for state, line in zip(["built in", "absent", "absent"], out.splitlines()[1:], strict=True):
+        assert state in line
+    code, out, _ = pctool("list", "--json")
+    assert code == 0
+    assert [split["state"] for split in json.loads(out)["splits"]] == ["built in", "absent", "absent"]
+
+
+def test_import_then_verify_then_damage(cifar, pctool, tmp_path):
+    """Import gives 0, verify gives 0; a flipped byte turns verify into 2, a missing file into 4, each with one line."""
+    code, out, _ = pctool("import", "cifar10", "--from", tmp_path / "source")
+    assert code == 0
+    assert "cifar10 is imported and verified" in out
+    assert "next: pctool train --dataset cifar10" in out
+    assert pctool("verify", "cifar10")[0] == 0
+    assert pctool("verify")[0] == 0
+    code, out, _ = pctool("import", "cifar10", "--from", tmp_path / "source", "--json")
+    assert (code, json.loads(out)["outcome"]) == (0, "already here")
+
+    train = tmp_path / "data" / "cifar10" / "train.npy"
+    flip_last_byte(train)
+    for arguments in (["verify", "cifar10"], ["verify"], ["verify", "--json"]):
+        code, out, err = pctool(*arguments)
+        assert code == 2
+        assert "damaged" in out
+        assert err.startswith(f"pctool: {train} is damaged: SHA-256")
+        assert err.count("\n") == 1
+    assert [split["state"] for split in json.loads(out)["splits"]] == ["built in", "damaged", "verified"]
+
+    train.unlink()
+    for arguments in (["verify", "cifar10"], ["verify"]):
+        code, _, err = pctool(*arguments)
+        assert code == 4
+        assert "pctool data fetch cifar10" in err
+
+
+def test_verify_of_absent_data(cifar, pctool):
+    """By name, data that are not here are exit code 4; without a name they do not count."""
+    assert pctool("verify", "cifar10")[0] == 4
+    code, out, err = pctool("verify")
+    assert (code, err) == (0, "")
+    assert "absent" in out
+    assert pctool("verify", "fashion-mnist")[0] == 0
+
+
+def test_fetch_answers_json_alone_on_stdout(cifar, pctool, monkeypatch, tmp_path):
+    """With --json stdout is one object; --data-dir overrides the environment."""
+    body = small_cifar.targz(cifar.files("binary"))
+    with serve(Behaviour(body)) as url:
+        archive = catalog.Archive(url, len(body), hashlib.sha256(body).hexdigest())
+        about = dataclasses.replace(catalog.DATASETS["cifar10"], archive=archive)
+        monkeypatch.setitem(catalog.DATASETS, "cifar10", about)
+        code, out, err = pctool("fetch", "cifar10", "--json", "--data-dir", tmp_path / "other")
+    answer = json.loads(out)
+    assert (code, answer["outcome"]) == (0, "fetched")
+    assert [split["state"] for split in answer["splits"]] == ["verified", "verified"]
+    assert answer["splits"][0]["path"] == str(tmp_path / "other" / "cifar10" / "train.npy")
+    assert "unpacking" in err
+    assert store.path_of(tmp_path / "other", "cifar10", "test").is_file()
+    assert not (tmp_path / "data").exists()
+
+
+def test_fetching_what_is_built_in_is_a_success(pctool, tmp_path):
+    """There is nothing to do, and nothing is written."""
+    code, out, _ = pctool("fetch", "fashion-mnist", "--data-dir", tmp_path)
+    assert code == 0
+    assert "fashion-mnist is built in: there is nothing to do" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_host_out_of_reach_is_exit_code_4(cifar, pctool, monkeypatch):
+    """One line that names the other road."""
+    archive = catalog.Archive("http://nowhere.invalid/cifar-10-binary.tar.gz", 10, "0" * 64)
+    about = dataclasses.replace(catalog.DATASETS["cifar10"], archive=archive)
+    monkeypatch.setitem(catalog.DATASETS, "cifar10", about)
+    code, out, err = pctool("fetch", "cifar10")
+    assert (code, out) == (4, "")
+    assert "pctool data import cifar10 --from FILE|FOLDER" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fetch", "cifar"], "unknown data set 'cifar': allowed are fashion-mnist, cifar10; did you mean cifar10?"),
+        (["import", "cifar11", "--from", "."], "unknown data set 'cifar11'"),
+        (["verify", "stl"], "unknown data set 'stl'"),
+        (["import", "cifar10"], "--from"),
+        (["import", "cifar10", "--from", "/nowhere"], "/nowhere does not exist"),
+        (["import", "cifar10", "--from", __file__], "as a tar archive"),
+        (["import", "fashion-mnist", "--from", "."], "fashion-mnist is built in"),
+        (["fetch"], "NAME"),
+        (["list", "--speed"], "--speed"),
+    ],
+)
+def test_bad_input_is_exit_code_2(cifar, pctool, tmp_path, arguments, message):
+    """One line on stderr that names what was wrong, nothing on stdout, and no data written."""
+    code, out, err = pctool(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_a_folder_that_cannot_be_written_is_exit_code_5(cifar, pctool, tmp_path):
+    """A data folder below a file gets one line that names it."""
+    (tmp_path / "file").touch()
+    code, _, err = pctool("import", "cifar10", "--from", tmp_path / "source", "--data-dir", tmp_path / "file")
+    assert code == 5
+    assert str(tmp_path / "file") in err
+    assert err.count("\n") == 1
+
+
+def test_listing_does_not_load_torch(tmp_path):
+    """The data commands need NumPy and the standard library, not torch: they answer quickly."""
+    code = "import sys; from pctool.cli.main import run; run(['data', 'list']); sys.exit('torch' in sys.modules)"
+    environment = {"PCTOOL_DATA_DIR": str(tmp_path), "PATH": ""}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

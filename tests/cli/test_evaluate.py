@@ -1,0 +1,242 @@
+"""`pctool eval`: what it scores, what it leaves behind, and what it refuses."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+import typer
+
+from pctool.cli.evaluate import evaluate
+from pctool.core import checkpoint as checkpoints
+from pctool.core.models import build_generator
+from pctool.data import catalog
+from pctool.errors import InputError, MissingError
+from pctool.evaluation.images import open_images
+from pctool.evaluation.metrics_file import Metrics
+from pctool.evaluation.samples_out import writer
+
+FEW = ("--n-fake", "40", "--n-real", "60")
+CLOTHES = catalog.load("fashion-mnist").images
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run folder with two checkpoints of small, untrained generators, and a folder of clothes."""
+    root = tmp_path_factory.mktemp("eval")
+    settings = {"arch": "cnn", "resolution": 32, "channels": 1, "width_g": 16, "variant": "authors"}
+    config = json.dumps({"dataset": "fashion-mnist", "seed": 0, **settings})
+    for step in (10, 20):
+        torch.manual_seed(step)
+        G, G_ema = (build_generator("cnn", 32, 1, 16, "authors").state_dict() for _ in range(2))
+        path = root / "run" / "checkpoints" / f"{step:08d}.pt"
+        checkpoints.write(path, {"step": step, "config": config, "G": G, "G_ema": G_ema})
+    (root / "run" / "config.json").write_text(config)
+    with writer(root / "clothes") as write:
+        write(CLOTHES[:50])
+    return root
+
+
+@pytest.fixture
+def place(made, tmp_path, monkeypatch):
+    """A copy of what was made, to work in."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PCTOOL_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def run(*arguments):
+    app = typer.Typer()
+    app.command()(evaluate)
+    app([str(argument) for argument in arguments], standalone_mode=False)
+
+
+def logged(folder):
+    return (folder / "metrics.jsonl").read_text().splitlines()
+
+
+def answer(capsys, *arguments):
+    run(*arguments, "--json")
+    return Metrics.model_validate_json(capsys.readouterr().out)
+
+
+def test_a_run_is_scored_with_its_own_data(place, capsys):
+    """The newest checkpoint's G_ema is scored against the run's data set, and metrics.jsonl gets the same answer."""
+    found = answer(capsys, "run", *FEW)
+    assert found.step == 20
+    assert set(found.scores) == {f"{m}_fashion-cnn{s}" for m, s in (("fd", ""), ("kd", ""), ("is", ""))} | {
+        "kd_fashion-cnn_std",
+        "is_fashion-cnn_std",
+    }
+    recorded = found.protocol
+    assert (recorded.name, recorded.n_fake, recorded.n_real) == ("custom", 40, 60)
+    assert (recorded.network, recorded.bn, recorded.split) == ("G_ema", "running", "test")
+    assert recorded.real_sha256 == catalog.DATASETS["fashion-mnist"].splits["test"].sha256
+    assert [Metrics.model_validate_json(line) for line in logged(place / "run")] == [found]
+
+
+def test_the_same_command_gives_the_same_scores(place, capsys):
+    """Scores depend on the seed and on the network, and on nothing else; cached references change nothing."""
+    first = answer(capsys, "run", *FEW).scores
+    assert answer(capsys, "run", *FEW).scores == first
+    for other in (("--seed", "1"), ("--network", "G"), ("--bn", "batch")):
+        assert answer(capsys, "run", *FEW, *other).scores != first
+
+
+def test_a_checkpoint_of_a_run_is_logged_there(place, capsys):
+    """A checkpoint is scored as such; inside a run folder its answer goes to that run, elsewhere nowhere."""
+    checkpoint = place / "run" / "checkpoints" / "00000010.pt"
+    assert answer(capsys, checkpoint, *FEW).step == 10
+    assert len(logged(place / "run")) == 1
+    alone = shutil.copy(checkpoint, place / "alone.pt")
+    assert answer(capsys, alone, *FEW).step == 10
+    assert len(list(place.rglob("metrics.jsonl"))) == 1
+
+
+def test_the_newest_run_is_the_default(place, capsys):
+    """Without a source the newest run below ./runs is scored, and a note names it; without any, the error says so."""
+    with pytest.raises(InputError, match=r"no run below ./runs"):
+        run(*FEW)
+    (place / "runs" / "study").mkdir(parents=True)
+    for time, name in enumerate(("old", "study/new", "older")):
+        shutil.copytree(place / "run", place / "runs" / name)
+        os.utime(place / "runs" / name / "checkpoints", (5, time % 2))
+    run(*FEW, "--metrics", "fid")
+    assert "runs/study/new" in capsys.readouterr().err
+    assert (place / "runs" / "study" / "new" / "metrics.jsonl").exists()
+
+
+def test_real_clothes_are_nearer_than_untrained_samples(place, capsys):
+    """Fifty real images, whole and named custom, beat an untrained generator by a wide margin."""
+    real = answer(capsys, "clothes", "--against", "fashion-mnist", "--n-real", "500", "--metrics", "fid")
+    assert (real.protocol.name, real.protocol.n_fake, real.protocol.network, real.step) == ("custom", 50, None, None)
+    fake = answer(capsys, "run", "--n-fake", "50", "--n-real", "500", "--metrics", "fid")
+    assert real.scores["fd_fashion-cnn"] < 0.5 * fake.scores["fd_fashion-cnn"]
+
+
+def test_files_against_files(place, capsys):
+    """A ZIP or .npz against a folder: the same images are at distance 0, and nothing needs a data set."""
+    np.savez(place / "c.npz", CLOTHES[:50].transpose(0, 2, 3, 1))
+    found = answer(capsys, "c.npz", "--against", "clothes", "--extractor", "fashion-cnn")
+    assert found.scores["fd_fashion-cnn"] == pytest.approx(0, abs=1e-6)
+    assert (found.protocol.n_real, found.protocol.split) == (50, None)
+
+
+@pytest.mark.parametrize("name", ["kept", "kept.zip"])
+def test_samples_out(place, capsys, name):
+    """The samples that were scored are kept, and score the same when they are read back."""
+    scores = answer(capsys, "run", *FEW, "--metrics", "fid", "--samples-out", name).scores
+    assert len(open_images(place / name)) == 40
+    again = answer(capsys, name, "--against", "fashion-mnist", "--n-real", "60", "--metrics", "fid").scores
+    assert again["fd_fashion-cnn"] == pytest.approx(scores["fd_fashion-cnn"], rel=1e-6)
+
+
+def test_table_and_out(place, capsys):
+    """Without --json a short table has scores and protocol; --out holds the JSON and is not overwritten unasked."""
+    run("run", *FEW, "--out", "a.json")
+    text = capsys.readouterr().out
+    for part in ("fd_fashion-cnn", "kd_fashion-cnn", "±", "protocol", "custom", "n_fake", "40", "real_sha256"):
+        assert part in text
+    before = (place / "a.json").read_text()
+    Metrics.model_validate_json(before)
+    run("run", *FEW, "--out", "a.json")  # the same content again is a success
+    with pytest.raises(InputError, match="--force"):
+        run("run", *FEW, "--seed", "1", "--out", "a.json")
+    assert (place / "a.json").read_text() == before
+    run("run", *FEW, "--seed", "1", "--out", "a.json", "--force")
+    assert (place / "a.json").read_text() != before
+
+
+def test_named_protocols(place, capsys, monkeypatch):
+    """A run's default counts are its protocol's; any other count, or a split by name, makes it custom."""
+    from pctool.cli import evaluation_session
+    from pctool.evaluation.protocols import Counts
+
+    monkeypatch.setitem(evaluation_session.PROTOCOLS, "fashion-10k", Counts(30, 70))
+    assert answer(capsys, "run", "--metrics", "fid").protocol.name == "fashion-10k"
+    assert answer(capsys, "run", "--metrics", "fid", "--n-fake", "30").protocol.name == "fashion-10k"
+    assert answer(capsys, "run", "--metrics", "fid", "--n-real", "71").protocol.name == "custom"
+    assert answer(capsys, "run", "--metrics", "fid", "--split", "test").protocol.name == "custom"
+    monkeypatch.setitem(evaluation_session.PROTOCOLS, "clean-50k", Counts(20, None))
+    against = ("--against", "clothes", "--extractor", "fashion-cnn")
+    found = answer(capsys, "run", "--metrics", "fid", "--protocol", "clean-50k", *against).protocol
+    assert (found.name, found.n_fake, found.n_real) == ("clean-50k", 20, 50)  # all there are
+
+
+def bad_inputs(place):
+    (place / "text.pt").write_text("no checkpoint")
+    (place / "empty").mkdir()
+    shutil.copytree(place / "clothes", place / "mixed")
+    with writer(place / "one.zip") as write:
+        write(CLOTHES[:1, :, :16, :16])
+    with zipfile.ZipFile(place / "one.zip") as archive:
+        (place / "mixed" / "z.png").write_bytes(archive.read("00000000.png"))
+    with writer(place / "colour") as write:
+        write(CLOTHES[:9].repeat(3, 1))
+    against = ("--against", "fashion-mnist")
+    return [
+        (("text.pt",), "is no checkpoint"),
+        (("absent.pt",), "absent.pt"),
+        (("empty", *against), "holds no images"),
+        (("mixed", *against, "--n-real", "9"), "z.png is 16x16 grey"),
+        (("colour", *against, "--n-real", "9"), "takes grey images"),
+        (("clothes",), "--against"),
+        (("clothes", "--against", "fashion-mnst"), "did you mean fashion-mnist"),
+        (("clothes", *against, "--n-fake", "51"), "more than the 50"),
+        (("run", "--n-fake", "9", "--n-real", "10001"), "more than the 10,000"),
+        (("clothes", "--against", "clothes", "--extractor", "fashion-cnn", "--split", "test"), "--split"),
+        (("clothes", *against, "--network", "G"), "finished images"),
+        (("clothes", *against, "--samples-out", "s"), "finished images"),
+        (("clothes", *against, "--protocol", "clean-50k"), "--protocol"),
+        (("run", "--samples-out", "clothes"), "exists"),
+        (("run", "--extractor", "fashioncnn"), "did you mean fashion-cnn"),
+        (("run", "--metrics", "fid,pr"), "fid, kid, is"),
+        (("run", "--metrics", ","), "fid, kid, is"),
+    ]
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(place):
+    """Each is an InputError of one line that says what was wrong; no file appears and none changes."""
+    cases = bad_inputs(place)
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    for arguments, match in cases:
+        with pytest.raises(InputError, match=match) as error:
+            run(*arguments)
+        assert "\n" not in str(error.value), arguments
+    after = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    assert {path for path in set(after) - set(before) if "cache" not in path.parts} == set()
+    assert all(after[path] == content for path, content in before.items())
+
+
+def test_weights_that_are_not_here(place):
+    """Inception without its file, and data that is not here, are MissingErrors that say what to do."""
+    with pytest.raises(MissingError, match="fashion-cnn"):
+        run("run", "--extractor", "inception")
+    with pytest.raises(MissingError, match="pctool data"):
+        run("run", "--against", "cifar10", "--data-dir", place / "nowhere")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none(place):
+    """--device cuda on a machine without one is an InputError."""
+    with pytest.raises(InputError, match="--device cpu"):
+        run("run", "--device", "cuda")
+
+
+def test_help_is_light():
+    """The command's module and its --help import neither torch nor numpy nor matplotlib."""
+    code = (
+        "import sys, typer; from pctool.cli.evaluate import evaluate; app = typer.Typer(); app.command()(evaluate)\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'numpy', 'matplotlib', 'cvxpy', 'pydantic') if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "Example: pctool eval" in shown
+    assert shown.splitlines()[-1] == "[]"

@@ -1,0 +1,118 @@
+"""The boundary: every kind of error is one line and its exit code; help and reference are as documented."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from pctool import errors
+from pctool.cli import main
+from pctool.cli.exit_codes import EXIT_CODES, exit_code
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InputError, 2),
+        (errors.NonFiniteError, 3),
+        (errors.MissingError, 4),
+        (errors.WriteError, 5),
+        (errors.PartialError, 6),
+        (errors.SavedInterrupt, 75),
+    ],
+)
+def test_each_error_has_the_contracts_exit_code(error, code, monkeypatch, capsys):
+    """An error a user can mend ends as one line on stderr and its code; nothing on stdout."""
+    app = typer.Typer()
+
+    @app.command()
+    def broken() -> None:
+        raise error("what it was,\n  what to do")
+
+    monkeypatch.setattr(main, "app", app)
+    assert main.run([]) == code
+    captured = capsys.readouterr()
+    assert captured.err == "pctool: what it was, what to do\n"
+    assert captured.out == ""
+
+
+def test_every_error_class_has_a_code():
+    """No PctoolError falls through to the code of a bug."""
+    assert set(EXIT_CODES) == set(errors.PctoolError.__subclasses__())
+    assert exit_code(None) == 0
+    assert exit_code(KeyboardInterrupt()) == 130
+    assert exit_code(RuntimeError()) == 1
+
+
+def test_a_bug_is_a_traceback_and_exit_code_1():
+    """What is not the user's to mend is not dressed up."""
+    code = (
+        "import sys, typer; from pctool.cli import main\n"
+        "main.app = typer.Typer()\n"
+        "@main.app.command()\n"
+        "def broken() -> None: raise RuntimeError('a bug')\n"
+        "sys.argv = ['pctool']; main.main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "RuntimeError: a bug" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["tarin"], "tarin"),
+        (["train", "--stepz", "3"], "--stepz"),
+        (["train", "--steps", "three"], "'--steps'"),
+        (["train", "--method", "pc1"], "pc1"),
+        (["fit-poly", "--degree", "x"], "'pctool fit-poly --help'"),
+    ],
+)
+def test_usage_errors_are_one_line(arguments, words, capsys):
+    """An unknown command, option or choice, or a value that does not parse: exit 2 and one line that names it."""
+    assert main.run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert words in captured.err
+    assert captured.out == ""
+
+
+def test_interrupt_is_130(monkeypatch, capsys):
+    """Ctrl-C where there is nothing to save ends with 130."""
+    app = typer.Typer()
+
+    @app.command()
+    def slow() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "app", app)
+    assert main.run([]) == 130
+    assert capsys.readouterr().err == "pctool: interrupted\n"
+
+
+def test_python_dash_m_is_the_same_program():
+    """`python -m pctool --help` names the commands of the contract."""
+    result = subprocess.run([sys.executable, "-m", "pctool", "--help"], capture_output=True, text=True, check=True)
+    assert all(name in result.stdout for name in ("fit-poly", "train", "spectrum", "eval", "data", "doctor"))
+
+
+def test_the_reference_is_up_to_date():
+    """docs/cli.md is what tools/make_cli_reference.py makes of the commands today."""
+    spec = importlib.util.spec_from_file_location("make_cli_reference", ROOT / "tools/make_cli_reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == module.reference()
+
+
+def test_every_module_has_its_line_in_the_readme():
+    """README lists every module of the package."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    modules = [path for path in (ROOT / "pctool").rglob("*.py") if path.name not in ("__init__.py", "__main__.py")]
+    missing = [path.relative_to(ROOT).as_posix() for path in modules if f"{path.relative_to(ROOT / 'pctool')}" not in readme]
+    assert not missing

@@ -1,0 +1,150 @@
+"""`pctool train` as a shell script meets it."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pctool.cli.main import run
+from pctool.core import checkpoint as checkpoints
+
+SMALL = "--max-images 50 --width-g 8 --width-d 8 --batch-size 4 --log-every 1 --save-every 2".split()
+OFF = "--sample-every 0 --spectrum-every 0".split()
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "pctool", "train", *SMALL, *map(str, arguments)]
+
+
+def test_a_run_leaves_the_contracts_folder_and_a_json_summary(tmp_path, capsys):
+    """Config, stats, spectrum, samples, checkpoint with sum and exit.json lie there; stdout is one JSON object."""
+    out = tmp_path / "r"
+    assert run(["train", *SMALL, "--steps", "3", "--eval-every", "0", "--out", str(out), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["step"], summary["finished"], summary["run"]) == (3, True, str(out))
+    assert set(summary["files"]) == {"samples", "spectrum", "checkpoint"}
+    assert all(Path(path).is_file() for path in summary["files"].values())
+    assert {"max_kappa", "mean_modified_kappa"} <= set(summary["kappa"])
+    expected = {"config.json", "stats.jsonl", "spectrum.h5", "samples", "checkpoints", "exit.json"}
+    assert expected <= {path.name for path in out.iterdir()}
+    assert json.loads((out / "exit.json").read_text()) == {"code": 0, "reason": "done", "step": 3, "requeue": False}
+    line = json.loads((out / "stats.jsonl").read_text().splitlines()[0])
+    assert {"step", "images", "seconds", "loss_d", "loss_g", "lr", "images_per_second", "strengths"} == set(line)
+    checkpoint = checkpoints.read(checkpoints.latest(out))
+    assert {"format", "version", "step", "config", "G", "D", "G_ema", "optim_g", "optim_d"} <= set(checkpoint)
+    assert "blocks.0.conv1.weight" in checkpoint["D"]
+
+
+def test_dry_run_prints_the_configuration_and_trains_nothing(tmp_path, capsys, monkeypatch):
+    """--dry-run shows every resolved setting; flags win over the environment, the environment over the preset."""
+    monkeypatch.setenv("PCTOOL_D_ITERS", "3")
+    monkeypatch.setenv("PCTOOL_STEPS", "77")
+    out = tmp_path / "r"
+    assert run(["train", "--preset", "demo", "--steps", "9", "--out", str(out), "--dry-run", "--json"]) == 0
+    config = json.loads(capsys.readouterr().out)
+    assert (config["d_iters"], config["steps"], config["width_g"]) == (3, 9, 32)
+    assert not out.exists()
+
+
+def test_presets_are_listed(capsys):
+    """--preset list shows each shipped preset with its header."""
+    assert run(["train", "--preset", "list"]) == 0
+    assert "demo: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--dataset", "cifra10"], 2, "did you mean cifar10"),
+        (["--dataset", "cifar10"], 4, "pctool data"),
+        (["--degree", "4", "--method", "fpc"], 2, "--degree: 4 is not allowed"),
+        (["--steps", "0"], 2, "--steps: 0 is not allowed"),
+        (["--taus", "1,2,x,4"], 2, "--taus"),
+        (["--poly", "missing.json", "--method", "fpc"], 2, "missing.json"),
+        (["--preset", "nothing"], 2, "unknown preset 'nothing'"),
+        (["--device", "cuda"], 4, "CUDA"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(arguments, code, words, tmp_path, capsys, monkeypatch):
+    """One line on stderr with the remedy, the contract's code, and no run folder."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    out = tmp_path / "r"
+    assert run(["train", "--out", str(out), *arguments]) == code
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert words in captured.err
+    assert not out.exists()
+
+
+def test_another_run_in_the_folder_is_refused(tmp_path, capsys):
+    """An existing run of another configuration: exit 2, each difference as key: old -> new, exit.json untouched."""
+    out = str(tmp_path / "r")
+    assert run(["train", *SMALL, *OFF, "--steps", "2", "--out", out]) == 0
+    before = (tmp_path / "r/exit.json").read_bytes()
+    capsys.readouterr()
+    assert run(["train", *SMALL, *OFF, "--steps", "2", "--out", out, "--seed", "7"]) == 2
+    assert "seed: 0 -> 7" in capsys.readouterr().err
+    assert run(["train", *SMALL, *OFF, "--steps", "2", "--out", out, "--resume", "never"]) == 2
+    assert (tmp_path / "r/exit.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("number", "requeue"), [(signal.SIGTERM, False), (signal.SIGUSR2, True)])
+def test_a_signal_saves_and_the_same_command_continues(tmp_path, number, requeue):
+    """TERM and USR2 end a real process with 75 and a checkpoint; only USR2 asks for a requeue."""
+    out = tmp_path / "r"
+    arguments = command(*OFF, "--steps", 100_000, "--out", out)
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while not (out / "stats.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "the same command continues" in stderr.splitlines()[-1]
+    ended = json.loads((out / "exit.json").read_text())
+    assert (ended["code"], ended["requeue"]) == (75, requeue)
+    assert checkpoints.read(checkpoints.latest(out))["step"] == ended["step"] > 0
+
+
+def test_a_full_disk_is_exit_5_and_the_last_checkpoint_stays(tmp_path):
+    """When a checkpoint no longer fits: path and bytes in one line, code 5, the earlier checkpoint verifies."""
+    out = tmp_path / "r"
+    subprocess.run(command(*OFF, "--steps", 2, "--out", out), check=True, capture_output=True)
+    size = checkpoints.latest(out).stat().st_size
+    result = subprocess.run(
+        command(*OFF, "--steps", 6, "--out", out),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: (
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2)),
+        ),
+    )
+    assert result.returncode == 5, result.stderr
+    assert "00000004.pt" in result.stderr.splitlines()[-1]
+    assert "bytes" in result.stderr.splitlines()[-1]
+    assert checkpoints.read(checkpoints.latest(out))["step"] == 2
+    assert [path.suffix for path in (out / "checkpoints").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_poly_file_trains_and_counts_by_its_coefficients(tmp_path, capsys):
+    """`fit-poly --out F` then `train --poly F`: the layer runs with F's coefficients; a copy of F continues the run."""
+    first, copy = tmp_path / "a.json", tmp_path / "b.json"
+    assert run(["fit-poly", "--cutoff", "0.6", "--degree", "5", "--out", str(first)]) == 0
+    copy.write_bytes(first.read_bytes())
+    arguments = ["train", *SMALL, *OFF, "--method", "fpc", "--out", str(tmp_path / "r")]
+    assert run([*arguments, "--steps", "2", "--poly", str(first)]) == 0
+    assert run([*arguments, "--steps", "3", "--poly", str(copy)]) == 0
+    coeffs = json.loads(first.read_text())["coeffs"]
+    saved = checkpoints.read(checkpoints.latest(tmp_path / "r"))
+    assert saved["preconditioner"]["blocks.0.conv1"]["coeffs"] == coeffs
+    capsys.readouterr()
+    assert run([*arguments, "--steps", "3"]) == 2
+    assert "poly: " in capsys.readouterr().err

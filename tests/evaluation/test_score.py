@@ -1,0 +1,110 @@
+"""One pass over the samples: the scores, their names, what is recorded, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from pctool.errors import InputError
+from pctool.evaluation.features import Extractor
+from pctool.evaluation.frechet import frechet_distance
+from pctool.evaluation.images import array_sha256
+from pctool.evaluation.inception_score import InceptionScore
+from pctool.evaluation.kid import kid
+from pctool.evaluation.metrics_file import Metrics
+from pctool.evaluation.score import score
+
+RNG = np.random.default_rng(0)
+REAL = RNG.integers(0, 256, (120, 1, 3, 3), np.uint8)
+FAKE = RNG.integers(0, 200, (90, 1, 3, 3), np.uint8)
+
+
+def network(x):
+    """Pixels as features; the softmax of the first four as classes."""
+    flat = x.flatten(1)
+    return flat / 255, flat[:, :4].softmax(1)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PCTOOL_CACHE_DIR", str(tmp_path))
+
+
+def flat(name="flat", probabilities=True, note=None):
+    net = network if probabilities else lambda x: (network(x)[0], None)
+    return Extractor(name, "0" * 64, 1, 3, "none", probabilities, torch.device("cpu"), net, note)
+
+
+def batches(images, size):
+    return (images[start : start + size] for start in range(0, len(images), size))
+
+
+def test_scores_are_those_of_the_formulas():
+    """From batches of any size come the Frechet and kernel distances and the inception score of all the features."""
+    found = score(batches(FAKE, 13), REAL, flat(), n_fake=90, seed=5).scores
+    a, b = FAKE.reshape(90, -1) / 255, REAL.reshape(120, -1) / 255
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    assert found["fd_flat"] == pytest.approx(frechet_distance(a.mean(0), cov_a, b.mean(0), cov_b), rel=1e-5)
+    assert (found["kd_flat"], found["kd_flat_std"]) == pytest.approx(kid(a, b, seed=5), rel=1e-4, abs=1e-7)
+    inception = InceptionScore(90, seed=5)
+    inception.update(network(torch.from_numpy(FAKE).float())[1].numpy())
+    assert (found["is_flat"], found["is_flat_std"]) == pytest.approx(inception.result(), rel=1e-6)
+
+
+def test_only_inception_s_scores_are_called_fid():
+    """Keys carry the network's name, except Inception's."""
+    named = score([FAKE], REAL, flat("inception"), n_fake=90).scores
+    assert set(named) == {"fid", "kid", "kid_std", "inception_score", "inception_score_std"}
+    other = score([FAKE], REAL, flat("mobilenet_v2"), n_fake=90, metrics=("fid",)).scores
+    assert set(other) == {"fd_mobilenet_v2"}
+
+
+def test_what_is_recorded():
+    """The protocol holds counts, seeds, hashes and names; the whole survives its JSON."""
+    found = score([FAKE], REAL, flat(), n_fake=90, n_real=50, seed=3, protocol="p", split="s", network="G", bn="batch")
+    assert (found.protocol.n_fake, found.protocol.n_real, found.protocol.seed) == (90, 50, 3)
+    assert (found.protocol.name, found.protocol.split, found.protocol.network) == ("p", "s", "G")
+    assert found.protocol.real_sha256 == array_sha256(REAL)
+    assert found.protocol.resolution == 3
+    assert {"python", "torch", "pctool"} <= set(found.versions)
+    assert Metrics.model_validate_json(found.model_dump_json()) == found
+
+
+def test_no_probabilities_no_inception_score():
+    """Without class probabilities the inception score is left out, and `skipped` says so."""
+    found = score([FAKE], REAL, flat(probabilities=False), n_fake=90)
+    assert set(found.scores) == {"fd_flat", "kd_flat", "kd_flat_std"}
+    assert found.protocol.skipped == ["is: the extractor's weights give no class probabilities"]
+
+
+def test_notes():
+    """Too few images for the features, another size, and the extractor's own remark are said; else there is nothing."""
+    assert score([FAKE], REAL, flat(), n_fake=90).notes == []
+    few = score([FAKE[:9]], REAL, flat(note="odd weights"), n_fake=9).notes
+    assert few[0] == "odd weights"
+    assert "9 images are too few for 9 features" in few[1]
+
+
+def test_counts_that_cannot_be():
+    """More real images than there are, or fewer than two, are InputErrors; a wrong announcement is a ValueError."""
+    with pytest.raises(InputError, match="121 is more than the 120"):
+        score([FAKE], REAL, flat(), n_fake=90, n_real=121)
+    with pytest.raises(InputError, match="at least 2"):
+        score([FAKE], REAL, flat(), n_fake=1)
+    for announced in (91, 60):
+        with pytest.raises(ValueError, match="announced"):
+            score(batches(FAKE, 30), REAL, flat(), n_fake=announced, metrics=("fid",))
+
+
+def test_a_set_against_itself_is_the_nearest():
+    """The distance of a set to itself is 0, and grows with noise."""
+    noisy = [np.clip(REAL + RNG.normal(0, s, REAL.shape), 0, 255).astype(np.uint8) for s in (0, 30, 90)]
+    found = [score([fake], REAL, flat(), n_fake=120, metrics=("fid",)).scores["fd_flat"] for fake in noisy]
+    assert found[0] == pytest.approx(0, abs=1e-9)
+    assert found[0] < found[1] < found[2]
+
+
+def test_progress_counts_real_and_fake():
+    """`advance` counts every real and every generated image once."""
+    counted = []
+    score(batches(FAKE, 40), REAL, flat(), n_fake=90, n_real=100, advance=counted.append)
+    assert sum(counted) == 190
