@@ -61,7 +61,7 @@ def accuracy(net: FashionCNN, x: torch.Tensor, labels: torch.Tensor) -> float:
 
 def main(
     folder: Annotated[Path, typer.Argument(help="Folder of the four IDX files.")],
-    epochs: Annotated[int, typer.Option(help="Passes over the 60,000 images.")] = 8,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the 60,000 images.")] = 8,
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 128,
     lr: Annotated[float, typer.Option(help="Highest learning rate of the one cycle.")] = 1e-2,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,

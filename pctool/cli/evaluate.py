@@ -16,28 +16,33 @@ def evaluate(  # noqa: PLR0917  # every setting is a flag of its own
         Path | None,
         typer.Argument(
             help="A run folder, a checkpoint, a folder or ZIP of images, or an .npz with arr_0 (uint8 NHWC). "
-            "[the newest run below ./runs]",
+            "(default: the newest run below ./runs)",
             show_default=False,
         ),
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(help="Data set, or folder/ZIP/.npz of real images. [the run's]", rich_help_panel=WHAT),
+        typer.Option(help="Data set, or folder/ZIP/.npz of real images. (default: the run's)", rich_help_panel=WHAT),
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where data sets lie.", rich_help_panel=WHAT)] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the data set. [its own]", rich_help_panel=WHAT)] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split of the data set. (default: its own)", rich_help_panel=WHAT)
+    ] = None,
     n_fake: Annotated[
-        int | None, typer.Option(min=2, help="Number of samples. [the protocol's; all files]", rich_help_panel=WHAT)
+        int | None,
+        typer.Option(min=2, help="Number of samples. (default: the protocol's; all files)", rich_help_panel=WHAT),
     ] = None,
     n_real: Annotated[
-        int | None, typer.Option(min=2, help="Number of real images. [the protocol's]", rich_help_panel=WHAT)
+        int | None, typer.Option(min=2, help="Number of real images. (default: the protocol's)", rich_help_panel=WHAT)
     ] = None,
     network: Annotated[
-        Literal["G_ema", "G"] | None, typer.Option(help="Which generator. [G_ema]", rich_help_panel=WHAT)
+        Literal["G_ema", "G"] | None, typer.Option(help="Which generator. (default: G_ema)", rich_help_panel=WHAT)
     ] = None,
     bn: Annotated[
         Literal["running", "batch"] | None,
-        typer.Option(help="Batch norm by its running averages or by each batch. [running]", rich_help_panel=WHAT),
+        typer.Option(
+            help="Batch norm by its running averages or by each batch. (default: running)", rich_help_panel=WHAT
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of z and of the scores' subsets.", rich_help_panel=WHAT)] = 0,
     metrics: Annotated[
@@ -45,12 +50,12 @@ def evaluate(  # noqa: PLR0917  # every setting is a flag of its own
     ] = "fid,kid,is",
     protocol: Annotated[
         Literal["clean-50k", "fashion-10k"] | None,
-        typer.Option(help="Counts. [fashion-10k for fashion-cnn, else clean-50k]", rich_help_panel=HOW),
+        typer.Option(help="Counts. (default: fashion-10k for fashion-cnn, else clean-50k)", rich_help_panel=HOW),
     ] = None,
     extractor: Annotated[
         str | None,
         typer.Option(
-            help="inception, fashion-cnn or a torchvision network. [fashion-cnn for fashion-mnist, else inception]",
+            help="inception, fashion-cnn (default for fashion-mnist) or a torchvision network.",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -66,8 +71,8 @@ def evaluate(  # noqa: PLR0917  # every setting is a flag of its own
 ) -> None:
     """Scores generated images against real ones: Frechet distance, kernel distance, inception score.
 
-    The answer holds the protocol beside the scores, and a run's metrics.jsonl gets it too. Only Inception's
-    Frechet distance is called FID; another network's is called fd_NETWORK.
+    The answer holds the protocol beside the scores, and a run's metrics.jsonl gets it too.
+    Only Inception's Frechet distance is called FID; another network's is called fd_NETWORK.
 
     Example: pctool eval runs/demo --extractor fashion-cnn --n-fake 2000
     """

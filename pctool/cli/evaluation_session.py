@@ -219,7 +219,7 @@ def _show(answer: Metrics, *, as_json: bool) -> None:
     for key, value in answer.scores.items():
         if not key.endswith("_std"):
             deviation = answer.scores.get(f"{key}_std")
-            table.add_row(key, f"{value:.5g}" + ("" if deviation is None else f" ± {deviation:.2g}"))
+            table.add_row(key, f"{value:.5g}" + (f" ± {deviation:.2g}" if deviation else ""))
     for key, value in answer.protocol.model_dump(exclude={"skipped"}, exclude_none=True).items():
         shown = f"{value:,}" if key.startswith("n_") else str(value)
         table.add_row(key.replace("name", "protocol"), shown[:12] if key.endswith("sha256") else shown)

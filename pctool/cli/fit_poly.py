@@ -110,7 +110,7 @@ def _fits(degrees: list[int] | None, cutoffs: list[float] | None, given: dict[st
         raise InputError("--degree is needed: an odd number from 3 to 25; try --cutoff 0.4 --degree 7")
     unused = [_option(name) for name in LEAST_SQUARES_ONLY if name in given]
     if given.get("norm") == "linf" and unused:
-        raise InputError(f"{', '.join(unused)} belong to --norm l2; leave them out")
+        raise InputError(f"--norm linf takes no {', '.join(unused)}; leave it out, or take --norm l2")
     target = given.get("target", "pl")
     if target not in {"pl", "one"}:
         given = {**given, "target": read_knots(Path(target))}

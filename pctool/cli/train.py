@@ -11,19 +11,17 @@ WHAT = "What and how (the run's identity)"
 WHERE = "Where and when (may change when a run is continued)"
 
 
-def _what(help_text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=WHAT, show_default=False, **_env(names), **more)
+def _what(help_text: str, name: str) -> Any:
+    return typer.Option(name, help=help_text, rich_help_panel=WHAT, envvar=_variable(name), show_envvar=False)
 
 
-def _where(help_text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=WHERE, show_default=False, **_env(names), **more)
+def _where(help_text: str, name: str) -> Any:
+    return typer.Option(name, help=help_text, rich_help_panel=WHERE, envvar=_variable(name), show_envvar=False)
 
 
-def _env(names: tuple[str, ...]) -> dict[str, Any]:
-    return {
-        "envvar": "PCTOOL_" + names[0].split("/")[0].removeprefix("--").replace("-", "_").upper(),
-        "show_envvar": False,
-    }
+def _variable(name: str) -> str:
+    """PCTOOL_D_ITERS for --d-iters; of a pair of flags the first."""
+    return "PCTOOL_" + name.split("/", maxsplit=1)[0].removeprefix("--").replace("-", "_").upper()
 
 
 def train(  # noqa: PLR0917  # every setting is a flag of its own
@@ -77,7 +75,9 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
             "--decay-from",
         ),
     ] = None,
-    ema_decay: Annotated[float | None, _what("Decay of G's average, after its ramp. (default 0.9999)", "--ema-decay")] = None,
+    ema_decay: Annotated[
+        float | None, _what("Decay of G's average, after its ramp. (default 0.9999)", "--ema-decay")
+    ] = None,
     seed: Annotated[int | None, _what("Seed of everything random. (default 0)", "--seed")] = None,
     precision: Annotated[
         Literal["fp32", "tf32", "bf16", "auto"] | None,
@@ -87,7 +87,9 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
         str | None, _what("Settings from a shipped preset or a TOML file; 'list' shows them.", "--preset")
     ] = None,
     data_dir: Annotated[Path | None, _where("Where data sets lie.", "--data-dir")] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"] | None, _where("Where to train. (default auto)", "--device")] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"] | None, _where("Where to train. (default auto)", "--device")
+    ] = None,
     out: Annotated[Path | None, _where("The run folder. (default runs/<named after the settings>)", "--out")] = None,
     resume: Annotated[
         Literal["auto", "never"], _where("Whether the same command continues a run. (default auto)", "--resume")
@@ -100,7 +102,9 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     spectrum_every: Annotated[
         int | None, _where("Steps between rows of spectrum.h5. (default 500)", "--spectrum-every")
     ] = None,
-    eval_every: Annotated[int | None, _where("Steps between evaluations, and at the end. (default 0)", "--eval-every")] = None,
+    eval_every: Annotated[
+        int | None, _where("Steps between evaluations, and at the end. (default 0)", "--eval-every")
+    ] = None,
     keep: Annotated[int | None, _where("Checkpoints to keep. (default 2)", "--keep")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,

@@ -19,7 +19,7 @@ from pctool import files
 from pctool.cli.console import SECONDS_BETWEEN_LINES, note, output, print_json, progress
 from pctool.cli.exit_codes import exit_code
 from pctool.core.polynomial_file import read_training_polynomial, read_ladder
-from pctool.errors import InputError, SavedInterrupt
+from pctool.errors import InputError, SavedInterrupt, WriteError
 from pctool.training import recipes, session
 from pctool.training.config import TrainConfig, resolve
 from pctool.training.loop import StepReport
@@ -95,7 +95,7 @@ def _exit_recorded(folder: Path) -> Iterator[dict[str, Any]]:
         raise
     finally:
         reason = f"{type(error).__name__}: {error}" if error else "done"
-        with contextlib.suppress(files.WriteError):  # a full disk has been reported by `error` itself
+        with contextlib.suppress(WriteError):  # a full disk has been reported by `error` itself
             text = json.dumps({"code": exit_code(error), "reason": reason, **record}, indent=2)
             files.write_text(folder / "exit.json", text + "\n")
 

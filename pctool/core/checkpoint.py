@@ -95,7 +95,7 @@ def generator(checkpoint: dict[str, Any], network: Literal["G", "G_ema"] = "G_em
         settings["variant"],
     )
     G.load_state_dict(checkpoint[network])
-    return G.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload, no-any-return]
+    return G.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def layer_states(checkpoint: dict[str, Any], network: Network = "D") -> list[LayerState]:

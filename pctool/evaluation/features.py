@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 from collections.abc import Callable
@@ -19,10 +20,9 @@ from pctool.evaluation import fashion_cnn, inception, torchvision_nets
 from pctool.evaluation.images import describe
 
 INCEPTION, FASHION_CNN = "inception", "fashion-cnn"
-RESIZING_THREADS = 4  # PIL releases the GIL while it resizes
-# At a time on a CPU: 8 images of 224 x 224 go through mobilenet_v2 in 22 ms each, 96 in 40: their activations leave
-# the caches.
-CPU_PIXELS = 8 * 224 * 224
+# Of images at a time and thread: on a CPU, 8 of 224 x 224 go through mobilenet_v2 in 22 ms each, 96 in 40, since their
+# activations leave the caches.
+CHUNK_PIXELS = 8 * 224 * 224
 Batch = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 Network = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
 
@@ -48,19 +48,18 @@ class Extractor:
     note: str | None = None
 
     def __call__(self, images: NDArray[np.uint8]) -> Batch:
-        """uint8 [n, C, H, W] to features float32 [n, d] and probabilities [n, k] (None where there are none).
-
-        In full float32: TF32, cuDNN's default for convolutions, would move features in the third digit.
-        """
-        x = torch.from_numpy(self._resized(self._with_channels(images))).to(self.device)
-        step = len(x) if self.device.type == "cuda" else max(1, CPU_PIXELS // self.size**2)
-        features, probabilities = [], []
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            for part in x.split(step):
-                f, p = self.network(part.float().contiguous(memory_format=torch.channels_last))
-                features.append(f.float().cpu().numpy())
-                probabilities.extend([] if p is None else [p.float().cpu().numpy()])
-        return np.concatenate(features), np.concatenate(probabilities) if probabilities else None
+        """uint8 [n, C, H, W] to features float32 [n, d] and probabilities [n, k] (None where there are none)."""
+        self.check(images.shape[1:])
+        n_threads = torch.get_num_threads()
+        step = min(-(-len(images) // n_threads), max(1, CHUNK_PIXELS // self.size**2))
+        chunks = [images[start : start + step] for start in range(0, len(images), step)]
+        with ThreadPoolExecutor(n_threads, initializer=_single_threaded) as pool:
+            if self.device.type == "cpu":
+                found = list(pool.map(lambda chunk: self._infer(self._prepared(chunk)), chunks))
+            else:
+                found = [self._infer(np.concatenate(list(pool.map(self._prepared, chunks))))]
+        features = np.concatenate([f for f, _ in found])
+        return features, np.concatenate([p for _, p in found if p is not None]) if self.has_probabilities else None
 
     def check(self, shape: tuple[int, ...]) -> None:
         """InputError where images [C, H, W] cannot be scored with this network."""
@@ -75,18 +74,30 @@ class Extractor:
                 "--extractor inception, or a torchvision network such as mobilenet_v2 with --weights FILE"
             )
 
-    def _with_channels(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        self.check(images.shape[1:])
-        return images.repeat(self.channels, 1) if images.shape[1] < self.channels else images
-
-    def _resized(self, images: NDArray[np.uint8]) -> NDArray[np.float32] | NDArray[np.uint8]:
+    def _prepared(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The network's input, float32 [n, channels, size, size] in [0, 255]; grey becomes three equal channels."""
+        if images.shape[1] < self.channels:
+            images = images.repeat(self.channels, 1)
         if self.resizer == "none":
-            return images.copy()  # torch warns of arrays that cannot be written, such as memory maps
+            return images.astype(np.float32)
         from cleanfid.resize import make_resizer
 
         resize = make_resizer("PIL", False, "bicubic", (self.size, self.size))
-        with ThreadPoolExecutor(RESIZING_THREADS) as pool:
-            return np.stack(list(pool.map(resize, images.transpose(0, 2, 3, 1)))).transpose(0, 3, 1, 2)
+        return np.stack([resize(image) for image in images.transpose(0, 2, 3, 1)]).transpose(0, 3, 1, 2)
+
+    def _infer(self, x: NDArray[np.float32]) -> Batch:
+        """In full float32: TF32, cuDNN's default for convolutions, would move features in the third digit."""
+        gpu = self.device.type == "cuda"
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if gpu else contextlib.nullcontext()
+        with torch.inference_mode(), exact:
+            on_device = torch.from_numpy(x).to(self.device).contiguous(memory_format=torch.channels_last)
+            features, probabilities = self.network(on_device)
+            return features.cpu().numpy(), None if probabilities is None else probabilities.cpu().numpy()
+
+
+def _single_threaded() -> None:
+    """Chunks run in parallel, and so layers need not: no thread waits for another, which on shared cores costs most."""
+    torch.set_num_threads(1)  # holds for the calling thread
 
 
 def default_for(dataset: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,13 +14,24 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pctool.errors import InputError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm"})
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")  # Pillow's readers of these; no other is tried, whatever the file holds
 GREY_MODES = frozenset({"1", "L"})
 COLOUR_MODES = frozenset({"RGB", "P", "YCbCr", "CMYK"})
+# What numpy, zipfile and zlib raise for an .npz that is damaged, foreign or larger than memory.
+UNREADABLE_NPZ = (
+    *(OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, MemoryError, SyntaxError),
+    *(tokenize.TokenError, zlib.error, zipfile.BadZipFile),
+)
+# The same for an image in a folder or in a ZIP, by Pillow.
+UNREADABLE_IMAGE = (
+    *(OSError, ValueError, SyntaxError, RuntimeError, EOFError, Image.DecompressionBombError),
+    *(zlib.error, zipfile.BadZipFile),
+)
 READERS = 4  # threads; decoders release the GIL
 
 
@@ -63,15 +75,16 @@ class ImageFiles:
 
     def _decode(self, archive: zipfile.ZipFile | _Folder, name: str) -> NDArray[np.uint8]:
         try:
-            with Image.open(io.BytesIO(archive.read(name))) as picture:
+            with Image.open(io.BytesIO(archive.read(name)), formats=FORMATS) as picture:
                 if picture.mode not in GREY_MODES | COLOUR_MODES:
                     raise InputError(
                         f"{self.source}: {name} is of mode {picture.mode}; save it as 8-bit RGB or grey without alpha"
                     )
                 grey = picture.mode in GREY_MODES
                 pixels = np.asarray(picture.convert("L" if grey else "RGB"))
-        except (OSError, ValueError, SyntaxError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
-            raise InputError(f"{self.source}: {name} is not a readable image ({error})") from error
+        except UNREADABLE_IMAGE as error:
+            reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
+            raise InputError(f"{self.source}: {name} is not a readable image ({reason})") from error
         return pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
@@ -136,7 +149,7 @@ def open_images(path: Path) -> ImageFiles | ImageArray:
 def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path} is not a readable ZIP ({error}); give a folder of images, a .zip or a .npz"
         ) from error
@@ -147,7 +160,7 @@ def _read_npz(path: Path) -> NDArray[np.uint8]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             images = arrays["arr_0"]
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
+    except UNREADABLE_NPZ as error:
         raise InputError(f"{path} is not an .npz with an array arr_0 ({error})") from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
         raise InputError(f"{path}: arr_0 is {images.dtype} {list(images.shape)}; it must be uint8 [N, H, W, 1 or 3]")

@@ -34,8 +34,8 @@ def scorer(data: bytes, path: Path, device: torch.device) -> tuple[Scorer, bool]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch announces the end of torch.jit to whoever loads such a file
             base = torch.jit.load(io.BytesIO(data), map_location=device).eval()
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # torch raises whatever its reader meets in a foreign or damaged file
+        reason = type(error).__name__
         raise InputError(f"{path} is no TorchScript file ({reason}); give {FILE_NAME}") from None
     if not hasattr(base, "layers"):
         raise InputError(f"{path} is TorchScript, but not of Inception: it has no 'layers'; give {FILE_NAME}")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 
 from pctool.evaluation.features import Extractor
 from pctool.evaluation.frechet import Moments
+from pctool.evaluation.images import UNREADABLE_NPZ
 from pctool.files import write_beside
 from pctool.places import cache_dir
 
@@ -85,7 +84,7 @@ def _read(path: Path, n: int, with_features: bool) -> Reference | None:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             mean, cov = arrays["mean"], arrays["cov"]
             features = arrays["features"] if with_features else None
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zlib.error, zipfile.BadZipFile):
+    except UNREADABLE_NPZ:
         return None
     d = mean.size
     whole = (

@@ -157,7 +157,7 @@ def _notes(
     if "fid" in metrics and n <= dim:
         notes.append(
             f"{n:,} images are too few for {dim:,} features: the covariance has not full rank and "
-            f"{_key('fid', extractor)} is far too high; compare it at equal counts only"
+            f"{_key('fid', extractor)} is biased upwards; compare it at equal counts only"
         )
     if fake_shape != real_shape:
         notes.append(

@@ -63,16 +63,17 @@ def _is_of(url: str, sha256: str) -> bool:
 def scorer(name: str, data: bytes, path: Path, recipe: Recipe, device: torch.device) -> Scorer:
     """[n, 3, size, size] in [0, 255] -> input of the last linear layer, and the softmax of its output."""
     net = _build(name, data, path, recipe).to(device)
-    linear = [module for module in net.modules() if isinstance(module, nn.Linear)]
+    linear = [module_name for module_name, module in net.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise InputError(f"--extractor {name} ends in no linear layer, so it has no features; take another network")
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) * 255 for values in (recipe.mean, recipe.std))
 
+    head = net.get_submodule(linear[-1])
+    net.set_submodule(linear[-1], nn.Identity())  # it comes last in all of them, so the network gives its input now
+
     def score(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        seen: list[torch.Tensor] = []
-        with linear[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
-            logits = net((x - mean) / std)
-        return seen[0].flatten(1), logits.softmax(1)
+        features = net((x - mean) / std)
+        return features, head(features).softmax(1)
 
     return score
 

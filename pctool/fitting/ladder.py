@@ -73,6 +73,7 @@ def fit_ladder(goal: float = DEFAULT_GOAL, *, ripple: float = DEFAULT_RIPPLE, ga
     and the rung serves until they leave a condition number of `goal`. Raises InputError for a `goal` outside
     [1.2, 100], a `ripple` outside [1.01, goal], a `gamma_upper` outside (1, 4].
     """
+    _check_goal(goal)
     if not 1.01 <= ripple <= goal:
         raise InputError(f"a ripple of {ripple:g} is not allowed: 1.01 to kappa-after ({goal:g}); try 1.2")
     if not 1 < gamma_upper <= 4:
@@ -87,14 +88,18 @@ def fit_ladder(goal: float = DEFAULT_GOAL, *, ripple: float = DEFAULT_RIPPLE, ga
 
 def published_ladder(goal: float = DEFAULT_GOAL) -> Ladder:
     """The published polynomials, with thresholds at which each leaves a condition number of `goal`."""
+    _check_goal(goal)
     return _ladder(tuple(published(degree) for degree in DEGREES), goal)
+
+
+def _check_goal(goal: float) -> None:
+    low, high = GOAL_RANGE
+    if not low <= goal <= high:
+        raise InputError(f"kappa-after {goal:g} is not allowed: {low:g} to {high:g}; try {DEFAULT_GOAL:g}")
 
 
 def _ladder(polynomials: tuple[OddPolynomial, ...], goal: float) -> Ladder:
     """The thresholds: a layer is left alone up to `goal`, and each polynomial serves as far as it reaches it."""
-    low, high = GOAL_RANGE
-    if not low <= goal <= high:
-        raise InputError(f"kappa-after {goal:g} is not allowed: {low:g} to {high:g}; try {DEFAULT_GOAL:g}")
     reach = tuple(_round_down(_last_below(functools.partial(kappa_after, g), goal)) for g in polynomials)
     return Ladder((goal, *reach[:-1]), polynomials, reach, goal)
 

@@ -45,9 +45,10 @@ def draw(polynomials: Sequence[OddPolynomial], name: str) -> bytes:
     from matplotlib.figure import Figure
 
     with mpl.rc_context({"svg.hashsalt": "pctool", "font.size": 10, "axes.grid": True, "grid.alpha": 0.3}):
-        figure = Figure(figsize=(10.5, 4.6), dpi=150, layout="constrained")
+        figure = Figure(figsize=(10.5, 4.6), dpi=150)
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
+        figure.subplots_adjust(left=0.06, right=0.985, bottom=0.12, top=0.92, wspace=0.2)
         _targets_and_fits(left, polynomials)
         _in_and_out(right, polynomials)
         buffer = io.BytesIO()

@@ -5,15 +5,18 @@
     /layers/<name>/...   float64 [T, r] and [T], strength int64 [T], index int64 [r] (a dimension scale)
     /summary/...         float64 [T]
 
-A live file is not compressed: a compressed chunk moves when it is rewritten, and a process killed meanwhile
-leaves a file that cannot be read any more (seen in 80 of 100 kills; without compression in none).
+A live file is never open between two rows, and a process can be killed at any moment. So a row changes it in
+place only where that writes over bytes HDF5 already holds, in an order that keeps the file whole after every
+single write. Whatever allocates (a new chunk, a longer index) is done on a copy in memory that is renamed into
+place: within HDF5 a kill or a full disk would leave a file that cannot be read. For the same reason nothing in
+a live file is compressed, since a compressed chunk moves whenever it is rewritten.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,23 +41,21 @@ SUMMARY = tuple(
 CHUNK_BYTES = 2**16  # of a live spectrum: small, since a chunk is allocated whole for its first row
 CHUNK_ROWS = 16  # at most, in a live spectrum; 64 in a live column of scalars
 COMPRESSED_FROM = 2**16  # bytes of a dataset; below, a chunk's index costs more than compression saves
-INDEX_BYTES = 2**13  # more than HDF5 needs to index a new chunk of one dataset (B-tree nodes below 3 kB)
 
 
 class SpectrumWriter:
-    """Appends rows to one live file, flushed row by row; between the calls the file is closed and whole.
+    """Appends rows to one live file.
 
-    `network` is "D", "G" or "G_ema", `source` says where the weights came from. The file is created, whole or
-    not at all, by the first `append`; an existing one is continued. One process writes.
+    `network` is "D", "G" or "G_ema", `source` says where the weights came from. The file is created by the
+    first `append`; an existing one is continued. One process writes.
     """
 
     def __init__(self, path: Path, source: str, network: str, operator: str = "matrix") -> None:
         self.path = path
         self.attrs = {"source": source, "network": network, "operator": operator}
-        self._room: int | None = None  # bytes that a row can need at most
 
     def append(self, row: Row) -> None:
-        """Adds one row.
+        """Adds one row, whole or not at all.
 
         Raises WriteError (the rows before stay), InputError for a file of something else, ValueError for a
         step that is not above the last, or other layers than the file's.
@@ -62,29 +63,30 @@ class SpectrumWriter:
         if not self.path.exists():
             files.write_bytes(self.path, _image([row], self.attrs, live=True))
             return
-        if self._room is None:
-            with self._open() as file:
-                self._room = sum(8 * math.prod(dataset.chunks) + INDEX_BYTES for dataset in _columns(file))
-        self._reserve(self._room)
-        with self._open() as file:
+        with self._opened(in_place=True) as file:
+            if not _allocates(file, row):
+                _append(file, row)
+                return
+        with self._opened(in_place=False) as file:
             _append(file, row)
 
     def truncate_after(self, step: int) -> None:
         """Drops the rows above `step`, for a run resumed at `step`. No file yet is well."""
         if not self.path.exists():
             return
-        with self._open() as file:
+        with self._opened(in_place=False) as file:
             kept = int(np.searchsorted(file["step"][:], step, side="right"))
-            if kept < len(file["step"]):
-                file["step"].resize(kept, axis=0)
-                file.flush()
-                for dataset in _columns(file):
-                    dataset.resize(kept, axis=0)
+            for dataset in _columns(file):
+                dataset.resize(kept, axis=0)
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[h5py.File]:
+    def _opened(self, in_place: bool) -> Iterator[h5py.File]:
+        """The file itself, or a copy in memory that replaces it at the end."""
         try:
-            file = h5py.File(self.path, "r+", locking=False)
+            image = io.BytesIO(b"" if in_place else self.path.read_bytes())
+            if not self.path.stat().st_size:
+                raise OSError("empty")  # HDF5 would take it for a new file
+            file = h5py.File(self.path, "r+", locking=False) if in_place else h5py.File(image, "r+")
         except OSError as error:
             if error.errno:  # the system's refusal; HDF5's own complaints have no number
                 reason = os.strerror(error.errno)
@@ -98,22 +100,9 @@ class SpectrumWriter:
                     raise InputError(f"{self.path} was written whole and cannot grow; move it away")
                 yield file
         except (OSError, RuntimeError) as error:  # h5py has both for a write that fails
-            raise WriteError(f"cannot write {self.path}: {error}; free space") from error
-
-    def _reserve(self, n_bytes: int) -> None:
-        """Makes room before HDF5 writes: a full disk is met here, where it does no harm to the file.
-
-        HDF5 ignores what lies behind its own end of the file, and cuts it off when it closes the file.
-        """
-        size = self.path.stat().st_size
-        try:
-            with self.path.open("ab") as file:
-                file.write(bytes(n_bytes))
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.truncate(self.path, size)
-            reason = error.strerror or error
-            raise WriteError(f"cannot write {self.path} ({n_bytes:,} bytes): {reason}; free space") from error
+            raise WriteError(f"cannot write {self.path}: {error}; free space, or move a damaged file away") from error
+        if not in_place:
+            files.write_bytes(self.path, image.getbuffer())
 
 
 def file_image(rows: Sequence[Row], source: str, network: str, operator: str = "matrix") -> bytes:
@@ -183,6 +172,12 @@ def _columns(file: h5py.File) -> list[h5py.Dataset]:
     """Every dataset with an entry a step."""
     of_layers = [d for group in file["layers"].values() for name, d in group.items() if name != "index"]
     return [*of_layers, *file["summary"].values(), file["step"]]
+
+
+def _allocates(file: h5py.File, row: Row) -> bool:
+    """Whether a row needs more bytes than the file holds: for the first row of a chunk, or a new attribute."""
+    end = len(file["step"])
+    return any(layer.problem for layer in row.layers) or any(end % column.chunks[0] == 0 for column in _columns(file))
 
 
 def _append(file: h5py.File, row: Row) -> None:

@@ -48,7 +48,7 @@ class TrainingState:
 
     def _placed(self, network: nn.Module) -> nn.Module:
         # channels_last: 1.4 times faster convolutions on CPUs, and what GPUs' matrix units want.
-        return network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def latent(self, count: int, *purpose: str | int) -> Tensor:
         """z [count, 128] ~ N(0, I), float32, a function of (seed, purpose)."""

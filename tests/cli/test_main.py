@@ -114,5 +114,7 @@ def test_every_module_has_its_line_in_the_readme():
     """README lists every module of the package."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     modules = [path for path in (ROOT / "pctool").rglob("*.py") if path.name not in ("__init__.py", "__main__.py")]
-    missing = [path.relative_to(ROOT).as_posix() for path in modules if f"{path.relative_to(ROOT / 'pctool')}" not in readme]
+    missing = [
+        path.relative_to(ROOT).as_posix() for path in modules if f"{path.relative_to(ROOT / 'pctool')}" not in readme
+    ]
     assert not missing

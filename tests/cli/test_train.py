@@ -14,8 +14,21 @@ import pytest
 from pctool.cli.main import run
 from pctool.core import checkpoint as checkpoints
 
-SMALL = "--max-images 50 --width-g 8 --width-d 8 --batch-size 4 --log-every 1 --save-every 2".split()
-OFF = "--sample-every 0 --spectrum-every 0".split()
+SMALL = [
+    "--max-images",
+    "50",
+    "--width-g",
+    "8",
+    "--width-d",
+    "8",
+    "--batch-size",
+    "4",
+    "--log-every",
+    "1",
+    "--save-every",
+    "2",
+]
+OFF = ["--sample-every", "0", "--spectrum-every", "0"]
 
 
 def command(*arguments: object) -> list[str]:

@@ -14,7 +14,8 @@ from pctool.core.polynomial_report import Target
 KNOTS = Target((0.0, 0.2, 0.5, 0.9), (0.0, 0.6, 0.4, 1.0))
 TARGETS = {"PL_0.4": Target.piecewise(0.4), "constant": Target.constant(), "knots": KNOTS}
 
-coefficients = st.lists(st.floats(-10, 10), min_size=1, max_size=8).map(tuple)
+eighths = st.integers(-80, 80).map(lambda n: n / 8)
+coefficients = st.lists(eighths, min_size=1, max_size=8).map(tuple)
 
 
 def test_targets_are_what_the_paper_says():

@@ -84,7 +84,7 @@ def test_inception_without_output_has_no_probabilities(tmp_path):
 
 
 def test_inception_is_found_in_the_cache(weights, monkeypatch, tmp_path):
-    """Without --weights the file below the cache folder is used; where there is none, the error says where to put it."""
+    """Without --weights the file in the cache is used; where there is none, the error says where to put it."""
     monkeypatch.setenv("PCTOOL_CACHE_DIR", str(tmp_path / "cache"))
     with pytest.raises(MissingError, match=r"cache/weights/inception-2015-12-05.pt.*fashion-cnn"):
         features.load("inception")
@@ -212,7 +212,7 @@ def test_batches_on_the_cpu_are_split_without_a_trace(weights, monkeypatch):
     extractor = features.load("inception", weights)
     images = pictures(5)
     whole = extractor(images)
-    monkeypatch.setattr(features, "CPU_PIXELS", 2 * 299 * 299)
+    monkeypatch.setattr(features, "CHUNK_PIXELS", 2 * 299 * 299)
     for a, b in zip(whole, extractor(images), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 

@@ -43,7 +43,7 @@ def test_equals_the_matrix_square_root(d):
 
 @pytest.mark.parametrize(("n_a", "n_b"), [(20, 25), (20, 300), (300, 20)])
 def test_rank_deficient(n_a, n_b):
-    """With fewer vectors than dimensions it equals the nuclear-norm form: tr(AB)^1/2 = |X_a X_b^T|_* of centred data."""
+    """With fewer vectors than dimensions it equals the nuclear-norm form: tr (AB)^1/2 = |X_a X_b^T|_*, centred."""
     rng = np.random.default_rng(1)
     d = 120
     (a, mean_a, cov_a), (b, mean_b, cov_b) = random_moments(rng, d, n_a), random_moments(rng, d, n_b)

@@ -78,7 +78,7 @@ def test_z_is_standard_normal():
 
 
 def test_batch_statistics():
-    """With bn="batch" every channel of a full batch is normalised by that batch, the last one too, and G keeps its own."""
+    """With bn="batch" every full batch, the last one too, is normalised by its own statistics; G keeps its averages."""
     G = Tiny().eval()
     before = {key: value.clone() for key, value in G.state_dict().items()}
     found = draw(G, 20, bn="batch", batch_size=16)

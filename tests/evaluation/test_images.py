@@ -58,6 +58,8 @@ def test_other_files_are_refused(tmp_path):
     np.savez(tmp_path / "chw.npz", COLOUR)
     np.savez(tmp_path / "float.npz", COLOUR.transpose(0, 2, 3, 1) / 255)
     np.savez(tmp_path / "object.npz", np.array([{}], object))
+    with (tmp_path / "npy.npz").open("wb") as file:
+        np.save(file, COLOUR)
     for name, match in (
         ("empty", "holds no images"),
         ("absent", "is not there"),
@@ -67,6 +69,7 @@ def test_other_files_are_refused(tmp_path):
         ("chw.npz", "uint8"),
         ("float.npz", "uint8"),
         ("object.npz", "arr_0"),
+        ("npy.npz", "arr_0"),
     ):
         with pytest.raises(InputError, match=match):
             open_images(tmp_path / name)

@@ -26,9 +26,14 @@ def test_round_trip(name, channels, tmp_path):
 @pytest.mark.parametrize("name", ["kept", "kept.zip"])
 def test_an_interruption_leaves_nothing(name, tmp_path):
     """When the block fails, neither the files nor a temporary place remain."""
-    with pytest.raises(KeyboardInterrupt), samples_out.writer(tmp_path / name) as write:
-        write(IMAGES)
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with samples_out.writer(tmp_path / name) as write:
+            write(IMAGES)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 
