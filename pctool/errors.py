@@ -1,4 +1,4 @@
-"""What a user can mend: one class for each way a command can end (exit codes live in `cli/main.py`)."""
+"""What a user can mend: one class for each way a command can end (codes: `cli/exit_codes.py`)."""
 
 
 class PctoolError(Exception):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -38,29 +40,46 @@ def reference() -> str:
 
 
 def _command(title: str, command: Any) -> list[str]:
+    hints = typing.get_type_hints(inspect.unwrap(command.callback))
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
-    usage = " ".join([title, *[f"[{p.make_metavar(None).strip('[]')}]" for p in arguments], "[OPTIONS]"])
+    usage = " ".join([title, *[_metavar(p) for p in arguments], "[OPTIONS]"])
     lines = [f"## {title}", "", f"    {usage}", ""]
     for paragraph in (command.help or "").split("\n\n"):
         text = " ".join(paragraph.split())
         lines += [f"    {text.removeprefix('Example: ')}" if text.startswith("Example: ") else text, ""]
-    rows = [(f"`{p.name.upper()}`", p.help) for p in arguments] + [(_option(p), p.help) for p in options]
-    lines += ["| | |", "|---|---|", *[f"| {left} | {_cell(right)} |" for left, right in rows], ""]
-    return lines
+    rows = [f"| `{_metavar(p)}` | | {_cell(p.help)} |" for p in arguments]
+    rows += [f"| {_names(p)} | {_cell(_kind(hints[p.name]))} | {_cell(p.help)}{_default(p)} |" for p in options]
+    return [*lines, "| | | |", "|---|---|---|", *rows, ""]
 
 
-def _option(parameter: Any) -> str:
-    names = ", ".join([*parameter.opts, *parameter.secondary_opts])
-    if parameter.is_flag:
-        return f"`{names}`"
-    choices = getattr(parameter.type, "choices", None)
-    kind = "|".join(str(choice) for choice in choices) if choices else parameter.type.name.upper()
-    return f"`{names} {kind}`".replace("|", "\\|")
+def _metavar(argument: Any) -> str:
+    name = argument.metavar or argument.name.upper()
+    return f"{name}..." if argument.nargs == -1 else name
+
+
+def _names(option: Any) -> str:
+    return ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
+
+
+def _kind(hint: Any) -> str:
+    """What a value of that type looks like, as a word or as the choices there are."""
+    parts = [part for part in typing.get_args(hint) if part is not type(None)]
+    if typing.get_origin(hint) is typing.Literal:
+        return "\\|".join(map(str, parts))
+    if parts:
+        return _kind(parts[0])
+    return {int: "integer", float: "number", Path: "path", str: "text", bool: ""}[hint]
+
+
+def _default(option: Any) -> str:
+    if option.default in (None, False, True, "*") or callable(option.default) or "default" in (option.help or ""):
+        return ""
+    return f" (default {option.default})"
 
 
 def _cell(text: str | None) -> str:
-    return " ".join((text or "").split()).replace("|", "\\|")
+    return " ".join((text or "").split()).replace("|", "\\|").replace("\\\\|", "\\|").replace("<", "&lt;")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ Array = NDArray[np.float64]
 
 MAX_BYTES = 2**30  # all arrays of a file together; 200,000 steps of the paper's largest D make 0.1 GB
 MAX_LAYERS = 10_000
+HEAP = b"GCOL\x01\x00\x00\x00"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,30 +57,49 @@ class Spectrum:
 
 
 def read_spectrum(path: Path) -> Spectrum:
-    """Reads the file at `path`, also while a run writes it: rows that are not whole yet are left out.
+    """Reads the file at `path`, also while a run writes it: a row that is not whole yet is left out.
 
     Raises InputError for what is no spectrum file, is damaged, links to other files, or claims absurd sizes.
     """
-    if not path.is_file():
-        raise InputError(f"{path} is no file; give a spectrum file that 'pctool spectrum' or 'pctool train' wrote")
-    return _read(path, str(path))
+    try:
+        size = path.stat().st_size
+        if not path.is_file() or size > MAX_BYTES:
+            raise InputError(f"{path} is no file of at most {MAX_BYTES:,} bytes; give a spectrum file")
+        image = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; give a spectrum file") from None
+    return parse_spectrum(image, str(path))
 
 
 def parse_spectrum(image: bytes, name: str) -> Spectrum:
     """Reads a file's bytes, `name` standing for its path in messages; otherwise as `read_spectrum`."""
-    return _read(io.BytesIO(image), name)
-
-
-def _read(source: Path | io.BytesIO, name: str) -> Spectrum:
     try:
-        locking = {} if isinstance(source, io.BytesIO) else {"locking": False}
-        with h5py.File(source, "r", **locking) as file:
+        _check_heaps(image)
+        with h5py.File(h5py.h5f.open_file_image(image, flags=0)) as file:
             return _Reader(file).spectrum()
     except _Refused as error:
         raise InputError(f"{name} is no spectrum file to read: {error}") from None
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
         # What h5py raises, by the place of the damage.
         raise InputError(f"{name} is damaged or no spectrum file ({type(error).__name__}: {error})") from None
+
+
+def _check_heaps(image: bytes) -> None:
+    """Refuses a free block of no size in the heaps that hold the attributes' text: HDF5 would never return.
+
+    A heap (the format's "global heap") is GCOL, version 1, its size, and blocks of index, references and size.
+    """
+    start = image.find(HEAP)
+    while start >= 0:
+        end = min(start + int.from_bytes(image[start + 8 : start + 16], "little"), len(image))
+        block = start + 16
+        while block + 16 <= end:
+            index = int.from_bytes(image[block : block + 2], "little")
+            size = int.from_bytes(image[block + 8 : block + 16], "little")
+            if index == 0 and size < 16:
+                raise _Refused("it is damaged")
+            block += size if index == 0 else 16 + (size + 7) // 8 * 8
+        start = image.find(HEAP, start + 1)
 
 
 class _Refused(Exception):

@@ -39,6 +39,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.spectrum_path = path / "spectrum.h5"
+        self.figure_path = path / "spectrum.png"
         self._lock = filelock.FileLock(path / ".lock")
 
     def open(self, config: TrainConfig, data_sha256: str, *, may_resume: bool) -> None:

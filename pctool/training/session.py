@@ -14,6 +14,7 @@ from pctool.core import checkpoint as checkpoints
 from pctool.data import catalog
 from pctool.errors import MissingError
 from pctool.spectrum.measure import Row, measure
+from pctool.spectrum.plots import evolution_figure
 from pctool.spectrum.store import SpectrumWriter
 from pctool.training import evaluation, loop
 from pctool.training.config import TrainConfig
@@ -120,6 +121,8 @@ def _train(
         report=watcher.step,
     )
     outcome.step, outcome.requeue = state.step, stop.requeue
+    if outcome.finished and config.spectrum_every:
+        evolution_figure(folder.spectrum_path, folder.figure_path, f"{folder.path.name}: D's spectra while training")
     outcome.files = _files(folder, state.step)
     return outcome
 
@@ -149,6 +152,7 @@ def _files(folder: RunFolder, step: int) -> dict[str, Path]:
     found = {
         "samples": folder.path / "samples" / f"{step:08d}.png",
         "spectrum": folder.spectrum_path,
+        "figure": folder.figure_path,
         "checkpoint": next(iter(reversed(checkpoints.list_checkpoints(folder.path))), folder.path),
     }
     return {name: path for name, path in found.items() if path.exists()}

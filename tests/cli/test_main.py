@@ -114,7 +114,5 @@ def test_every_module_has_its_line_in_the_readme():
     """README lists every module of the package."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     modules = [path for path in (ROOT / "pctool").rglob("*.py") if path.name not in ("__init__.py", "__main__.py")]
-    missing = [
-        path.relative_to(ROOT).as_posix() for path in modules if f"{path.relative_to(ROOT / 'pctool')}" not in readme
-    ]
+    missing = [str(path.relative_to(ROOT)) for path in modules if str(path.relative_to(ROOT / "pctool")) not in readme]
     assert not missing

@@ -41,7 +41,7 @@ def test_a_run_leaves_the_contracts_folder_and_a_json_summary(tmp_path, capsys):
     assert run(["train", *SMALL, "--steps", "3", "--eval-every", "0", "--out", str(out), "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["step"], summary["finished"], summary["run"]) == (3, True, str(out))
-    assert set(summary["files"]) == {"samples", "spectrum", "checkpoint"}
+    assert set(summary["files"]) == {"samples", "spectrum", "figure", "checkpoint"}
     assert all(Path(path).is_file() for path in summary["files"].values())
     assert {"max_kappa", "mean_modified_kappa"} <= set(summary["kappa"])
     expected = {"config.json", "stats.jsonl", "spectrum.h5", "samples", "checkpoints", "exit.json"}
