@@ -13,12 +13,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from pctool import files
-from pctool.cli.console import SECONDS_BETWEEN_LINES, note, output, print_json, progress
+from pctool.cli.console import SECONDS_BETWEEN_LINES, note, print_json, progress
 from pctool.cli.exit_codes import exit_code
-from pctool.core.polynomial_file import read_training_polynomial, read_ladder
+from pctool.core.polynomial_file import read_ladder, read_training_polynomial
 from pctool.errors import InputError, SavedInterrupt, WriteError
 from pctool.training import recipes, session
 from pctool.training.config import TrainConfig, resolve
@@ -80,7 +79,7 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
         if as_json:
             print_json(summary)
         else:
-            _show_summary(config, outcome)
+            _show_summary(outcome)
 
 
 @contextlib.contextmanager
@@ -102,33 +101,28 @@ def _exit_recorded(folder: Path) -> Iterator[dict[str, Any]]:
 
 def summarise(config: TrainConfig, outcome: session.Outcome) -> dict[str, Any]:
     """How a run ended, for `--json`; an infinite condition number is null there."""
-    kappas = outcome.spectrum.summary if outcome.spectrum else {}
     return {
         "run": str(outcome.path),
         "step": outcome.step,
         "finished": outcome.finished,
         "files": {name: str(path) for name, path in outcome.files.items()},
-        "kappa": {name: value if math.isfinite(value) else None for name, value in kappas.items()},
-        "scores": (outcome.metrics or {}).get("scores"),
+        "kappa": {name: value if math.isfinite(value) else None for name, value in outcome.kappas.items()},
+        "scores": outcome.scores,
         "method": config.method,
     }
 
 
-def _show_summary(config: TrainConfig, outcome: session.Outcome) -> None:
-    table = Table(title=f"{outcome.path}: {outcome.step:,} steps", title_justify="left", box=None, show_header=False)
-    for name, path in outcome.files.items():
-        table.add_row(name, str(path))
-    for definition, title in (("kappa", "kappa"), ("modified_kappa", "modified kappa")):
-        if outcome.spectrum:
-            summary = outcome.spectrum.summary
-            columns = [f"{label} {summary[f'{key}_{definition}']:.2f}" for key, label in _COLUMNS.items()]
-            table.add_row(title, ", ".join(columns) + "  (effective weights of D)")
-    for name, value in ((outcome.metrics or {}).get("scores") or {}).items():
-        if value is not None and not name.endswith("_std"):
-            table.add_row(name, f"{value:.4g}")
-    follow = f"pctool spectrum {outcome.path}" if outcome.metrics else f"pctool eval {outcome.path}"
-    table.add_row("next", follow)
-    output().print(table)
+def _show_summary(outcome: session.Outcome) -> None:
+    rows = [(name, str(path)) for name, path in outcome.files.items()]
+    if outcome.kappas:
+        for definition in ("kappa", "modified_kappa"):
+            columns = [f"{label} {outcome.kappas[f'{key}_{definition}']:.2f}" for key, label in _COLUMNS.items()]
+            rows.append((definition.replace("_", " "), ", ".join(columns) + " (effective weights of D)"))
+    rows += [(name, f"{value:.4g}") for name, value in outcome.scores.items() if not name.endswith("_std")]
+    rows.append(("next", f"pctool spectrum {outcome.path}" if outcome.scores else f"pctool eval {outcome.path}"))
+    print(f"{outcome.path}: {outcome.step:,} steps")
+    for name, text in rows:  # plain lines: a path that is cut or folded cannot be copied
+        print(f"  {name:<{max(len(row[0]) for row in rows)}}  {text}")
 
 
 _COLUMNS = {"max": "max", "second_max": "second", "mean": "mean"}

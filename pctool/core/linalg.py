@@ -50,7 +50,8 @@ def spectral_norm(W: Tensor, u: Tensor, v: Tensor) -> Tensor:
 def precondition(W: Tensor, u: Tensor, v: Tensor, coeffs: Sequence[float]) -> Tensor:
     """g(SN(W)) (paper, Sec. 3.2): the spectral norm, then the polynomial with `coeffs` ascending in x^2.
 
-    W [n, m], u [n], v [m]; float32 or float64, never lower, whatever autocast says. Raises ValueError for more than `MAX_COEFFS` coefficients.
+    W [n, m], u [n], v [m]; float32 or float64, never lower, whatever autocast says. Raises ValueError for more
+    than `MAX_COEFFS` coefficients.
     """
     if len(coeffs) == 1:
         return coeffs[0] * spectral_norm(W, u, v) if coeffs[0] != 1 else spectral_norm(W, u, v)

@@ -76,7 +76,7 @@ def evolution_figure(spectrum_path: Path, png_path: Path, title: str) -> None:
         _layer_lines(axes[1, 1], spectrum, [layer.modified_kappa for layer in spectrum.layers])
         for ax, heading in zip(axes[0], _headings(spectrum.layers[0]), strict=True):
             ax.set_title(heading)
-        _from_zero(axes[0, 0])
+        _from_zero(axes[0, 0], axes[0, 1])
         axes[0, 0].set_ylabel("smallest singular value")
         axes[1, 0].set_ylabel("modified kappa")
         _log_scale(axes[1, 0])
@@ -195,9 +195,10 @@ def _log_scale(ax: Axes) -> None:
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _from_zero(ax: Axes) -> None:
-    """A linear axis from 0 up to a little above the largest value."""
-    ax.set_ylim(0.0, 1.05 * ax.dataLim.ymax if 0.0 < ax.dataLim.ymax < np.inf else 1.0)
+def _from_zero(*axes: Axes) -> None:
+    """A linear axis from 0 up to a little above the largest value, one for all that share it."""
+    largest = max(ax.dataLim.ymax for ax in axes)
+    axes[0].set_ylim(0.0, 1.05 * largest if 0.0 < largest < np.inf else 1.0)
 
 
 def _label_steps(axes: Sequence[Axes], spectrum: Spectrum) -> None:

@@ -121,6 +121,11 @@ class RunFolder:
         """Appends one JSON line to `name`, flushed."""
         files.append_line(self.path / name, json.dumps(entry, allow_nan=False))
 
+    def read_log(self, name: str) -> list[dict[str, Any]]:
+        """The entries of a log; none where there is no such file yet."""
+        path = self.path / name
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
     def cut_logs(self, step: int) -> None:
         """Drops what the logs say beyond `step`: a resumed run writes it again, once."""
         for name in ("stats.jsonl", "metrics.jsonl"):

@@ -6,15 +6,15 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
-from pctool.core import checkpoint as checkpoints
 from pctool.data import catalog
 from pctool.errors import MissingError
-from pctool.spectrum.measure import Row, measure
+from pctool.spectrum.measure import measure
 from pctool.spectrum.plots import evolution_figure
+from pctool.spectrum.reader import read_spectrum
 from pctool.spectrum.store import SpectrumWriter
 from pctool.training import evaluation, loop
 from pctool.training.config import TrainConfig
@@ -47,8 +47,8 @@ class Outcome:
     step: int
     finished: bool
     requeue: bool = False
-    spectrum: Row | None = None
-    metrics: dict[str, Any] | None = None
+    kappas: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
 
 
@@ -88,7 +88,6 @@ def _train(
     config: TrainConfig, dataset: catalog.ImageSet, folder: RunFolder, watcher: Watcher, stop: StopRequest
 ) -> Outcome:
     state = TrainingState(config)
-    outcome = Outcome(folder.path, 0, False)
     _resume(state, folder, watcher)
     scorer = _scorer(config, dataset, watcher)
     images = torch.tensor(dataset.images).to(state.device)
@@ -97,20 +96,21 @@ def _train(
     spectrum.truncate_after(state.step if state.step else -1)
 
     def record_spectrum(state: TrainingState) -> None:
-        outcome.spectrum = measure(state.step, state.preconditioner.layer_states())
-        spectrum.append(outcome.spectrum)
-        for problem in outcome.spectrum.problems:
+        row = measure(state.step, state.preconditioner.layer_states())
+        spectrum.append(row)
+        for problem in row.problems:
             watcher.note(f"step {state.step:,}: spectrum of {problem}")
 
     def evaluate(state: TrainingState) -> None:
         if scorer is None:
             return
         with watcher.scoring(scorer.n_images) as advance:
-            outcome.metrics = scorer.score(state.G_ema, state.step, advance)
-        folder.log("metrics.jsonl", outcome.metrics)
+            metrics = scorer.score(state.G_ema, state.step, advance)
+        folder.log("metrics.jsonl", metrics)
 
-    watcher.begin(state.step, config.steps)
-    outcome.finished = loop.train(
+    if state.step < config.steps:
+        watcher.begin(state.step, config.steps)
+    finished = loop.train(
         config,
         images,
         state,
@@ -120,10 +120,28 @@ def _train(
         evaluate=evaluate,
         report=watcher.step,
     )
-    outcome.step, outcome.requeue = state.step, stop.requeue
-    if outcome.finished and config.spectrum_every:
-        evolution_figure(folder.spectrum_path, folder.figure_path, f"{folder.path.name}: D's spectra while training")
-    outcome.files = _files(folder, state.step)
+    return _outcome(folder, state.step, finished=finished, requeue=stop.requeue)
+
+
+def _outcome(folder: RunFolder, step: int, *, finished: bool, requeue: bool) -> Outcome:
+    """What the folder holds at `step`: files, the last row's condition numbers, the scores of this step."""
+    outcome = Outcome(folder.path, step, finished, requeue)
+    if folder.spectrum_path.exists():
+        spectrum = read_spectrum(folder.spectrum_path)
+        outcome.kappas = {name: float(values[-1]) for name, values in spectrum.summary.items() if len(values)}
+        if finished:
+            title = f"{folder.path.name}: D's spectra while training"
+            evolution_figure(folder.spectrum_path, folder.figure_path, title)
+    for entry in folder.read_log("metrics.jsonl"):
+        if entry["step"] == step:
+            outcome.scores = entry["scores"]
+    found = {
+        "samples": folder.path / "samples" / f"{step:08d}.png",
+        "spectrum": folder.spectrum_path,
+        "figure": folder.figure_path,
+        "checkpoint": folder.path / "checkpoints" / f"{step:08d}.pt",
+    }
+    outcome.files = {name: path for name, path in found.items() if path.exists()}
     return outcome
 
 
@@ -146,13 +164,3 @@ def _scorer(config: TrainConfig, dataset: catalog.ImageSet, watcher: Watcher) ->
     except MissingError as error:
         watcher.note(f"no scores while training: {error}")
         return None
-
-
-def _files(folder: RunFolder, step: int) -> dict[str, Path]:
-    found = {
-        "samples": folder.path / "samples" / f"{step:08d}.png",
-        "spectrum": folder.spectrum_path,
-        "figure": folder.figure_path,
-        "checkpoint": next(iter(reversed(checkpoints.list_checkpoints(folder.path))), folder.path),
-    }
-    return {name: path for name, path in found.items() if path.exists()}

@@ -61,7 +61,7 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(tmp_path, capsys, m
     out = tmp_path / "r"
     assert run(["train", "--preset", "demo", "--steps", "9", "--out", str(out), "--dry-run", "--json"]) == 0
     config = json.loads(capsys.readouterr().out)
-    assert (config["d_iters"], config["steps"], config["width_g"]) == (3, 9, 32)
+    assert (config["d_iters"], config["steps"], config["width_g"]) == (3, 9, 128)
     assert not out.exists()
 
 
