@@ -106,6 +106,10 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
         int | None, _where("Steps between evaluations, and at the end. (default 0)", "--eval-every")
     ] = None,
     keep: Annotated[int | None, _where("Checkpoints to keep. (default 2)", "--keep")] = None,
+    tensorboard: Annotated[
+        bool | None,
+        _where("Write the logs for TensorBoard too, into RUN/tensorboard.", "--tensorboard/--no-tensorboard"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:

@@ -40,6 +40,7 @@ OPERATIONAL = (
     "spectrum_every",
     "eval_every",
     "keep",
+    "tensorboard",
 )
 NAMED_IN_OUT = (
     "dataset",
@@ -96,6 +97,7 @@ class TrainConfig(BaseModel):
     spectrum_every: Every = 500
     eval_every: Every = 0
     keep: Count = 2
+    tensorboard: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:

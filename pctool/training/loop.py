@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,13 +45,14 @@ def train(  # noqa: PLR0915  # one page, read from top to bottom
     run: RunFolder,
     *,
     stop: StopRequest,
+    log: Callable[[dict[str, Any]], None],
     record_spectrum: Callable[[TrainingState], None],
     evaluate: Callable[[TrainingState], None],
     report: Callable[[StepReport], None],
 ) -> bool:
     """Trains from `state.step` to `config.steps`; returns False when a signal stopped it, with the state saved.
 
-    images: uint8 [N, C, H, W] on the training device. `record_spectrum`, `evaluate` and `report` are called
+    images: uint8 [N, C, H, W] on the training device. `log`, `record_spectrum`, `evaluate` and `report` are called
     at their steps. Raises NonFiniteError before a non-finite update is applied, WriteError when a file
     cannot be written.
     """
@@ -117,7 +119,7 @@ def train(  # noqa: PLR0915  # one page, read from top to bottom
         report(line)
         last = state.step == config.steps
         if _due(state.step, config.log_every, last):
-            _log(run, state, line, n_real)
+            log(_stats(state, line, n_real))
         if _due(state.step, config.spectrum_every, last):
             record_spectrum(state)
         if _due(state.step, config.sample_every, last):
@@ -157,8 +159,9 @@ def _due(step: int, every: int, last: bool) -> bool:
     return every > 0 and (step % every == 0 or last)
 
 
-def _log(run: RunFolder, state: TrainingState, line: StepReport, n_real: int) -> None:
-    entry = {
+def _stats(state: TrainingState, line: StepReport, n_real: int) -> dict[str, Any]:
+    """A line of stats.jsonl; the strengths only where they changed since the last."""
+    entry: dict[str, Any] = {
         "step": line.step,
         "images": line.step * n_real,
         "seconds": round(state.seconds, 3),
@@ -168,6 +171,5 @@ def _log(run: RunFolder, state: TrainingState, line: StepReport, n_real: int) ->
         "images_per_second": round(line.images_per_second, 1),
     }
     if line.strengths != state.logged_strengths:
-        entry["strengths"] = line.strengths
-        state.logged_strengths = line.strengths
-    run.log("stats.jsonl", entry)
+        entry["strengths"] = state.logged_strengths = line.strengths
+    return entry

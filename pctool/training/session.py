@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -17,6 +17,7 @@ from pctool.spectrum.plots import evolution_figure
 from pctool.spectrum.reader import read_spectrum
 from pctool.spectrum.store import SpectrumWriter
 from pctool.training import evaluation, loop
+from pctool.training.board import Board
 from pctool.training.config import TrainConfig
 from pctool.training.run_folder import RunFolder
 from pctool.training.signals import StopRequest, listen
@@ -92,12 +93,15 @@ def _train(
     scorer = _scorer(config, dataset, watcher)
     images = torch.tensor(dataset.images).to(state.device)
 
+    board = Board(folder.path / "tensorboard", state.step) if config.tensorboard else None
     spectrum = SpectrumWriter(folder.spectrum_path, source=str(folder.path), network="D")
     spectrum.truncate_after(state.step if state.step else -1)
 
     def record_spectrum(state: TrainingState) -> None:
         row = measure(state.step, state.preconditioner.layer_states())
         spectrum.append(row)
+        if board:
+            board.add("spectrum", row.step, row.summary)
         for problem in row.problems:
             watcher.note(f"step {state.step:,}: spectrum of {problem}")
 
@@ -107,6 +111,13 @@ def _train(
         with watcher.scoring(scorer.n_images) as advance:
             metrics = scorer.score(state.G_ema, state.step, advance)
         folder.log("metrics.jsonl", metrics)
+        if board:
+            board.add("scores", state.step, metrics["scores"])
+
+    def log(entry: dict[str, Any]) -> None:
+        folder.log("stats.jsonl", entry)
+        if board:
+            board.add("train", entry["step"], entry)
 
     if state.step < config.steps:
         watcher.begin(state.step, config.steps)
@@ -116,10 +127,13 @@ def _train(
         state,
         folder,
         stop=stop,
+        log=log,
         record_spectrum=record_spectrum,
         evaluate=evaluate,
         report=watcher.step,
     )
+    if board:
+        board.close()
     return _outcome(folder, state.step, finished=finished, requeue=stop.requeue)
 
 
