@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from pctool.data.catalog import ImageSet
-from pctool.evaluation import features, score
+from pctool.data import catalog
+from pctool.evaluation import features, protocols, score
 from pctool.evaluation.generate import generate
 from pctool.training.config import TrainConfig
 
@@ -17,13 +17,19 @@ BATCH_SIZE = 250
 
 
 class Scorer:
-    """Scores G_ema against the training images; raises MissingError at once where the extractor is not to be had."""
+    """Scores G_ema against the whole data set, also where the run trains on a part of it.
 
-    def __init__(self, config: TrainConfig, dataset: ImageSet) -> None:
-        self.dataset = dataset
-        self.seed = config.seed
+    Raises MissingError at once where the extractor is not to be had.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
         self.extractor = features.load(features.default_for(config.dataset), device=config.device)
-        self.n_images = N_FAKE + len(dataset.images)
+        self.dataset = catalog.load(config.dataset, data_dir=config.data_dir)
+        self.seed = config.seed
+        self.n_images = N_FAKE + len(self.dataset.images)
+        name = protocols.default_for(self.extractor.name)
+        counts = protocols.Counts(N_FAKE, len(self.dataset.images))
+        self.protocol = name if protocols.PROTOCOLS[name] == counts else protocols.CUSTOM
 
     def score(self, G_ema: nn.Module, step: int, advance: Callable[[int], object]) -> dict[str, Any]:
         """The metrics of `pctool eval` at this step, as JSON values."""
@@ -36,7 +42,7 @@ class Scorer:
             seed=self.seed,
             batch_size=BATCH_SIZE,
             real_sha256=self.dataset.sha256,
-            protocol="fashion-10k" if self.extractor.name == features.FASHION_CNN else "custom",
+            protocol=self.protocol,
             split=self.dataset.split,
             network="G_ema",
             bn="running",

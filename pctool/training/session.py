@@ -90,7 +90,7 @@ def _train(
 ) -> Outcome:
     state = TrainingState(config)
     _resume(state, folder, watcher)
-    scorer = _scorer(config, dataset, watcher)
+    scorer = _scorer(config, watcher)
     images = torch.tensor(dataset.images).to(state.device)
 
     board = Board(folder.path / "tensorboard", state.step) if config.tensorboard else None
@@ -169,12 +169,12 @@ def _resume(state: TrainingState, folder: RunFolder, watcher: Watcher) -> None:
     folder.cut_logs(state.step)
 
 
-def _scorer(config: TrainConfig, dataset: catalog.ImageSet, watcher: Watcher) -> evaluation.Scorer | None:
+def _scorer(config: TrainConfig, watcher: Watcher) -> evaluation.Scorer | None:
     """What scores the run, or None with one note at the start where the extractor is not to be had."""
     if config.eval_every == 0:
         return None
     try:
-        return evaluation.Scorer(config, dataset)
+        return evaluation.Scorer(config)
     except MissingError as error:
         watcher.note(f"no scores while training: {error}")
         return None

@@ -1,0 +1,116 @@
+"""Checkpoints: whole or absent, verified, and nothing in them is executed."""
+
+import hashlib
+import pickle
+
+import pytest
+import torch
+
+from pctool.core import checkpoint as checkpoints
+from pctool.errors import InputError
+from pctool.training.config import resolve
+from pctool.training.state import TrainingState
+
+
+@pytest.fixture
+def state(tmp_path):
+    return TrainingState(resolve({"width_g": 8, "width_d": 8, "out": tmp_path, "method": "fpc", "degree": 5}))
+
+
+def test_a_checkpoint_is_plain_tensors_with_its_sum_beside_it(tmp_path, state):
+    """torch.load(weights_only=True) reads it, the .sha256 file is what sha256sum would write, read gives it back."""
+    path = tmp_path / "checkpoints" / "00000000.pt"
+    checkpoints.write(path, state.checkpoint())
+    loaded = torch.load(path, weights_only=True)
+    assert (loaded["format"], loaded["version"], loaded["step"]) == ("pctool-checkpoint", 1, 0)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert checkpoints.sum_path(path).read_text() == f"{digest}  {path.name}\n"
+    assert torch.equal(checkpoints.read(path)["D"]["linear.weight"], state.D.linear.weight)
+
+
+@pytest.mark.parametrize("position", [0, 100, 0.3, 0.6, 0.99])
+def test_any_flipped_bit_is_found(tmp_path, state, position):
+    """A bit flipped anywhere in the file makes it differ from its sum: InputError instead of other weights."""
+    path = tmp_path / "a.pt"
+    checkpoints.write(path, state.checkpoint())
+    data = bytearray(path.read_bytes())
+    data[position if isinstance(position, int) else int(position * len(data))] ^= 16
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="differs from its SHA-256"):
+        checkpoints.read(path)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"not a checkpoint at all\n",
+        b"",
+        pickle.dumps(Evil()),
+        pickle.dumps({"format": "pctool-checkpoint", "version": 1}),
+    ],
+    ids=["text", "empty", "hostile pickle", "plain pickle"],
+)
+def test_foreign_files_are_refused_in_one_line(tmp_path, content, capsys):
+    """A text file, an empty one, a pickle that would run code: InputError, one line, nothing executed."""
+    path = tmp_path / "x.pt"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        checkpoints.read(path)
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_other_peoples_checkpoints_and_other_versions_are_named(tmp_path):
+    """A state dict of somebody else's and a later version of ours say what they are."""
+    torch.save({"weight": torch.ones(2)}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="no pctool checkpoint"):
+        checkpoints.read(tmp_path / "a.pt")
+    torch.save({"format": "pctool-checkpoint", "version": 2}, tmp_path / "b.pt")
+    with pytest.raises(InputError, match="version 2"):
+        checkpoints.read(tmp_path / "b.pt")
+
+
+def test_latest_is_the_newest_that_verifies(tmp_path, state):
+    """With the newest damaged, the one before is the latest; without any, the folder is named."""
+    with pytest.raises(InputError, match="no readable checkpoint"):
+        checkpoints.latest(tmp_path)
+    for step in (1, 2, 10):
+        state.step = step
+        checkpoints.write(tmp_path / "checkpoints" / f"{step:08d}.pt", state.checkpoint())
+    (tmp_path / "checkpoints/00000010.pt").write_bytes(b"x")
+    assert checkpoints.latest(tmp_path).name == "00000002.pt"
+
+
+def test_generator_draws_what_the_run_drew(tmp_path, state):
+    """The generator of a checkpoint gives G_ema's own images, in eval mode."""
+    path = tmp_path / "a.pt"
+    checkpoints.write(path, state.checkpoint())
+    z = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
+    G = checkpoints.generator(checkpoints.read(path))
+    with torch.no_grad():
+        assert torch.equal(G(z), state.G_ema(z))
+    assert not G.training
+    assert G.dim_z == 128
+
+
+def test_layer_states_of_a_checkpoint_are_the_runs_own(tmp_path, state):
+    """D's layers carry coefficients and estimates; G's have weights alone."""
+    path = tmp_path / "a.pt"
+    checkpoints.write(path, state.checkpoint())
+    loaded = checkpoints.read(path)
+    live = state.preconditioner.layer_states()
+    for a, b in zip(checkpoints.layer_states(loaded), live, strict=True):
+        assert (a.name, a.kind, a.sigma_hat, a.coeffs, a.strength) == (
+            b.name,
+            b.kind,
+            b.sigma_hat,
+            b.coeffs,
+            b.strength,
+        )
+    assert {s.strength for s in live} == {5, 1}
+    assert {s.strength for s in checkpoints.layer_states(loaded, "G")} == {0}
