@@ -98,7 +98,7 @@ def costs() -> str:
 
     def row(name: str, g: OddPolynomial) -> list[str]:
         found = diagnose(g)
-        deepest = max((g(a) - g(b) for a, b in found.falls), default=0.0)
+        deepest = max((abs(g(a)) - abs(g(b)) for a, b in found.falls), default=0.0)
         largest = report(g).max_value
         beyond = [f"{value:.3g}" for value in found.beyond.values()]
         rounding = [f"{found.float32_error:.0e}", f"{found.bfloat16_error:.1g}"]

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from pctool.core.polynomial import OddPolynomial
 from pctool.core.polynomial_models import LadderFile, PolynomialFile, Rung, first_problem
-from pctool.core.polynomial_report import float32_error
+from pctool.core.polynomial_report import LAYER_UPPER, float32_error
 from pctool.errors import InputError
 from pctool.files import write_bytes
 
@@ -96,7 +96,7 @@ def why_not_trainable(polynomial: OddPolynomial) -> str | None:
     """Why `train` cannot use a polynomial, in words; None where it can."""
     if polynomial.degree > MAX_TRAIN_DEGREE:
         return f"degree {polynomial.degree} is above {MAX_TRAIN_DEGREE}, the largest that train evaluates"
-    upper = polynomial.fit.gamma_upper if polynomial.fit else 1.1
+    upper = max(polynomial.fit.gamma_upper, LAYER_UPPER) if polynomial.fit else LAYER_UPPER
     error = float32_error(polynomial, upper)
     if error > MAX_FLOAT32_ERROR:
         return f"its float32 evaluation errs by {error:.2g}, {MAX_FLOAT32_ERROR:g} at most is allowed"

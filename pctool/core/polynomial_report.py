@@ -18,6 +18,7 @@ from numpy.polynomial import Chebyshev
 from pctool.core.polynomial import OddPolynomial
 
 FALL_TOLERANCE = 1e-6  # a smaller fall is the rounding of a polynomial of degree 25, not its shape
+LAYER_UPPER = 1.1  # a layer evaluates g around 1, on the paper's [0, 1.1] (section 3.3), whatever g was fitted on
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -89,10 +90,26 @@ def value_extremes(g: OddPolynomial, lower: float, upper: float) -> Array:
     return np.unique(np.concatenate([[lower], inner, [upper]]))
 
 
-def falls(g: OddPolynomial, lower: float, upper: float) -> list[tuple[float, float]]:
-    """The intervals of [lower, upper] on which g falls, by more than FALL_TOLERANCE each."""
+def size_extremes(g: OddPolynomial, lower: float, upper: float) -> Array:
+    """Points of [lower, upper], sorted, between which |g| is monotone: those of `value_extremes`, and zeros."""
     x = value_extremes(g, lower, upper)
-    drop = -np.diff(g(x))
+    zeros = [bisect(g, a, b) for a, b in pairwise(x.tolist()) if min(g(a), g(b)) < 0 < max(g(a), g(b))]
+    return np.unique(np.concatenate([x, zeros]))
+
+
+def bisect(function: Callable[[float], float], start: float, end: float) -> float:
+    """A zero of a monotone function between two points at which its signs differ."""
+    positive = function(start) > 0
+    for _ in range(60):
+        middle = (start + end) / 2
+        start, end = (middle, end) if (function(middle) > 0) == positive else (start, middle)
+    return (start + end) / 2
+
+
+def falls(g: OddPolynomial, lower: float, upper: float) -> list[tuple[float, float]]:
+    """The intervals of [lower, upper] on which |g| falls, by more than FALL_TOLERANCE each."""
+    x = size_extremes(g, lower, upper)
+    drop = -np.diff(np.abs(g(x)))
     return [(float(x[i]), float(x[i + 1])) for i in np.flatnonzero(drop > FALL_TOLERANCE)]
 
 

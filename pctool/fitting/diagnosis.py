@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -11,20 +10,28 @@ from typing import Any
 import numpy as np
 
 from pctool.core.polynomial import OddPolynomial
-from pctool.core.polynomial_report import bfloat16_error, falls, float32_error, value_extremes
+from pctool.core.polynomial_report import (
+    LAYER_UPPER,
+    bfloat16_error,
+    bisect,
+    falls,
+    float32_error,
+    size_extremes,
+    value_extremes,
+)
 
 OVERSHOOT = 1.02  # a layer's norm may pass 1 by this much before it is worth a line
 KAPPAS = (2, 5, 10, 30, 100, 1000)
 BEYOND = (1.2, 1.5)  # sigma over the power iteration's estimate of it: after a bad start, and after none
-DEFAULT_RANGE = (0.0, 1.1)  # of the paper's fits (section 3.3), for a polynomial that names none
+DEFAULT_RANGE = (0.0, LAYER_UPPER)  # of the paper's fits (section 3.3), for a polynomial that names none
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is worth knowing before training with a polynomial, on its own range (`lower` to `upper`).
+    """What is worth knowing before training with a polynomial, on its own range, up to 1.1 at least.
 
-    `falls`: intervals on which g falls, so that singular values change their order. `above`: intervals with
-    g > 1.02, where the layer's norm is no longer bounded by 1. `beyond`: g at 1.2 and 1.5, which it meets where
+    `falls`: intervals on which |g| falls, so that singular values change their order. `above`: intervals with
+    |g| > 1.02, where the layer's norm is no longer bounded by 1. `beyond`: g at 1.2 and 1.5, which it meets where
     the power iteration underestimates sigma. `float32_error`, `bfloat16_error`: of evaluating the
     coefficients. `kappa_after`: by the condition number of a spectrum spread over [1/kappa, 1]; infinite where
     g reaches 0.
@@ -52,8 +59,8 @@ class Diagnosis:
 
 
 def diagnose(g: OddPolynomial) -> Diagnosis:
-    """Looks at a polynomial on the range of its fit, or on [0, 1.1]."""
-    lower, upper = (g.fit.gamma_lower, g.fit.gamma_upper) if g.fit else DEFAULT_RANGE
+    """Looks at a polynomial on the range of its fit, extended to 1.1 where that ends lower, or on [0, 1.1]."""
+    lower, upper = (g.fit.gamma_lower, max(g.fit.gamma_upper, LAYER_UPPER)) if g.fit else DEFAULT_RANGE
     return Diagnosis(
         lower=lower,
         upper=upper,
@@ -79,21 +86,12 @@ def kappa_after(g: OddPolynomial, kappa: float, upper: float = 1.0) -> float:
 
 
 def _above(g: OddPolynomial, lower: float, upper: float) -> tuple[tuple[float, float], ...]:
-    """The intervals with g > OVERSHOOT; g is monotone between neighbouring extremes, so each hides one crossing."""
-    x = value_extremes(g, lower, upper)
-    edges: list[float] = [lower] if g(lower) > OVERSHOOT else []
+    """The intervals with |g| > OVERSHOOT; |g| is monotone between neighbouring extremes, so each hides one crossing."""
+    x = size_extremes(g, lower, upper)
+    edges: list[float] = [lower] if abs(g(lower)) > OVERSHOOT else []
     for start, end in pairwise(x.tolist()):
-        if (g(start) > OVERSHOOT) != (g(end) > OVERSHOOT):
-            edges.append(_bisect(lambda t: g(t) - OVERSHOOT, start, end))
+        if (abs(g(start)) > OVERSHOOT) != (abs(g(end)) > OVERSHOOT):
+            edges.append(bisect(lambda t: abs(g(t)) - OVERSHOOT, start, end))
     if len(edges) % 2:
         edges.append(upper)
     return tuple(zip(edges[::2], edges[1::2], strict=True))
-
-
-def _bisect(function: Callable[[float], float], start: float, end: float) -> float:
-    """A zero of a monotone function between two points at which its signs differ."""
-    positive = function(start) > 0
-    for _ in range(60):
-        middle = (start + end) / 2
-        start, end = (middle, end) if (function(middle) > 0) == positive else (start, middle)
-    return (start + end) / 2

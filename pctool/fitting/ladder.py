@@ -58,7 +58,7 @@ class Ladder:
             largest = float(g(value_extremes(g, 0.0, upper)).max())
             falling = falls(g, 0.0, 1.0)
             share = sum(end - start for start, end in falling)
-            deepest = max((g(start) - g(end) for start, end in falling), default=0.0)
+            deepest = max((abs(g(start)) - abs(g(end)) for start, end in falling), default=0.0)
             found.append(Outcome(reach, kappa_after(g, reach), g(1.0), largest, share, deepest))
         return found
 

@@ -57,7 +57,7 @@ def _where(intervals: Intervals, meaning: str) -> str:
 def _falls(g: OddPolynomial, intervals: Intervals) -> str:
     if not intervals:
         return "nowhere"
-    places = ", ".join(f"{a:.3f} to {b:.3f} by {g(a) - g(b):.2g}" for a, b in intervals)
+    places = ", ".join(f"{a:.3f} to {b:.3f} by {abs(g(a)) - abs(g(b)):.2g}" for a, b in intervals)
     return f"{places} (singular values change their order there)"
 
 

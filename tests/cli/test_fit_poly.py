@@ -8,6 +8,7 @@ import pytest
 from pctool.cli.main import run
 from pctool.core.polynomial import PUBLISHED, OddPolynomial
 from pctool.core.polynomial_file import read_ladder, read_training_polynomial
+from pctool.errors import InputError
 from pctool.fitting import fit_polynomial
 
 BASE = ("--cutoff", 0.4, "--degree", 7)
@@ -122,6 +123,15 @@ def test_a_high_degree_is_written_and_said_not_to_train(fit_poly, tmp_path):
     assert code == 0
     assert "train cannot use it: degree 25 is above 9" in out.splitlines()[-1]
     assert OddPolynomial.load(tmp_path / "pl0.05-deg25.json").degree == 25
+
+
+def test_a_fit_on_a_short_range_is_said_not_to_train(fit_poly, tmp_path):
+    """On [0, 0.2] its float32 error is small, at 1, where a layer evaluates it, huge: train refuses the file."""
+    code, out, _ = fit_poly("--cutoff", 0.1, "--degree", 9, "--gamma-upper", 0.2, "--free")
+    assert code == 0
+    assert "train cannot use it: its float32 evaluation errs" in out.splitlines()[-1]
+    with pytest.raises(InputError, match="float32"):
+        read_training_polynomial(tmp_path / "pl0.1-deg9-free.json")
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_growth_beyond_the_range_is_the_known_one():
 @settings(max_examples=60, deadline=None)
 @given(coefficients)
 def test_above_and_falls_are_where_a_dense_grid_sees_them(coeffs):
-    """Inside the intervals g exceeds 1.02 (or falls), outside it does not."""
+    """Inside the intervals |g|, the singular value, exceeds 1.02 (or falls), outside it does not."""
     g = OddPolynomial(coeffs)
     found = diagnose(g)
     x = np.linspace(0, 1.1, 5001)
@@ -77,12 +77,29 @@ def test_above_and_falls_are_where_a_dense_grid_sees_them(coeffs):
     def inside(points, intervals, margin):
         return np.any([(points > a + margin) & (points < b - margin) for a, b in intervals] or [points < -1], axis=0)
 
-    assert np.all(g(x)[inside(x, found.above, 1e-9)] > 1.02 - 1e-9)
-    assert np.all(g(x)[~inside(x, found.above, -1e-9)] <= 1.02 + 1e-9)
+    assert np.all(np.abs(g(x))[inside(x, found.above, 1e-9)] > 1.02 - 1e-9)
+    assert np.all(np.abs(g(x))[~inside(x, found.above, -1e-9)] <= 1.02 + 1e-9)
     middle = (x[1:] + x[:-1]) / 2
-    change = np.diff(g(x))
+    change = np.diff(np.abs(g(x)))
     assert np.all(change[inside(middle, found.falls, 3e-4)] <= 1e-9)
     assert np.all(change[~inside(middle, found.falls, -3e-4)] >= -1e-6)
+
+
+def test_negative_values_count_by_their_size():
+    """g = -2x: a singular value passes 1.02 from 0.51 on, and none changes its order; x - 2x^3 falls to its zero."""
+    found = diagnose(OddPolynomial((-2.0,)))
+    assert found.above == ((pytest.approx(0.51), 1.1),)
+    assert found.falls == ()
+    (start, end) = diagnose(OddPolynomial((1.0, -2.0))).falls[0]
+    assert (start, end) == (pytest.approx(6**-0.5), pytest.approx(0.5**0.5))
+
+
+def test_a_fit_on_a_short_range_is_looked_at_up_to_where_the_layer_uses_it():
+    """Fitted on [0, 0.2], g explodes before 1: overshoot up to 1.1 and the float32 error there are reported."""
+    found = diagnose(fit_polynomial(0.1, 9, gamma_upper=0.2, at_one=False))
+    assert found.upper == 1.1
+    assert found.above[-1][1] == 1.1
+    assert found.float32_error > 1
 
 
 def test_a_zero_makes_kappa_infinite_and_json_null():
