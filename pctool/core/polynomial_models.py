@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -12,6 +13,8 @@ from pctool.core.polynomial_report import Target, measures
 
 MAX_DEGREE = 25
 REPORT_TOLERANCE = 1e-6
+CERTIFICATE_GAP = 1e-6  # of a minimax fit's maximal error and its lower bound, relative
+CERTIFICATE_NOISE = 1e-12  # errors below this are float64's rounding, and are not bounded any closer
 MIN_WIDTH = 0.01  # of a fit's range: on less, float64 coefficients of any use do not exist
 KNOT_DISTANCE = 1e-6  # knots closer than this are a jump
 
@@ -135,8 +138,16 @@ class PolynomialFile(_Strict):
             raise ValueError(
                 f"degree {self.degree} needs {(self.degree + 1) / 2:g} coefficients, got {len(self.coeffs)}"
             )
+        self._check_report()
+        check_certificate(self.polynomial())
+        total = math.fsum(self.coeffs)
+        if self.fit and self.fit.at_one and abs(total - 1) > REPORT_TOLERANCE:
+            raise ValueError(f"at_one says that g(1) = 1, the coefficients give {total:.9g}")
+        return self
+
+    def _check_report(self) -> None:
         if self.report is None:
-            return self
+            return
         if self.fit is None:
             raise ValueError("a report without the fit that it reports on; set report to null")
         actual = report(self.polynomial())
@@ -144,8 +155,6 @@ class PolynomialFile(_Strict):
             value = getattr(actual, name)
             if abs(value - stated) > REPORT_TOLERANCE * max(1.0, abs(value)):
                 raise ValueError(f"the report states {name} = {stated!r}, the coefficients give {value!r}")
-        check_certificate(self.polynomial())
-        return self
 
     @classmethod
     def of(cls, polynomial: OddPolynomial) -> PolynomialFile:
@@ -195,27 +204,40 @@ def report(polynomial: OddPolynomial) -> Report:
     return Report.model_validate(values)
 
 
-def check_certificate(polynomial: OddPolynomial) -> None:
-    """Verifies a minimax fit's certificate, if there is one. Raises ValueError for a claim that fails."""
-    fit = polynomial.fit
-    if fit is None or fit.certificate is None:
-        return
-    points, bound = fit.certificate.points, fit.certificate.lower_bound
-    unknowns = len(polynomial.coeffs) - fit.at_one
-    if not points and bound == 0:
-        return
-    inside = all(fit.gamma_lower <= x <= fit.gamma_upper for x in points)
-    if len(points) != unknowns + 1 or list(points) != sorted(set(points)) or not inside:
-        raise ValueError(f"the certificate needs {unknowns + 1} rising points of the range, got {len(points)}")
+def proven_bound(polynomial: OddPolynomial, fit: Fit, points: tuple[float, ...]) -> float:
+    """The least error at `points`, signed as a certificate alternates: what they prove; 0 or less proves nothing."""
     f = fit.function()
-    error = [polynomial(x) - float(f(x)) for x in points]
     signs = [(-1) ** i * (-1 if fit.at_one and x > 1 else 1) for i, x in enumerate(points)]
-    least = max(
-        min(s * e for s, e in zip(signs, error, strict=True)),
-        min(-s * e for s, e in zip(signs, error, strict=True)),
-    )
-    if least < bound - REPORT_TOLERANCE:
+    signed = [sign * (polynomial(x) - float(f(x))) for sign, x in zip(signs, points, strict=True)]
+    return max(min(signed), -max(signed)) if signed else 0.0
+
+
+def check_certificate(polynomial: OddPolynomial) -> None:
+    """Verifies a minimax fit's certificate. Raises ValueError where it is absent, or a claim of it fails.
+
+    The maximal error may pass the bound by 1e-6 of itself, and by what float64 coefficients a_i may lose:
+    degree 2^-53 sum |a_i| gamma_upper^(2i + 1), or 1e-12 if that is less.
+    """
+    fit = polynomial.fit
+    if fit is None or (fit.norm == "l2" and fit.certificate is None):
+        return
+    if fit.certificate is None:
+        raise ValueError("a fit of norm linf needs its certificate")
+    points, bound = fit.certificate.points, fit.certificate.lower_bound
+    count = len(polynomial.coeffs) - fit.at_one + 1
+    inside = all(fit.gamma_lower <= x <= fit.gamma_upper for x in points)
+    if points and (len(points) != count or list(points) != sorted(set(points)) or not inside):
+        raise ValueError(f"the certificate needs {count} rising points of the range, got {len(points)}")
+    least = proven_bound(polynomial, fit, points)
+    if bound > least * (1 + 1e-9) + 1e-15:
         raise ValueError(f"the certificate claims a lower bound of {bound:g}, its points give {least:g}")
+    upper, levelled = report(polynomial).max_error, fit.certificate.levelled_error
+    sizes = OddPolynomial(tuple(abs(a) for a in polynomial.coeffs))
+    rounding = max(polynomial.degree * 2.0**-53 * sizes(fit.gamma_upper), CERTIFICATE_NOISE)
+    if max(upper - bound, abs(upper - levelled)) > CERTIFICATE_GAP * upper + rounding:
+        raise ValueError(
+            f"the certificate's lower bound {bound:g} and levelled error {levelled:g} are not the error, {upper:g}"
+        )
 
 
 def first_problem(error: ValidationError) -> str:

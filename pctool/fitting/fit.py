@@ -16,7 +16,17 @@ from pydantic import ValidationError
 
 from pctool.core.polynomial import PUBLISHED, PUBLISHED_CUTOFFS, OddPolynomial
 from pctool.core.polynomial_file import read_model
-from pctool.core.polynomial_models import MAX_COEFFICIENT, MAX_DEGREE, Fit, Knots, Version, first_problem
+from pctool.core.polynomial_models import (
+    MAX_COEFFICIENT,
+    MAX_DEGREE,
+    Certificate,
+    Fit,
+    Knots,
+    Version,
+    check_certificate,
+    first_problem,
+    proven_bound,
+)
 from pctool.errors import InputError
 from pctool.fitting import least_squares, minimax
 
@@ -82,11 +92,29 @@ def fit_polynomial(
 def _solve(fit: Fit, size: int) -> OddPolynomial:
     if fit.norm == "l2":
         series, solver, version = least_squares.solve(fit, size)
-        found: dict[str, object] = {"solver": solver, "solver_version": version}
-    else:
-        series, certificate = minimax.solve(fit, size)
-        found = {"solver": "NumPy-Remez", "solver_version": np.__version__, "certificate": certificate}
-    return OddPolynomial(_powers(series, size, fit), fit.model_copy(update=found))
+        fit = fit.model_copy(update={"solver": solver, "solver_version": version})
+        return OddPolynomial(_powers(series, size, fit), fit)
+    series, certificate = minimax.solve(fit, size)
+    fit = fit.model_copy(update={"solver": "NumPy-Remez", "solver_version": np.__version__})
+    return certified(_powers(series, size, fit), fit, certificate)
+
+
+def certified(coeffs: tuple[float, ...], fit: Fit, proof: Certificate) -> OddPolynomial:
+    """A minimax fit with the bound that its final coefficients, rounded as they are, prove at the proof's points.
+
+    Raises InputError where the rounding leaves the bound too far below the maximal error.
+    """
+    bound = proven_bound(OddPolynomial(coeffs), fit, proof.points)
+    points = proof.points if bound > 0 else ()
+    proof = proof.model_copy(update={"points": points, "lower_bound": max(bound, 0.0)})
+    g = OddPolynomial(coeffs, fit.model_copy(update={"certificate": proof}))
+    try:
+        check_certificate(g)
+    except ValueError as error:
+        raise InputError(
+            f"no certificate for degree {g.degree}: {error}; lower the degree or widen the range"
+        ) from error
+    return g
 
 
 def _powers(series: Chebyshev, size: int, fit: Fit) -> tuple[float, ...]:

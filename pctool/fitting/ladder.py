@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pctool.core.polynomial import OddPolynomial
-from pctool.core.polynomial_models import Certificate, Knots
+from pctool.core.polynomial_models import Knots
 from pctool.core.polynomial_report import falls, value_extremes
 from pctool.errors import InputError
 from pctool.fitting.diagnosis import kappa_after
-from pctool.fitting.fit import fit_polynomial, published
+from pctool.fitting.fit import certified, fit_polynomial, published
 
 DEGREES = (3, 5, 7, 9)  # of the paper's APC (section 3.4)
 DEFAULT_GOAL = 5.0  # what the paper's APC leaves alone: its first threshold
@@ -116,14 +116,9 @@ def equal_ripple(degree: int, kappa: float, *, gamma_upper: float = 1.1) -> OddP
         raise ValueError("a minimax fit carries its certificate")
     proof = g.fit.certificate
     scale = 1 / float(g(value_extremes(g, 1 / kappa, gamma_upper)).max())
-    proof = Certificate(
-        points=proof.points,
-        levelled_error=proof.levelled_error * scale,
-        lower_bound=proof.lower_bound * scale,
-    )
+    proof = proof.model_copy(update={"levelled_error": proof.levelled_error * scale})
     target = Knots(knots=((0.0, 0.0), (1 / kappa, scale)))
-    fit = g.fit.model_copy(update={"target": target, "certificate": proof})
-    return OddPolynomial(tuple(scale * a for a in g.coeffs), fit)
+    return certified(tuple(scale * a for a in g.coeffs), g.fit.model_copy(update={"target": target}), proof)
 
 
 def _ratio(degree: int, gamma_upper: float, kappa: float) -> float:

@@ -8,14 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.polynomial import Chebyshev
 
-from pctool.core.polynomial_models import Certificate, Fit
+from pctool.core.polynomial_models import CERTIFICATE_GAP, CERTIFICATE_NOISE, Certificate, Fit
 from pctool.core.polynomial_report import Array, Target, error_extremes
 from pctool.errors import InputError
 from pctool.fitting.least_squares import basis_values
 
 MAX_EXCHANGES = 100  # of 3,000 random fits none took more than 12
-GAP = 1e-6  # of the upper and the lower bound on the error, relative
-NOISE = 1e-12  # errors below this are float64's rounding, and are not bounded any closer
 
 
 @dataclass(frozen=True)
@@ -79,10 +77,10 @@ def solve(fit: Fit, size: int) -> tuple[Chebyshev, Certificate]:
         chosen = _alternating(points, signed, problem.unknowns + 1)
         candidate = _candidate(series, levelled, points, signed, chosen)
         best = min(best, candidate, key=lambda each: each.upper - each.lower)
-        if chosen is None or best.upper - best.lower <= max(1e-3 * GAP * best.upper, NOISE):
+        if chosen is None or best.upper - best.lower <= max(1e-3 * CERTIFICATE_GAP * best.upper, CERTIFICATE_NOISE):
             break  # without alternation, rounding has hidden a sign change
         series, levelled = _level(problem, points[chosen])
-    if best.upper - best.lower > max(GAP * best.upper, NOISE):
+    if best.upper - best.lower > max(CERTIFICATE_GAP * best.upper, CERTIFICATE_NOISE):
         raise InputError(
             f"no certificate for degree {2 * size - 1}: the error lies between {best.lower:.6g} and "
             f"{best.upper:.6g}; lower the degree, or widen the range"

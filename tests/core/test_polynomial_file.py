@@ -93,6 +93,7 @@ REFUSED = {
     "another maximal error": (changed(report__max_error=0.0948), "max_error"),
     "another g(1)": (changed(report__g_at_one=1.00001), "g_at_one"),
     "monotone, which it is not": (changed(report__monotone=True), "monotone"),
+    "at_one, which it is not": ({**changed(coeffs=[2.909, -4.649, 4.023, -1.28301]), "report": None}, "at_one"),
     "a report without a fit": (changed(fit=None), "report"),
     "a cutoff of 0": (changed(fit__cutoff=0.0), "cutoff"),
     "a cutoff beyond the range": (changed(fit__cutoff=1.1), "cutoff"),
@@ -143,10 +144,16 @@ def test_a_certificate_is_verified(tmp_path):
         {**proof, "points": [0.2, 1.1]},
         {**proof, "points": [0.2, 1.1, 0.7]},
         {**proof, "points": [0.1, 0.7, 1.1]},
+        {**proof, "lower_bound": E - 1e-4},
+        {**proof, "levelled_error": E + 1e-4},
+        {"points": [], "levelled_error": E, "lower_bound": 0.0},
+        None,
     ):
         content["fit"]["certificate"] = wrong
-        with pytest.raises(InputError, match="certificate"):
-            OddPolynomial.load(write(tmp_path / "p.json", content))
+        for stated in (measured.model_dump(), None):  # without a report too
+            content["report"] = stated
+            with pytest.raises(InputError, match="certificate"):
+                OddPolynomial.load(write(tmp_path / "p.json", content))
 
 
 def test_size_is_capped_before_anything_is_parsed(tmp_path):

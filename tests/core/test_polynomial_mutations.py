@@ -37,7 +37,7 @@ ODD_VALUES = [
 
 def originals():
     """The bytes of four valid polynomial files and of a ladder, each with the function that reads its like."""
-    single = [PUBLISHED[3], FITTED, RIPPLE, OddPolynomial((1e15,) * 13, Fit(cutoff=0.5, gamma_upper=4.0))]
+    single = [PUBLISHED[3], FITTED, RIPPLE, OddPolynomial((1e15,) * 13, Fit(cutoff=0.5, gamma_upper=4.0, at_one=False))]
     files = [
         (polynomial_file.dump(polynomial_file.PolynomialFile.of(g)).encode(), polynomial_file.read_polynomial)
         for g in single
