@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -131,6 +132,11 @@ def _published(degrees: list[int] | None, cutoffs: list[float] | None, given: di
     return [published(degree) for degree in degrees]
 
 
+def _exact(value: float | None) -> str:
+    """0.4, 1: no digit more than needed, and none less, so that two values never share a name."""
+    return repr(value).removesuffix(".0")
+
+
 def _name(g: OddPolynomial, target: str | None) -> str:
     """The file's name in the current folder: target, degree, and what departs from l2 with g(1) = 1."""
     fit = g.fit
@@ -139,18 +145,22 @@ def _name(g: OddPolynomial, target: str | None) -> str:
     if fit.solver == "published":
         return f"published-deg{g.degree}.json"
     if fit.target == "pl":
-        stem = f"pl{fit.cutoff:g}"
+        stem = f"pl{_exact(fit.cutoff)}"
     else:
-        stem = f"one{fit.gamma_lower:g}" if fit.target == "one" else Path(str(target)).stem
+        stem = f"one{_exact(fit.gamma_lower)}" if fit.target == "one" else Path(str(target)).stem
     return f"{stem}-deg{g.degree}{'-linf' * (fit.norm == 'linf')}{'-free' * (not fit.at_one)}.json"
 
 
-def _write(files: dict[Path, bytes], force: bool) -> None:
+def _write(files: list[tuple[Path, bytes]], force: bool) -> None:
     """All of them or none: whatever must not be overwritten is found before the first is written."""
     from pctool.core.polynomial_file import same_content, write_once
 
-    kept = {path for path, data in files.items() if same_content(path, data, force=force)}
-    for path, data in files.items():
+    places: dict[str, bytes] = {}
+    for path, data in files:
+        if places.setdefault(os.path.realpath(path), data) != data:
+            raise InputError(f"{path} is to hold two different things; give each file its own name, or fit one by one")
+    kept = {path for path, data in files if same_content(path, data, force=force)}
+    for path, data in dict(files).items():
         write_once(path, data, force=force)
         console.note(f"{path} holds this already" if path in kept else f"wrote {path}")
 
@@ -163,9 +173,9 @@ def _finish(polynomials: list[OddPolynomial], paths: list[Path], plot: Path | No
     from pctool.fitting.text import curve, summary
 
     models = [PolynomialFile.of(g) for g in polynomials]
-    files = {path: dump(model).encode() for path, model in zip(paths, models, strict=True)}
+    files = [(path, dump(model).encode()) for path, model in zip(paths, models, strict=True)]
     if plot:
-        files[plot] = draw(polynomials, plot.name)
+        files.append((plot, draw(polynomials, plot.name)))
     _write(files, force)
     answers = []
     for g, path, model in zip(polynomials, paths, models, strict=True):
@@ -197,9 +207,9 @@ def _finish_ladder(ladder: Ladder, path: Path, plot: Path | None, *, force: bool
     from pctool.fitting.text import ladder_table
 
     model = ladder_file(ladder.taus, ladder.polynomials)
-    files = {path: dump(model).encode()}
+    files = [(path, dump(model).encode())]
     if plot:
-        files[plot] = draw(ladder.polynomials, plot.name)
+        files.append((plot, draw(ladder.polynomials, plot.name, ladder.taus)))
     _write(files, force)
     line = f"pctool train --method apc --ladder {shlex.quote(str(path))}"
     if not as_json:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pctool.core.polynomial import OddPolynomial
-from pctool.core.polynomial_models import LadderFile, PolynomialFile, Rung, first_problem
+from pctool.core.polynomial_models import LadderFile, PolynomialFile, Rung
 from pctool.core.polynomial_report import LAYER_UPPER, float32_error
 from pctool.errors import InputError
 from pctool.files import write_bytes
@@ -17,6 +17,7 @@ from pctool.files import write_bytes
 MAX_BYTES = 262_144  # a ladder of 16 certified polynomials takes 30 kB
 MAX_TRAIN_DEGREE = 9  # the paper's largest (section 3.3), and the width of the training kernel's coefficient tensor
 MAX_FLOAT32_ERROR = 1e-3  # the last digit of the published coefficients
+WRITER = "'pctool fit-poly' writes one"
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -28,8 +29,18 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def parse(text: bytes, model: type[Model], origin: str) -> Model:
-    """Validates JSON against a model, without duplicate keys. Raises InputError naming `origin`."""
+def first_problem(error: ValidationError) -> str:
+    """The first thing that a model found wrong, in one line: where, a short value, what is allowed."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    value = first["input"]
+    shown = f" {value!r}" if place and isinstance(value, int | float | str) and len(repr(value)) < 40 else ""
+    message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return " ".join(f"{place}{shown}{': ' if place else ''}{message}".split())[:300]
+
+
+def parse(text: bytes, model: type[Model], origin: str, source: str = WRITER) -> Model:
+    """Validates JSON against a model, without duplicate keys. Raises InputError naming `origin` and `source`."""
     try:
         json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
         return model.model_validate_json(text)
@@ -39,21 +50,21 @@ def parse(text: bytes, model: type[Model], origin: str) -> Model:
         problem = "nested too deeply"
     except ValueError as error:  # not UTF-8, not JSON, a duplicate key, a number of thousands of digits
         problem = " ".join(str(error).split())[:300]
-    raise InputError(f"{origin} cannot be used: {problem}; mend it, or write a new one with 'pctool fit-poly'")
+    raise InputError(f"{origin} cannot be used: {problem}; mend it; {source}")
 
 
-def read_model(path: Path, model: type[Model]) -> Model:
-    """Reads and validates one JSON file of at most MAX_BYTES. Raises InputError."""
+def read_model(path: Path, model: type[Model], source: str = WRITER) -> Model:
+    """Reads and validates one JSON file of at most MAX_BYTES. Raises InputError, which says where one comes from."""
     try:
         if not path.is_file():
-            raise InputError(f"{path} is not a file; 'pctool fit-poly' writes one")
+            raise InputError(f"{path} is not a file; {source}")
         with path.open("rb") as file:
             text = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise InputError(f"cannot read {path}: {error}; check the path") from error
     if len(text) > MAX_BYTES:
         raise InputError(f"{path} is larger than {MAX_BYTES:,} bytes, which no polynomial needs; check the path")
-    return parse(text, model, str(path))
+    return parse(text, model, str(path), source)
 
 
 def dump(model: BaseModel) -> str:

@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pctool.core.polynomial import OddPolynomial
 from pctool.core.polynomial_report import Target, measures
@@ -97,7 +97,8 @@ class Fit(_Strict):
         if self.cutoff is None:
             raise ValueError("a cutoff is needed for the target PL_b; try 0.4")
         if not KNOT_DISTANCE <= self.cutoff < self.gamma_upper:
-            raise ValueError(f"cutoff {self.cutoff:g} must lie in (0, gamma_upper = {self.gamma_upper:g}); try 0.4")
+            bounds = f"[{KNOT_DISTANCE:g}, gamma_upper = {self.gamma_upper:g})"
+            raise ValueError(f"cutoff {self.cutoff:g} must lie in {bounds}; try 0.4")
         if self.at_one and self.cutoff > 1:
             raise ValueError(f"cutoff {self.cutoff:g} must be at most 1 with g(1) = 1; lower it or free the fit")
 
@@ -192,6 +193,9 @@ class LadderFile(_Strict):
         taus = [rung.tau for rung in self.rungs]
         if any(b <= a for a, b in pairwise(taus)):
             raise ValueError(f"the rungs' tau must rise, got {taus}")
+        degrees = [rung.polynomial.degree for rung in self.rungs]
+        if any(b <= a for a, b in pairwise(degrees)):
+            raise ValueError(f"the rungs' degrees must rise, got {degrees}")
         return self
 
 
@@ -238,13 +242,3 @@ def check_certificate(polynomial: OddPolynomial) -> None:
         raise ValueError(
             f"the certificate's lower bound {bound:g} and levelled error {levelled:g} are not the error, {upper:g}"
         )
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first thing that a model found wrong, in one line: where, a short value, what is allowed."""
-    first = error.errors(include_url=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    value = first["input"]
-    shown = f" {value!r}" if place and isinstance(value, int | float | str) and len(repr(value)) < 40 else ""
-    message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    return " ".join(f"{place}{shown}{': ' if place else ''}{message}".split())[:300]

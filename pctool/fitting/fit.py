@@ -15,7 +15,7 @@ from numpy.polynomial.polynomial import polyadd, polymul
 from pydantic import ValidationError
 
 from pctool.core.polynomial import PUBLISHED, PUBLISHED_CUTOFFS, OddPolynomial
-from pctool.core.polynomial_file import read_model
+from pctool.core.polynomial_file import first_problem, read_model
 from pctool.core.polynomial_models import (
     MAX_COEFFICIENT,
     MAX_DEGREE,
@@ -24,7 +24,6 @@ from pctool.core.polynomial_models import (
     Knots,
     Version,
     check_certificate,
-    first_problem,
     proven_bound,
 )
 from pctool.errors import InputError
@@ -42,7 +41,7 @@ class KnotsFile(Knots):
 
 def read_knots(path: Path) -> Knots:
     """A piecewise-linear target by its corners. Raises InputError."""
-    return Knots(knots=read_model(path, KnotsFile).knots)
+    return Knots(knots=read_model(path, KnotsFile, "docs/fit-poly.md shows a knots file").knots)
 
 
 def fit_polynomial(

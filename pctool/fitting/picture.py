@@ -30,12 +30,12 @@ def format_of(name: str) -> str:
     return FORMATS[suffix]
 
 
-def draw(polynomials: Sequence[OddPolynomial], name: str) -> bytes:
+def draw(polynomials: Sequence[OddPolynomial], name: str, taus: Sequence[float] = ()) -> bytes:
     """The picture as a file's bytes; the same polynomials give the same bytes. `name` chooses the format.
 
     Left: each polynomial over its target. Right: singular value in, singular value out, on logarithmic axes,
-    where a step up from the diagonal is a smaller condition number. Raises InputError for a name's ending, or
-    for more polynomials than there are colours.
+    where a slope below 1 is a smaller condition number. A ladder's lines are named by its `taus`. Raises
+    InputError for a name's ending, or for more polynomials than there are colours.
     """
     kind = format_of(name)
     if len(polynomials) > len(COLOURS):
@@ -49,8 +49,9 @@ def draw(polynomials: Sequence[OddPolynomial], name: str) -> bytes:
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
         figure.subplots_adjust(left=0.06, right=0.985, bottom=0.12, top=0.92, wspace=0.2)
+        labels = [f"above {tau:g}: {_label(g)}" for tau, g in zip(taus, polynomials, strict=True)] if taus else None
         _targets_and_fits(left, polynomials)
-        _in_and_out(right, polynomials)
+        _in_and_out(right, polynomials, labels or [_label(g) for g in polynomials])
         buffer = io.BytesIO()
         dateless = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
         figure.savefig(buffer, format=kind, metadata=dateless)
@@ -65,7 +66,7 @@ def _targets_and_fits(axes: Axes, polynomials: Sequence[OddPolynomial]) -> None:
     uppers = [g.fit.gamma_upper if g.fit else DEFAULT_RANGE[1] for g in polynomials]
     for g, upper, colour, dash in zip(polynomials, uppers, COLOURS, DASHES, strict=False):
         x = np.linspace(0.0, upper, 801)
-        axes.plot(x, g(x), color=colour, linestyle=dash, linewidth=2, label=_label(g))
+        axes.plot(x, g(x), color=colour, linestyle=dash, linewidth=2)
         if g.fit:
             covered = np.unique([*x[x >= g.fit.gamma_lower], *g.fit.function().x])
             covered = covered[(covered >= g.fit.gamma_lower) & (covered <= upper)]
@@ -73,11 +74,11 @@ def _targets_and_fits(axes: Axes, polynomials: Sequence[OddPolynomial]) -> None:
     axes.set(xlim=(0, max(uppers)), xlabel="singular value of SN(W)", ylabel="g", title="Targets (pale) and fits")
 
 
-def _in_and_out(axes: Axes, polynomials: Sequence[OddPolynomial]) -> None:
+def _in_and_out(axes: Axes, polynomials: Sequence[OddPolynomial], labels: Sequence[str]) -> None:
     x = np.geomspace(1e-3, 1.0, 801)
     axes.loglog(x, x, color="0.5", linewidth=1, label="spectral normalisation alone")
-    for g, colour, dash in zip(polynomials, COLOURS, DASHES, strict=False):
-        axes.loglog(x, np.abs(g(x)), color=colour, linestyle=dash, linewidth=2, label=_label(g))
+    for g, label, colour, dash in zip(polynomials, labels, COLOURS, DASHES, strict=False):
+        axes.loglog(x, np.abs(g(x)), color=colour, linestyle=dash, linewidth=2, label=label)
     axes.set(xlim=(1e-3, 1), ylim=(1e-3, 2), xlabel="singular value in", ylabel="singular value out")
     axes.set_title("What becomes of a singular value")
     axes.legend(loc="lower right")

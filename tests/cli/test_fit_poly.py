@@ -82,6 +82,8 @@ def test_json_is_one_object_with_the_file_in_it(fit_poly, tmp_path):
 NAMES = {
     "one": (["--target", "one", "--gamma-lower", 0.2, "--degree", 5], "one0.2-deg5.json"),
     "free": ([*BASE, "--free"], "pl0.4-deg7-free.json"),
+    "many digits": (["--cutoff", 0.40000001, "--degree", 7], "pl0.40000001-deg7.json"),
+    "cutoff 1": (["--cutoff", 1, "--degree", 7], "pl1-deg7.json"),
     "both": ([*BASE, "--free", "--norm", "linf"], "pl0.4-deg7-linf-free.json"),
     "published": (["--published", "--degree", 9], "published-deg9.json"),
     "out": ([*BASE, "--out", "below/x y.json"], "below/x y.json"),
@@ -171,7 +173,10 @@ REFUSED = {
     "alpha without l2": ([*BASE, "--norm", "linf", "--alpha", 2], "--norm linf takes no --alpha"),
     "a seed without uniform": ([*BASE, "--seed", 1], "seed belongs to uniform"),
     "norm l1": ([*BASE, "--norm", "l1"], "--norm"),
-    "no such target": (["--degree", 7, "--target", "absent.json"], "absent.json is not a file"),
+    "no such target": (
+        ["--degree", 7, "--target", "absent.json"],
+        "absent.json is not a file; docs/fit-poly.md shows a knots file",
+    ),
     "one from 0": (["--degree", 7, "--target", "one"], "gamma_lower above 0"),
     "published and fitted": (["--published", *BASE], "leave --cutoff out"),
     "published, no degree": (["--published"], "--degree 3, 5, 7 or 9"),
@@ -181,6 +186,9 @@ REFUSED = {
     "a ladder of kappa 1": (["--ladder", "l.json", "--kappa-after", 1], "1 is not allowed"),
     "kappa-after alone": ([*BASE, "--kappa-after", 3], "belong to --ladder"),
     "a picture of another kind": ([*BASE, "--plot", "p.gif"], ".png, .pdf or .svg"),
+    "a picture over the fit": ([*BASE, "--out", "p.svg", "--plot", "./p.svg"], "p.svg is to hold two different things"),
+    "a picture over the ladder": (["--ladder", "l.png", "--plot", "l.png"], "two different things"),
+    "a cutoff of 1e-7": (["--cutoff", 1e-7, "--degree", 7], "must lie in [1e-06, gamma_upper = 1.1)"),
     "an unknown flag": ([*BASE, "--order", 3], "--order"),
 }
 
@@ -193,6 +201,17 @@ def test_bad_input_gets_one_line_exit_2_and_no_file(fit_poly, tmp_path, argument
     assert hint in err
     assert err.count("\n") == 1
     assert [path for path in tmp_path.iterdir() if path.name not in {"data", "cache"}] == []
+
+
+def test_two_fits_with_one_name_are_refused(fit_poly, tmp_path, monkeypatch):
+    """Where two default names meet, neither is written; the same fit twice is one file."""
+    assert fit_poly(*BASE, *BASE)[0] == 0
+    assert [path.name for path in tmp_path.glob("*.json")] == ["pl0.4-deg7.json"]
+    monkeypatch.setattr("pctool.cli.fit_poly._name", lambda g, target: "same.json")
+    code, out, err = fit_poly(*BASE, "--cutoff", 0.5, "--degree", 7)
+    assert (code, out) == (2, "")
+    assert "same.json is to hold two different things" in err
+    assert not (tmp_path / "same.json").exists()
 
 
 def test_a_full_folder_is_exit_5_with_the_path_and_bytes(fit_poly, tmp_path):

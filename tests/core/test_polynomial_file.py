@@ -244,6 +244,15 @@ def test_a_ladder_that_cannot_be_climbed_is_refused(taus, hint, tmp_path):
         polynomial_file.read_ladder(path)
 
 
+def test_a_ladder_whose_degrees_do_not_rise_is_refused(tmp_path):
+    """A later rung of the same or a lower degree is no step up."""
+    for degrees in ((5, 5), (7, 3)):
+        rungs = [{"tau": tau, "polynomial": contents(PUBLISHED[d])} for tau, d in zip((5.0, 9.0), degrees, strict=True)]
+        path = write(tmp_path / "l.json", {"format": "pctool-ladder", "version": 1, "rungs": rungs})
+        with pytest.raises(InputError, match="degrees must rise"):
+            polynomial_file.read_ladder(path)
+
+
 def test_a_ladder_is_for_training(tmp_path):
     """A rung that train could not evaluate is refused, and its tau named."""
     polynomial_file.write_ladder(tmp_path / "l.json", (5.0, 8.0), (PUBLISHED[3], OddPolynomial((1.0,) * 6)))

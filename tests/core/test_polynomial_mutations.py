@@ -42,7 +42,7 @@ def originals():
         (polynomial_file.dump(polynomial_file.PolynomialFile.of(g)).encode(), polynomial_file.read_polynomial)
         for g in single
     ]
-    ladder = polynomial_file.ladder_file((5.0, 10.0), (FITTED, RIPPLE))
+    ladder = polynomial_file.ladder_file((5.0, 10.0), (RIPPLE, FITTED))
     return [*files, (polynomial_file.dump(ladder).encode(), polynomial_file.read_ladder)]
 
 

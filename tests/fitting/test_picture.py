@@ -30,6 +30,14 @@ def test_every_polynomial_has_its_colour_on_the_picture():
     assert present == [True, True, True, False]
 
 
+def test_a_ladders_lines_are_named_by_their_thresholds(monkeypatch):
+    """With taus, each rung's line says above which kappa it is used."""
+    labels = []
+    monkeypatch.setattr(picture, "_in_and_out", lambda axes, polynomials, names: labels.extend(names))
+    picture.draw([published(3), published(5)], "a.svg", (5.0, 7.489))
+    assert [label.partition(",")[0] for label in labels] == ["above 5: degree 3", "above 7.489: degree 5"]
+
+
 def test_what_cannot_be_drawn_is_refused():
     """Another format, or more polynomials than colours."""
     with pytest.raises(InputError, match=r"\.png, \.pdf or \.svg"):
