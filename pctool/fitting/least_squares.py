@@ -1,4 +1,4 @@
-"""Weighted least squares (the paper's eq. 5) by cvxpy, checked against an independent QR solution."""
+"""Weighted least squares (the paper's eq. 5) by cvxpy, checked against an independent solution by SVD."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def solve(fit: Fit, size: int) -> tuple[Chebyshev, str, str]:
     goal = root * fit.function()(x)
     constraint = basis_values(np.ones(1), size, domain)[0] if fit.at_one else None
     coefficients, name = _by_cvxpy(matrix, goal, constraint)
-    check = _by_qr(matrix, goal, constraint)
+    check = _by_svd(matrix, goal, constraint)
     grid = np.linspace(fit.gamma_lower, fit.gamma_upper, 1001)
     gap = np.abs(basis_values(grid, size, domain) @ (coefficients - check)).max()
     if not gap <= AGREEMENT:
         raise InputError(
-            f"degree {2 * size - 1} with alpha {fit.alpha:g} is too badly conditioned: {name} and QR differ by "
+            f"degree {2 * size - 1} with alpha {fit.alpha:g} is too badly conditioned: {name} and SVD differ by "
             f"{gap:.1e}, {AGREEMENT:g} is allowed; lower the degree or alpha, or take more points"
         )
     return Chebyshev(coefficients, domain=domain), name, importlib.metadata.version(name.lower())
@@ -66,24 +66,24 @@ def solve(fit: Fit, size: int) -> tuple[Chebyshev, str, str]:
 def _by_cvxpy(matrix: Array, goal: Array, constraint: Array | None) -> tuple[Array, str]:
     cvxpy: Any = importlib.import_module("cvxpy")  # late: half a second, and its names are not typed
 
+    q, r = np.linalg.qr(matrix)  # orthogonal on the weighted points: a large alpha leaves small x hardly any weight
     unknown = cvxpy.Variable(matrix.shape[1])
-    objective = cvxpy.Minimize(cvxpy.sum_squares(matrix @ unknown - goal))
-    problem = cvxpy.Problem(objective, [] if constraint is None else [constraint @ unknown == 1])
+    objective = cvxpy.Minimize(cvxpy.sum_squares(q @ unknown - goal))
+    problem = cvxpy.Problem(objective, [] if constraint is None else [np.linalg.solve(r.T, constraint) @ unknown == 1])
     for tolerance in SOLVER_TOLERANCES:
         limits = {"tol_gap_abs": tolerance, "tol_gap_rel": tolerance, "tol_feas": tolerance}
         with warnings.catch_warnings(), contextlib.suppress(cvxpy.error.SolverError):
             warnings.simplefilter("ignore")  # of an inaccurate solution: the status says so as well
             problem.solve(solver=cvxpy.CLARABEL, **limits)
         if problem.status == cvxpy.OPTIMAL:
-            return unknown.value, problem.solver_stats.solver_name
+            return np.linalg.solve(r, unknown.value), problem.solver_stats.solver_name
     raise InputError("CLARABEL found no optimum: lower the degree or alpha, or widen the range")
 
 
-def _by_qr(matrix: Array, goal: Array, constraint: Array | None) -> Array:
-    """The same minimum by orthogonal factors: the constraint's null space, then least squares in it."""
+def _by_svd(matrix: Array, goal: Array, constraint: Array | None) -> Array:
+    """The same minimum by singular values: the constraint's null space, then least squares in it."""
     if constraint is None:
-        q, r = np.linalg.qr(matrix)
-        return np.linalg.solve(r, q.T @ goal)
+        return np.asarray(np.linalg.lstsq(matrix, goal)[0], dtype=np.float64)
     q, r = np.linalg.qr(constraint[:, None], mode="complete")
     fixed, free = q[:, 0] / r[0, 0], q[:, 1:]
-    return fixed + free @ _by_qr(matrix @ free, goal - matrix @ fixed, None)
+    return fixed + free @ _by_svd(matrix @ free, goal - matrix @ fixed, None)
