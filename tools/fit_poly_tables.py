@@ -17,7 +17,7 @@ import numpy as np
 from pctool.core.polynomial import PUBLISHED, OddPolynomial
 from pctool.core.polynomial_models import report
 from pctool.fitting import fit_polynomial, published
-from pctool.fitting.diagnosis import diagnose, kappa_after
+from pctool.fitting.diagnosis import BEYOND, diagnose, kappa_after
 from pctool.fitting.ladder import DEGREES, Ladder, equal_ripple, fit_ladder, published_ladder
 from pctool.fitting.least_squares import basis_values
 
@@ -117,11 +117,16 @@ def ladders() -> str:
         outcomes = ladder.outcomes()
         reach = [f"{outcome.reach:.4g}" for outcome in outcomes]
         lowest = min(outcome.at_one for outcome in outcomes)
-        return [name, *reach, f"{lowest:.2f}", f"{max(outcome.falls_by for outcome in outcomes):.2f}"]
+        growth = [" / ".join(f"{outcome.beyond[x]:.3g}" for outcome in outcomes) for x in BEYOND]
+        float32 = f"{max(outcome.float32_error for outcome in outcomes):.0e}"
+        bfloat16 = f"{max(outcome.bfloat16_error for outcome in outcomes):.1g}"
+        deepest = f"{max(outcome.falls_by for outcome in outcomes):.2f}"
+        return [name, *reach, f"{lowest:.2f}", deepest, *growth, float32, bfloat16]
 
     rows = [row("published", published_ladder())]
     rows += [row(f"ripple {ripple:g}", fit_ladder(ripple=ripple)) for ripple in RIPPLES]
-    return table(["ladder", *[f"degree {d} up to" for d in DEGREES], "least g(1)", "deepest fall"], rows)
+    costs = ["least g(1)", "deepest fall", *[f"g({x:g})" for x in BEYOND], "float32", "bfloat16"]
+    return table(["ladder", *[f"degree {d} up to" for d in DEGREES], *costs], rows)
 
 
 TABLES = {"errors": errors, "beaten": beaten, "costs": costs, "ladders": ladders}

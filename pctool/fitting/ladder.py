@@ -11,7 +11,7 @@ from pctool.core.polynomial import OddPolynomial
 from pctool.core.polynomial_models import Knots
 from pctool.core.polynomial_report import falls, value_extremes
 from pctool.errors import InputError
-from pctool.fitting.diagnosis import kappa_after
+from pctool.fitting.diagnosis import diagnose, kappa_after
 from pctool.fitting.fit import certified, fit_polynomial, published
 
 DEGREES = (3, 5, 7, 9)  # of the paper's APC (section 3.4)
@@ -27,7 +27,8 @@ class Outcome:
 
     `at_one`: g(1), what becomes of the largest singular value. `largest`: of g on [0, gamma_upper].
     `falls_on`: the part of [0, 1] on which g falls, so that singular values change their order; `falls_by`:
-    the deepest of these falls.
+    the deepest of these falls. `beyond`: g at 1.2 and 1.5, met where the power iteration underestimates sigma.
+    `float32_error`, `bfloat16_error`: of evaluating the coefficients on [0, gamma_upper], 1.1 at least.
     """
 
     reach: float
@@ -36,6 +37,9 @@ class Outcome:
     largest: float
     falls_on: float
     falls_by: float
+    beyond: dict[float, float]
+    float32_error: float
+    bfloat16_error: float
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ class Ladder:
             falling = falls(g, 0.0, 1.0)
             share = sum(end - start for start, end in falling)
             deepest = max((abs(g(start)) - abs(g(end)) for start, end in falling), default=0.0)
-            found.append(Outcome(reach, kappa_after(g, reach), g(1.0), largest, share, deepest))
+            seen = diagnose(g)
+            costs = (largest, share, deepest, seen.beyond, seen.float32_error, seen.bfloat16_error)
+            found.append(Outcome(reach, kappa_after(g, reach), g(1.0), *costs))
         return found
 
 

@@ -107,13 +107,17 @@ def ladder_table(ladder: Ladder) -> str:
     """A line a rung: when APC takes it, what it does to kappa, and what that costs."""
     lines = [
         f"a layer is left alone up to a kappa of {ladder.goal:g}; each rung keeps it there up to the next",
-        f"{'above':>8} {'degree':>7} {'kappa -> after':>18} {'g(1)':>7} {'largest':>8} {'falls on':>9} {'by':>6}",
+        f"{'above':>8} {'degree':>7} {'kappa -> after':>18} {'g(1)':>7} {'largest':>8} {'falls on':>9} {'by':>6}"
+        f" {'g(1.2)':>7} {'g(1.5)':>7} {'float32':>8} {'bfloat16':>8}",
     ]
     for tau, g, rung in zip(ladder.taus, ladder.polynomials, ladder.outcomes(), strict=True):
         change = f"{rung.reach:g} -> {rung.kappa_after:.3g}"
         costs = f"{rung.at_one:>7.3f} {rung.largest:>8.3f} {rung.falls_on:>9.0%} {rung.falls_by:>6.2f}"
-        lines.append(f"{tau:>8g} {g.degree:>7} {change:>18} {costs}")
+        growth = " ".join(f"{value:>7.3g}" for value in rung.beyond.values())
+        rounding = f"{rung.float32_error:>8.0e} {rung.bfloat16_error:>8.1g}"
+        lines.append(f"{tau:>8g} {g.degree:>7} {change:>18} {costs} {growth} {rounding}")
     lines.append(
         "falls on: the part of [0, 1] where g falls and singular values change their order; by: the deepest fall"
     )
+    lines.append("g(1.2), g(1.5): met where the power iteration underestimates sigma; then what the roundings cost")
     return "\n".join(lines)

@@ -56,6 +56,20 @@ def test_a_larger_ripple_reaches_further():
     assert all(a < b < c for a, b, c in zip(published.reach, gentle.reach, full.reach, strict=True))
 
 
+def test_outcomes_tell_growth_and_rounding():
+    """g at 1.2 and 1.5 and the rounding errors of every rung; the default's degree 9 grows six times the published."""
+    default, published = fit_ladder().outcomes(), published_ladder().outcomes()
+    assert (default[2].beyond[1.2], default[3].beyond[1.5]) == (
+        pytest.approx(-0.10, abs=0.01),
+        pytest.approx(99, abs=1),
+    )
+    assert (published[2].beyond[1.2], published[3].beyond[1.5]) == (
+        pytest.approx(0.87, abs=0.01),
+        pytest.approx(15.5, abs=0.1),
+    )
+    assert all(0 < rung.float32_error < rung.bfloat16_error for rung in [*default, *published])
+
+
 def test_the_published_ladder_keeps_the_published_coefficients():
     """Its polynomials are the table's, its thresholds those at which each leaves 5."""
     ladder = published_ladder()

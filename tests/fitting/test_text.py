@@ -54,3 +54,6 @@ def test_a_ladders_table_has_a_line_a_rung():
     lines = text.ladder_table(fit_ladder()).splitlines()
     assert [line.split()[1] for line in lines[2:6]] == ["3", "5", "7", "9"]
     assert all("-> 5" in line for line in lines[2:6])
+    assert lines[1].split()[-4:] == ["g(1.2)", "g(1.5)", "float32", "bfloat16"]
+    assert float(lines[5].split()[-3]) == pytest.approx(99, abs=0.5)
+    assert max(map(len, lines)) <= 120
