@@ -149,6 +149,11 @@ def resolve(flags: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -
             **flags,
             "precision": "bf16" if fast else "fp32",
         }
+    for file, own in (("poly", "degree"), ("ladder", "taus")):
+        if file in given and own in flags:
+            raise InputError(f"--{file} and --{own} contradict each other: the file brings its own; leave one out")
+    if "poly" in given:
+        given["degree"] = OddPolynomial(given["poly"]).degree
     values = {**_open_settings(given), **given}
     values.setdefault("batch_size_g", values["batch_size"])
     try:

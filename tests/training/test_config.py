@@ -73,6 +73,8 @@ def test_auto_precision_is_resolved_and_presets_may_depend_on_it(monkeypatch, fa
         ({"taus": (5.0, 10.0)}, "--taus"),
         ({"poly": (1.5, -0.5)}, "goes with method fpc, not apc"),
         ({"method": "sn", "ladder": ((5.0, (1.5, -0.5)),)}, "goes with method apc, not sn"),
+        ({"method": "fpc", "poly": (1.5, -0.5), "degree": 5}, "--poly and --degree contradict"),
+        ({"ladder": ((5.0, (1.5, -0.5)),), "taus": (5.0, 10.0, 20.0, 30.0)}, "--ladder and --taus contradict"),
         ({"batch_sise": 3}, "unknown setting 'batch_sise'"),
     ],
 )
@@ -91,6 +93,11 @@ def test_default_folder_names_what_departs_from_the_recipe():
     assert resolve({"lr_g": 3e-4}).out != plain
     assert resolve({"lr_g": 3e-4}).out != resolve({"lr_g": 4e-4}).out
     assert resolve({"method": "fpc", "degree": 3, "seed": 5}).out == Path("runs/fashion-mnist-resnet-fpc3-d1-s5")
+
+
+def test_a_polynomial_file_brings_its_degree():
+    """With --poly the configuration states the file's degree, not the default's."""
+    assert resolve({"method": "fpc", "poly": (3.0, -5.0, 4.0, -1.0, 0.0)}).degree == 9
 
 
 @pytest.mark.parametrize("name", recipes.preset_names())
