@@ -90,6 +90,7 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     device: Annotated[
         Literal["auto", "cpu", "cuda"] | None, _where("Where to train. (default auto)", "--device")
     ] = None,
+    threads: Annotated[int | None, _where("CPU threads. (default all cores)", "--threads")] = None,
     out: Annotated[Path | None, _where("The run folder. (default runs/<named after the settings>)", "--out")] = None,
     resume: Annotated[
         Literal["auto", "never"], _where("Whether the same command continues a run. (default auto)", "--resume")

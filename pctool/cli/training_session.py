@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,7 @@ def _show_summary(outcome: session.Outcome) -> None:
         print(f"  {name:<{max(len(row[0]) for row in rows)}}  {text}")
 
 
+LONG_ON_A_CPU = 10_000  # steps; at the smallest default widths a step takes a second on two cores
 _COLUMNS = {"max": "max", "second_max": "second", "mean": "mean"}
 
 
@@ -136,7 +138,7 @@ class _Watcher:
         self.bar: Progress | None = None
         self.task = TaskID(0)
         self.total = config.steps
-        self.first_step, self.started, self.last_line = 0, 0.0, 0.0
+        self.last_line = 0.0
 
     def __enter__(self) -> _Watcher:
         if sys.stderr.isatty():
@@ -159,9 +161,11 @@ class _Watcher:
         note(message)
 
     def begin(self, step: int, total_steps: int) -> None:
-        self.first_step, self.started, self.total = step, time.monotonic(), total_steps
+        self.total = total_steps
         if self.bar is not None:
             self.task = self.bar.add_task("train", total=total_steps, completed=step, status="")
+        if self.config.device == "cpu" and total_steps - step >= LONG_ON_A_CPU:
+            note("this takes hours on a CPU; a run of minutes: pctool train --preset demo")
         what = f"{self.config.dataset}, {self.config.arch}, {self.config.method}, {self.config.precision}"
         note(
             f"training {what} on {self.config.device} into {self.config.out}; Ctrl-C saves, the same command continues"
@@ -175,8 +179,9 @@ class _Watcher:
         if now - self.last_line < SECONDS_BETWEEN_LINES and report.step < self.total:
             return
         self.last_line = now
-        left = (now - self.started) / (report.step - self.first_step) * (self.total - report.step)
-        note(f"step {report.step:,}/{self.total:,}, {left:.0f} s left, {_status(report)}")
+        images = (self.total - report.step) * self.config.batch_size * self.config.d_iters
+        left = timedelta(seconds=round(images / report.images_per_second))
+        note(f"step {report.step:,}/{self.total:,}, {left} left, {_status(report)}")
 
     def scoring(self, total: int) -> contextlib.AbstractContextManager[Callable[[int], object]]:
         if self.bar is None:
@@ -196,7 +201,7 @@ def _status(report: StepReport) -> str:
     counts: dict[int, int] = {}
     for degree in report.strengths.values():
         counts[degree] = counts.get(degree, 0) + 1
-    strengths = " ".join(f"{degree}x{count}" for degree, count in sorted(counts.items()))
+    strengths = ", ".join(f"{degree} on {count}" for degree, count in sorted(counts.items()))
     return f"D {report.loss_d:.3f} G {report.loss_g:+.3f}, {report.images_per_second:.0f} images/s" + (
-        f", degrees {strengths}" if counts else ""
+        f", degree {strengths} layers" if counts else ""
     )

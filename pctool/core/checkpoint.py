@@ -52,13 +52,19 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} differs from its SHA-256: it is damaged; use the checkpoint before it")
     try:
         checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its unpickler meets in a foreign or damaged file
-        reason = type(error).__name__
-        raise InputError(f"{path} is no checkpoint ({reason}); give a .pt file that 'pctool train' wrote") from None
+    except Exception:  # torch raises whatever its unpickler meets in a foreign or damaged file
+        raise InputError(f"{path} is no checkpoint; give a .pt file that 'pctool train' wrote") from None
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise InputError(f"{path} is no pctool checkpoint; give a .pt file that 'pctool train' wrote")
     if checkpoint.get("version") != VERSION:
         raise InputError(f"{path} has checkpoint version {checkpoint.get('version')}; this pctool reads {VERSION}")
+    try:
+        layer_states(checkpoint, "D")
+        generator(checkpoint, "G_ema")
+        assert isinstance(checkpoint["step"], int)
+    except Exception as error:  # whatever a missing or misshapen entry of a file from elsewhere leads to
+        reason = " ".join(str(error).split())[:80]
+        raise InputError(f"{path} lacks what a checkpoint has ({reason}); use one that 'pctool train' wrote") from None
     return checkpoint
 
 

@@ -27,12 +27,14 @@ Count = Annotated[int, Field(ge=1)]
 Every = Annotated[int, Field(ge=0)]
 Width = Annotated[int, Field(ge=8, le=4096)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Threshold = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Moment = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Coeffs = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1, max_length=5)]
 
 OPERATIONAL = (
     "data_dir",
     "device",
+    "threads",
     "out",
     "log_every",
     "save_every",
@@ -64,8 +66,8 @@ class TrainConfig(BaseModel):
     method: Method = "apc"
     degree: Literal[3, 5, 7, 9] = 7
     poly: Coeffs | None = None
-    taus: Annotated[tuple[float, ...], Field(min_length=4, max_length=4)] = PUBLISHED_TAUS
-    ladder: tuple[tuple[float, Coeffs], ...] | None = None
+    taus: Annotated[tuple[Threshold, ...], Field(min_length=4, max_length=4)] = PUBLISHED_TAUS
+    ladder: tuple[tuple[Threshold, Coeffs], ...] | None = None
     apc_every: Count = 1000
     n_power_iterations: Count = 1
     skip_linear: bool = True
@@ -83,13 +85,14 @@ class TrainConfig(BaseModel):
     lr_d: Rate
     beta1: Moment
     beta2: Moment
-    decay_from: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    decay_from: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     ema_decay: Moment = 0.9999
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
 
     data_dir: Path | None = None
     device: Literal["cpu", "cuda"] = "cpu"
+    threads: Count | None = None
     out: Path
     log_every: Every = 50
     save_every: Every = 1000
@@ -101,8 +104,8 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
-        if list(self.taus) != sorted(set(self.taus)) or self.taus[0] <= 0:
-            raise ValueError(f"taus must be positive and rise, not {self.taus}")
+        if list(self.taus) != sorted(set(self.taus)):
+            raise ValueError(f"taus must rise, not {self.taus}")
         if self.poly is not None and self.method != "fpc":
             raise ValueError(f"a polynomial file goes with method fpc, not {self.method}")
         if self.ladder is not None and self.method != "apc":
@@ -139,6 +142,11 @@ def resolve(flags: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -
     """
     from_preset = dict(preset or {})
     without_bf16 = from_preset.pop("without_bf16", {})
+    if not isinstance(without_bf16, dict):
+        raise InputError(f"without_bf16 is a table of settings, not {without_bf16!r}")
+    for key in ("resolution", "channels"):
+        if key in {**from_preset, **without_bf16, **flags}:
+            raise InputError(f"{key} follows from the data set; leave it out")
     given = {**from_preset, **flags}
     device = _device(given.get("device", "auto"))
     if given.get("precision") == "auto":

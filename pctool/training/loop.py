@@ -7,6 +7,7 @@ with their graph by the next D step, for real and fake in one batch (docs/method
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from pctool.training.signals import StopRequest
 from pctool.training.state import TrainingState
 
 N_SAMPLES = 64  # images in a sample grid
+SPEED_WINDOW = 10.0  # seconds that images_per_second looks back
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class StepReport:
     strengths: dict[str, int]
 
 
-def train(  # noqa: PLR0915  # one page, read from top to bottom
+def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
     config: TrainConfig,
     images: Tensor,
     state: TrainingState,
@@ -67,7 +69,8 @@ def train(  # noqa: PLR0915  # one page, read from top to bottom
         if config.spectrum_every:
             record_spectrum(state)
     W_hat = pre.weights(iterate=False)
-    started, first_step, seconds_before = time.monotonic(), state.step, state.seconds
+    started, seconds_before = time.monotonic(), state.seconds
+    recent = deque([(started, state.step)])  # what the speed is measured over
 
     while state.step < config.steps:
         step = state.step
@@ -111,10 +114,13 @@ def train(  # noqa: PLR0915  # one page, read from top to bottom
 
         # Report, record, save.
         state.step += 1
-        elapsed = time.monotonic() - started
-        state.seconds = seconds_before + elapsed
+        now = time.monotonic()
+        state.seconds = seconds_before + now - started
         n_real = config.batch_size * config.d_iters
-        speed = (state.step - first_step) * n_real / elapsed
+        speed = (state.step - recent[0][1]) * n_real / (now - recent[0][0])
+        recent.append((now, state.step))
+        while now - recent[0][0] > SPEED_WINDOW and len(recent) > 1:
+            recent.popleft()
         line = StepReport(state.step, loss_d.item(), loss_g.item(), speed, pre.strengths())
         report(line)
         last = state.step == config.steps

@@ -87,7 +87,7 @@ class RunFolder:
             for key in sorted({*old, *identity})
             if old.get(key) != identity.get(key) and key != "steps"
         ]
-        if steps < old["steps"]:
+        if steps < old.get("steps", 0):
             changed.append(f"steps: {old['steps']} -> {steps} (may only grow)")
         if changed:
             raise InputError(f"{self.path} holds another run ({'; '.join(changed)}); give another --out")

@@ -88,6 +88,8 @@ class Session:
 def _train(
     config: TrainConfig, dataset: catalog.ImageSet, folder: RunFolder, watcher: Watcher, stop: StopRequest
 ) -> Outcome:
+    if config.threads:
+        torch.set_num_threads(config.threads)
     state = TrainingState(config)
     _resume(state, folder, watcher)
     scorer = _scorer(config, watcher)
@@ -165,7 +167,9 @@ def _resume(state: TrainingState, folder: RunFolder, watcher: Watcher) -> None:
         watcher.note(problem)
     if checkpoint is not None:
         state.load(checkpoint)
-        watcher.note(f"continuing {folder.path} at step {state.step:,}")
+        done = state.step >= state.config.steps
+        what = "is finished; --steps N trains on" if done else "continues"
+        watcher.note(f"{folder.path} {what}, at step {state.step:,}")
     folder.cut_logs(state.step)
 
 

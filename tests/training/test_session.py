@@ -129,7 +129,7 @@ def test_killed_between_checkpoints_loses_only_the_steps_since(tmp_path, monkeyp
         run(tmp_path / "parts", Crash(), steps=10)
     watcher = Watcher()
     run(tmp_path / "parts", watcher, steps=10)
-    assert any("continuing" in note and "step 4" in note for note in watcher.notes)
+    assert any("continues, at step 4" in note for note in watcher.notes)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -149,7 +149,7 @@ def test_a_damaged_newest_checkpoint_is_kept_and_the_one_before_used(tmp_path):
 
 
 def test_the_polynomial_runs_once_per_update_of_d(tmp_path, monkeypatch):
-    """4 steps of (2,1) with 9 preconditioned layers: 9 evaluations at the start, then 9 per update of D, no more."""
+    """4 steps of (2,1) with 10 preconditioned layers: 10 evaluations at the start, then 10 per update of D, no more."""
     calls = []
     forward = linalg._PolynomialOfMatrix.forward
     monkeypatch.setattr(
