@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pctool.core.polynomial import OddPolynomial as OddPolynomial
     from pctool.core.spectra import condition_number as condition_number
     from pctool.core.spectra import modified_condition_number as modified_condition_number
-    from pctool.core.spectra import singular_values as singular_values
     from pctool.fitting import fit_polynomial as fit_polynomial
 
 _HOMES = {
@@ -27,7 +26,6 @@ _HOMES = {
     "OddPolynomial": "pctool.core.polynomial",
     "condition_number": "pctool.core.spectra",
     "modified_condition_number": "pctool.core.spectra",
-    "singular_values": "pctool.core.spectra",
     "fit_polynomial": "pctool.fitting",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -64,6 +65,9 @@ def append_line(path: Path, line: str) -> None:
     data = (line + "\n").encode("utf-8")
     try:
         with path.open("ab", buffering=0) as file:
-            file.write(data)
+            written = file.write(data)
+            if written != len(data):  # a disk that is nearly full takes a part and says so only here
+                file.truncate(file.tell() - (written or 0))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise write_error(path, error, len(data)) from error

@@ -70,6 +70,28 @@ def test_a_file_where_a_folder_should_be_is_a_write_error(tmp_path):
         files.write_bytes(tmp_path / "file" / "below", b"x")
 
 
+def test_a_line_that_fits_only_in_part_is_taken_back(tmp_path):
+    """When the disk takes half a line, the log is cut back to its last whole one and the write is an error."""
+    path = tmp_path / "log"
+    path.write_text("a\n")
+    code = (
+        "import sys; from pathlib import Path; from pctool import errors, files\n"
+        "try: files.append_line(Path(sys.argv[1]), 'b' * 100)\n"
+        "except errors.WriteError: sys.exit(5)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        capture_output=True,
+        check=False,
+        preexec_fn=lambda: (
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50)),
+        ),
+    )
+    assert result.returncode == 5
+    assert path.read_text() == "a\n"
+
+
 def test_lines_are_appended_whole(tmp_path):
     """append_line adds one line to what is there."""
     path = tmp_path / "log"

@@ -25,7 +25,9 @@ def doctor(json_: Annotated[bool, typer.Option("--json", help="One JSON object o
         return
     from rich.table import Table
 
-    table = Table("", "found", "what it means", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "found", "what it means"):
+        table.add_column(heading, overflow="fold")
     for check, found, means in findings:
         table.add_row(check, found, means)
     output().print(table)

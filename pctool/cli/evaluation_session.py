@@ -84,6 +84,8 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
     extractor = features.load(
         request.extractor or features.default_for(against), request.weights, _device(request.device)
     )
+    if out is not None and out.is_dir():
+        raise InputError(f"--out {out} is a folder; name a file")
     protocol, n_fake, n_real = _counts(request, samples, extractor.name, len(real.images))
     with progress("eval", n_fake + n_real, "images") as advance:
         answer = score(
@@ -103,11 +105,11 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
             step=samples.step,
             advance=advance,
         )
-    if samples.run is not None:
-        files.append_line(samples.run / "metrics.jsonl", answer.model_dump_json())
-    _show(answer, as_json=as_json)
     if out is not None:
         _write(out, answer, force=force)
+    _show(answer, as_json=as_json)
+    if samples.run is not None:  # last: a run folder that cannot be written to must not cost the answer
+        files.append_line(samples.run / "metrics.jsonl", answer.model_dump_json())
 
 
 def _metrics(text: str) -> tuple[Metric, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Any
 
@@ -27,6 +28,13 @@ app.add_typer(data.app, name="data")
 app.command("doctor")(doctor.doctor)
 
 
+_OS_ERRORS = {  # met where no module had a better word for them
+    errno.ENAMETOOLONG: (2, "give a shorter name"),
+    errno.ENOSPC: (5, "the output could not be written; free space"),
+    errno.EIO: (5, "the output could not be written; check the device"),
+}
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code; what a user can mend becomes one line on stderr."""
     try:
@@ -39,6 +47,11 @@ def run(arguments: list[str] | None = None) -> int:
             return 2
         context = getattr(error, "ctx", None)
         return _fail(f"{message.rstrip('.')}; see '{context.command_path if context else 'pctool'} --help'", 2)
+    except OSError as error:
+        if error.errno not in _OS_ERRORS:
+            raise
+        code, what = _OS_ERRORS[error.errno]
+        return _fail(f"{error.strerror}: {what}", code)
     if result == INTERRUPTED:  # Typer has turned a KeyboardInterrupt into this code
         return _fail("interrupted", INTERRUPTED)
     return result if isinstance(result, int) else 0

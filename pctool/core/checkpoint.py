@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,13 +59,10 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is no pctool checkpoint; give a .pt file that 'pctool train' wrote")
     if checkpoint.get("version") != VERSION:
         raise InputError(f"{path} has checkpoint version {checkpoint.get('version')}; this pctool reads {VERSION}")
-    try:
-        layer_states(checkpoint, "D")
-        generator(checkpoint, "G_ema")
-        assert isinstance(checkpoint["step"], int)
-    except Exception as error:  # whatever a missing or misshapen entry of a file from elsewhere leads to
-        reason = " ".join(str(error).split())[:80]
-        raise InputError(f"{path} lacks what a checkpoint has ({reason}); use one that 'pctool train' wrote") from None
+    with _well_formed():
+        config(checkpoint)
+        if not isinstance(checkpoint["step"], int):
+            raise ValueError(f"step {checkpoint['step']!r}")
     return checkpoint
 
 
@@ -92,21 +90,29 @@ def config(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 def generator(checkpoint: dict[str, Any], network: Literal["G", "G_ema"] = "G_ema") -> nn.Module:
     """The generator in eval mode: z float32 [n, dim_z] -> images float32 [n, C, H, W] in [-1, 1]."""
-    settings = config(checkpoint)
-    G = build_generator(
-        settings["arch"],
-        settings["resolution"],
-        settings["channels"],
-        settings["width_g"],
-        settings["variant"],
-    )
-    G.load_state_dict(checkpoint[network])
+    with _well_formed():
+        settings = config(checkpoint)
+        G = build_generator(
+            settings["arch"], settings["resolution"], settings["channels"], settings["width_g"], settings["variant"]
+        )
+        G.load_state_dict(checkpoint[network])
     return G.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def layer_states(checkpoint: dict[str, Any], network: Network = "D") -> list[LayerState]:
     """Every weight of a network with what is applied to it; only D has normalisation."""
-    return states_of_weights(checkpoint[network], checkpoint["preconditioner"] if network == "D" else None)
+    with _well_formed():
+        return states_of_weights(checkpoint[network], checkpoint["preconditioner"] if network == "D" else None)
+
+
+@contextlib.contextmanager
+def _well_formed() -> Iterator[None]:
+    """A missing or misshapen entry of a file from elsewhere becomes one line."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise InputError(f"the checkpoint lacks what it should have ({reason}); use one of 'pctool train'") from None
 
 
 def sum_path(path: Path) -> Path:

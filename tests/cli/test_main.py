@@ -96,6 +96,12 @@ def test_interrupt_is_130(monkeypatch, capsys):
     assert capsys.readouterr().err == "pctool: interrupted\n"
 
 
+def test_an_over_long_name_is_one_line(capsys):
+    """A name that no file system takes: exit 2 and one line, not a traceback."""
+    assert main.run(["spectrum", "x" * 300]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_python_dash_m_is_the_same_program():
     """`python -m pctool --help` names the commands of the contract."""
     result = subprocess.run([sys.executable, "-m", "pctool", "--help"], capture_output=True, text=True, check=True)

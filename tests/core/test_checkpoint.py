@@ -75,6 +75,25 @@ def test_other_peoples_checkpoints_and_other_versions_are_named(tmp_path):
         checkpoints.read(tmp_path / "b.pt")
 
 
+def use_everything(path):
+    loaded = checkpoints.read(path)
+    checkpoints.generator(loaded)
+    checkpoints.layer_states(loaded)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"config": "{"}, {"G_ema": {}}, {"preconditioner": {"linear": {}}}, {"step": "x"}]
+)
+def test_a_checkpoint_with_parts_missing_is_refused_in_one_line(tmp_path, state, change):
+    """Format and version alone, a broken config, an empty network, a layer without u: InputError, one line."""
+    whole = state.checkpoint()
+    content = {**whole, **change} if change else {}
+    checkpoints.write(tmp_path / "a.pt", content)
+    with pytest.raises(InputError, match="lacks what it should have") as caught:
+        use_everything(tmp_path / "a.pt")
+    assert "\n" not in str(caught.value)
+
+
 def test_latest_is_the_newest_that_verifies(tmp_path, state):
     """With the newest damaged, the one before is the latest; without any, the folder is named."""
     with pytest.raises(InputError, match="no readable checkpoint"):
