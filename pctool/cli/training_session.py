@@ -26,16 +26,28 @@ from pctool.training.loop import StepReport
 
 
 def configure(flags: Mapping[str, Any], preset: str | None) -> TrainConfig:
-    """The resolved configuration of the flags given; files become the coefficients they hold."""
-    values = dict(flags)
-    if "taus" in values:
-        values["taus"] = _numbers(values["taus"])
-    if "poly" in values:
-        values["poly"] = read_training_polynomial(values["poly"]).coeffs
-    if "ladder" in values:
-        taus, polynomials = read_ladder(values["ladder"])
-        values["ladder"] = tuple((tau, g.coeffs) for tau, g in zip(taus, polynomials, strict=True))
-    return resolve(values, recipes.read_preset(preset) if preset else None)
+    """The resolved configuration of the flags given and a preset; files become the coefficients they hold.
+
+    A file that a preset names is looked for from the current folder, like one that a flag names.
+    """
+    table = recipes.read_preset(preset) if preset else {}
+    narrow = table.get("without_bf16")
+    if isinstance(narrow, dict):
+        table["without_bf16"] = _with_coefficients(narrow)
+    return resolve(_with_coefficients(flags), _with_coefficients(table))
+
+
+def _with_coefficients(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`taus` written as text becomes numbers, and a `poly` or `ladder` that names a file becomes what it holds."""
+    read = dict(values)
+    if isinstance(read.get("taus"), str):
+        read["taus"] = _numbers(read["taus"])
+    if isinstance(read.get("poly"), str | Path):
+        read["poly"] = read_training_polynomial(Path(read["poly"])).coeffs
+    if isinstance(read.get("ladder"), str | Path):
+        taus, polynomials = read_ladder(Path(read["ladder"]))
+        read["ladder"] = tuple((tau, g.coeffs) for tau, g in zip(taus, polynomials, strict=True))
+    return read
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -80,7 +92,7 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
         if as_json:
             print_json(summary)
         else:
-            _show_summary(outcome)
+            _show_summary(outcome, config.data_dir)
 
 
 @contextlib.contextmanager
@@ -113,14 +125,16 @@ def summarise(config: TrainConfig, outcome: session.Outcome) -> dict[str, Any]:
     }
 
 
-def _show_summary(outcome: session.Outcome) -> None:
+def _show_summary(outcome: session.Outcome, data_dir: Path | None) -> None:
     rows = [(name, str(path)) for name, path in outcome.files.items()]
     if outcome.kappas:
         for definition in ("kappa", "modified_kappa"):
             columns = [f"{label} {outcome.kappas[f'{key}_{definition}']:.2f}" for key, label in _COLUMNS.items()]
             rows.append((definition.replace("_", " "), ", ".join(columns) + " (effective weights of D)"))
     rows += [(name, f"{value:.4g}") for name, value in outcome.scores.items() if not name.endswith("_std")]
-    rows.append(("next", f"pctool spectrum {outcome.path}" if outcome.scores else f"pctool eval {outcome.path}"))
+    place = f" --data-dir {data_dir}" if data_dir else ""
+    score = f"pctool eval {outcome.path}{place}"
+    rows.append(("next", f"pctool spectrum {outcome.path}" if outcome.scores else score))
     print(f"{outcome.path}: {outcome.step:,} steps")
     for name, text in rows:  # plain lines: a path that is cut or folded cannot be copied
         print(f"  {name:<{max(len(row[0]) for row in rows)}}  {text}")

@@ -158,8 +158,10 @@ def resolve(flags: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -
             "precision": "bf16" if fast else "fp32",
         }
     for file, own in (("poly", "degree"), ("ladder", "taus")):
-        if file in given and own in flags:
+        if file in flags and own in flags:
             raise InputError(f"--{file} and --{own} contradict each other: the file brings its own; leave one out")
+        if own in flags:  # a flag wins over the preset, whose file would bring another
+            given.pop(file, None)
     if "poly" in given:
         given["degree"] = OddPolynomial(given["poly"]).degree
     values = {**_open_settings(given), **given}

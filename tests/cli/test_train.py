@@ -13,6 +13,7 @@ import pytest
 
 from pctool.cli.main import run
 from pctool.core import checkpoint as checkpoints
+from pctool.core.polynomial import OddPolynomial
 
 SMALL = [
     "--max-images",
@@ -63,6 +64,25 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(tmp_path, capsys, m
     config = json.loads(capsys.readouterr().out)
     assert (config["d_iters"], config["steps"], config["width_g"]) == (3, 9, 128)
     assert not out.exists()
+
+
+def test_a_preset_writes_polynomials_as_the_flags_do(tmp_path, capsys):
+    """taus as text, poly and ladder as files: the preset resolves to what the flags resolve to; a flag wins over it."""
+    poly, preset = tmp_path / "g.json", tmp_path / "p.toml"
+    OddPolynomial((1.5, -0.5)).save(poly)
+
+    def resolved(*arguments):
+        assert run(["train", *arguments, "--dry-run", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    preset.write_text(f'method = "fpc"\npoly = "{poly}"\n')
+    assert resolved("--preset", str(preset)) == resolved("--method", "fpc", "--poly", str(poly))
+    assert resolved("--preset", str(preset), "--degree", "5") == resolved("--method", "fpc", "--degree", "5")
+    preset.write_text('taus = "2,3,4,5"\n')
+    assert resolved("--preset", str(preset)) == resolved("--taus", "2,3,4,5")
+    preset.write_text('precision = "auto"\n[without_bf16]\ntaus = "2,3,x,5"\n')
+    assert run(["train", "--preset", str(preset), "--dry-run"]) == 2
+    assert "2,3,x,5" in capsys.readouterr().err
 
 
 def test_presets_are_listed(capsys):
