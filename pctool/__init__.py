@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pctool.core.layers.preconditioner import Ladder as Ladder
     from pctool.core.layers.preconditioner import Preconditioner as Preconditioner
+    from pctool.core.layers.strength import Ladder as Ladder
     from pctool.core.linalg import polynomial_of_matrix as polynomial_of_matrix
     from pctool.core.polynomial import PUBLISHED as PUBLISHED
     from pctool.core.polynomial import OddPolynomial as OddPolynomial
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pctool.fitting import fit_polynomial as fit_polynomial
 
 _HOMES = {
-    "Ladder": "pctool.core.layers.preconditioner",
+    "Ladder": "pctool.core.layers.strength",
     "Preconditioner": "pctool.core.layers.preconditioner",
     "polynomial_of_matrix": "pctool.core.linalg",
     "PUBLISHED": "pctool.core.polynomial",

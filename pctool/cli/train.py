@@ -28,9 +28,10 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     dataset: Annotated[str | None, _what("fashion-mnist (built in, the default) or cifar10.", "--dataset")] = None,
     max_images: Annotated[int | None, _what("Use only the first N images.", "--max-images")] = None,
     method: Annotated[
-        Literal["none", "sn", "fpc", "apc"] | None,
+        Literal["none", "sn", "fpc", "apc", "svd"] | None,
         _what(
-            "What is behind D's weights: nothing, spectral norm, a fixed or an adaptive polynomial. (default apc)",
+            "What is behind D's weights: nothing, spectral norm, a fixed or an adaptive polynomial, or the SVD "
+            "baseline. (default apc)",
             "--method",
         ),
     ] = None,
@@ -41,6 +42,10 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     taus: Annotated[str | None, _what("apc: thresholds for degrees 3, 5, 7, 9. (default 5,10,20,30)", "--taus")] = None,
     ladder: Annotated[Path | None, _what("apc: a ladder file of fit-poly instead.", "--ladder")] = None,
     apc_every: Annotated[int | None, _what("apc: steps between measurements. (default 1000)", "--apc-every")] = None,
+    apc_history: Annotated[
+        int | None,
+        _what("apc: measurements in the mean that decides; 1 as in the paper's text. (default 5)", "--apc-history"),
+    ] = None,
     n_power_iterations: Annotated[
         int | None, _what("Power iterations per update of D. (default 1)", "--n-power-iterations")
     ] = None,
@@ -82,6 +87,10 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     precision: Annotated[
         Literal["fp32", "tf32", "bf16", "auto"] | None,
         _what("Arithmetic of the networks; auto takes bf16 where it is fast. (default fp32)", "--precision"),
+    ] = None,
+    layer_precision: Annotated[
+        Literal["fp32", "tf32", "bf16"] | None,
+        _what("Arithmetic of the polynomial's matrix products. (default fp32)", "--layer-precision"),
     ] = None,
     preset: Annotated[
         str | None, _what("Settings from a shipped preset or a TOML file; 'list' shows them.", "--preset")

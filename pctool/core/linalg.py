@@ -3,17 +3,20 @@
 With A = W / sigma, sigma = u^T W v and S = A A^T (the smaller side n of an n x m matrix), the effective
 weight is g(A) = P(S) A, P(S) = a0 I + a1 S + a2 S^2 + ... (paper, Claim 3.2: its singular values are
 |g(sigma_i)|). A matrix that is taller than wide is transposed on the way in and out, since
-P(A A^T) A = A P(A^T A).
+P(A A^T) A = A P(A^T A). Coefficients are tensors, so that another polynomial is another value and no branch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
+
+Precision = Literal["fp32", "tf32", "bf16"]
 
 MAX_COEFFS = 5  # degree 9, the strongest polynomial the paper uses (Sec. 3.3, "Search space")
 WARM_UP_ITERATIONS = 15  # as `torch.nn.utils.parametrizations.spectral_norm`; one cold iteration is far below sigma
@@ -23,13 +26,16 @@ WARM_UP_ITERATIONS = 15  # as `torch.nn.utils.parametrizations.spectral_norm`; o
 def power_iteration(W: Tensor, u: Tensor, v: Tensor, n_iterations: int) -> tuple[Tensor, Tensor]:
     """`n_iterations` of u <- W v / |W v|, v <- W^T u / |W^T u| (paper, Sec. 3.3; SN-GAN, Algorithm 1).
 
-    W [n, m], u [n], v [m]; returns new tensors. Starting from v is PyTorch's order, and the better one
-    after a weight update.
+    W [n, m], u [n], v [m]; returns new tensors of u's and v's dtype, computed in float32 or better. Starting
+    from v is PyTorch's order, and the better one after a weight update.
     """
-    for _ in range(n_iterations):
-        u = normalize(torch.mv(W, v), dim=0)
-        v = normalize(torch.mv(W.t(), u), dim=0)
-    return u, v
+    kept = u.dtype
+    with torch.autocast(W.device.type, enabled=False):
+        W, u, v = _working(W), _working(u), _working(v)
+        for _ in range(n_iterations):
+            u = normalize(torch.mv(W, v), dim=0)
+            v = normalize(torch.mv(W.t(), u), dim=0)
+    return u.to(kept), v.to(kept)
 
 
 def initial_vectors(W: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -42,101 +48,229 @@ def initial_vectors(W: Tensor, generator: torch.Generator | None = None) -> tupl
 def spectral_norm(W: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """SN(W) = W / (u^T W v) with u and v constant, so that the gradient flows through sigma.
 
-    W [n, m], u [n], v [m]; SN-GAN eq. 8, and what PyTorch's `spectral_norm` computes.
+    W [n, m], u [n], v [m]; SN-GAN eq. 8, and what PyTorch's `spectral_norm` computes. In float32 or better,
+    returned in W's dtype.
     """
-    return W / torch.dot(u, torch.mv(W, v))
+    with torch.autocast(W.device.type, enabled=False):
+        A, u, v = _working(W), _unit(u), _unit(v)
+        return (A / torch.dot(u, torch.mv(A, v))).to(W.dtype)
 
 
-def precondition(W: Tensor, u: Tensor, v: Tensor, coeffs: Sequence[float]) -> Tensor:
+def precondition(
+    W: Tensor, u: Tensor, v: Tensor, coeffs: Sequence[float] | Tensor, *, precision: Precision = "fp32"
+) -> Tensor:
     """g(SN(W)) (paper, Sec. 3.2): the spectral norm, then the polynomial with `coeffs` ascending in x^2.
 
-    W [n, m], u [n], v [m]; float32 or float64, never lower, whatever autocast says. Raises ValueError for more
-    than `MAX_COEFFS` coefficients.
+    W [n, m], u [n], v [m], coeffs 1 to 5 numbers or a tensor [5] on W's device. Evaluated in float32 or better,
+    whatever autocast says, unless `precision` asks for less (see `precondition_batch`); returned in W's dtype.
+    Raises ValueError for another number of coefficients or what is no floating-point matrix.
     """
-    if len(coeffs) == 1:
+    if not isinstance(coeffs, Tensor) and len(coeffs) == 1:
         return coeffs[0] * spectral_norm(W, u, v) if coeffs[0] != 1 else spectral_norm(W, u, v)
-    return _oriented(W, u, v, coeffs)
+    return _oriented(W, _unit(u), _unit(v), coeffs, precision)
 
 
-def polynomial_of_matrix(W: Tensor, coeffs: Sequence[float]) -> Tensor:
+def precondition_batch(
+    weights: Sequence[Tensor],
+    us: Sequence[Tensor],
+    vs: Sequence[Tensor],
+    coeffs: Tensor,
+    *,
+    n_coeffs: int = MAX_COEFFS,
+    precision: Precision = "fp32",
+) -> list[Tensor]:
+    """`precondition` of several matrices with the same smaller side n at once; narrower ones are zero-padded.
+
+    weights: [n, m_i] or [m_i, n], m_i >= n; us, vs: their vectors; coeffs [layers, 5], zero from `n_coeffs` on.
+    Zero columns add nothing to the Gram matrix and stay zero. `precision` is that of the matrix products:
+    float32 ("ieee" whatever the process allows), or TF32 (CUDA) or bf16 for (P - a0 I) A alone, with a0 A exact.
+    Raises ValueError for different smaller sides.
+    """
+    n = min(weights[0].shape)
+    if any(min(W.shape) != n for W in weights):
+        raise ValueError(f"a batch has one smaller side, not {sorted({min(W.shape) for W in weights})}")
+    width = max(max(W.shape) for W in weights)
+    tall = [W.shape[0] > W.shape[1] for W in weights]
+    wide = [W.t() if flip else W for W, flip in zip(weights, tall, strict=True)]
+    left = [v if flip else u for u, v, flip in zip(us, vs, tall, strict=True)]
+    right = [u if flip else v for u, v, flip in zip(us, vs, tall, strict=True)]
+    if len(weights) == 1:
+        W, u, v = wide[0].unsqueeze(0), left[0].unsqueeze(0), right[0].unsqueeze(0)
+    else:
+        W = torch.stack([W if W.shape[1] == width else pad(W, (0, width - W.shape[1])) for W in wide])
+        u, v = torch.stack(left), torch.stack([pad(v, (0, width - len(v))) for v in right])
+    W_hat = _PolynomialOfMatrix.apply(_working(W), _unit(u), _unit(v), coeffs, n_coeffs, precision)
+    values = W_hat.to(weights[0].dtype).unbind(0)
+    found = [x if W.shape[1] == width else x[:, : W.shape[1]] for x, W in zip(values, wide, strict=True)]
+    return [x.t() if flip else x for x, flip in zip(found, tall, strict=True)]
+
+
+def polynomial_of_matrix(W: Tensor, coeffs: Sequence[float], *, precision: Precision = "fp32") -> Tensor:
     """g(W) = P(W W^T) W for W [n, m] as it stands, without a spectral norm (paper, Claim 3.2).
 
-    Raises ValueError for more than `MAX_COEFFS` coefficients.
+    Raises ValueError as `precondition`.
     """
-    return _oriented(W, None, None, coeffs)
+    return _oriented(W, None, None, coeffs, precision)
 
 
-def _oriented(W: Tensor, u: Tensor | None, v: Tensor | None, coeffs: Sequence[float]) -> Tensor:
-    if not 1 <= len(coeffs) <= MAX_COEFFS:
-        raise ValueError(f"a polynomial of a matrix takes 1 to {MAX_COEFFS} coefficients, not {len(coeffs)}")
+def coefficient_rows(coeffs: Sequence[Sequence[float]], like: Tensor) -> Tensor:
+    """The polynomials' coefficients as the kernel takes them: [layers, 5], zero-padded, on `like`'s device.
+
+    In the dtype that the kernel works in for `like`. Raises ValueError for none or more than five coefficients.
+    """
+    for row in coeffs:
+        if not 1 <= len(row) <= MAX_COEFFS:
+            raise ValueError(f"a polynomial of a matrix takes 1 to {MAX_COEFFS} coefficients, not {len(row)}")
+    padded = [[*map(float, row), *[0.0] * (MAX_COEFFS - len(row))] for row in coeffs]
+    return torch.tensor(padded, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+
+
+def _oriented(
+    W: Tensor, u: Tensor | None, v: Tensor | None, coeffs: Sequence[float] | Tensor, precision: Precision
+) -> Tensor:
     if W.dim() != 2 or not W.is_floating_point():
         raise ValueError(f"need a floating-point matrix, not {W.dtype} of shape {tuple(W.shape)}")
-    coeffs = tuple(float(a) for a in coeffs)
-    if W.shape[0] > W.shape[1]:
-        return _PolynomialOfMatrix.apply(W.t(), v, u, coeffs).t()
-    return _PolynomialOfMatrix.apply(W, u, v, coeffs)
+    if isinstance(coeffs, Tensor):
+        rows, n_coeffs = coeffs.unsqueeze(0), MAX_COEFFS
+    else:
+        rows, n_coeffs = coefficient_rows([coeffs], W), len(coeffs)
+    tall = W.shape[0] > W.shape[1]
+    A = _working(W.t() if tall else W).unsqueeze(0)
+    left, right = (v, u) if tall else (u, v)
+    left, right = (x if x is None else x.unsqueeze(0) for x in (left, right))
+    W_hat = _PolynomialOfMatrix.apply(A, left, right, rows, n_coeffs, precision).squeeze(0)
+    return (W_hat.t() if tall else W_hat).to(W.dtype)
 
 
-def _polynomial_of_gram(S: Tensor, coeffs: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """P(S) by Paterson-Stockmeyer, and S^2: 0, 1, 2, 2 products n x n for degree 3, 5, 7, 9."""
-    a = (*coeffs, *[0.0] * (MAX_COEFFS - len(coeffs)))
-    P = a[1] * S
-    S2 = S @ S if len(coeffs) > 2 else S
-    if len(coeffs) == 3:
-        P = P + a[2] * S2
-    elif len(coeffs) > 3:
-        tail = a[3] * S + a[4] * S2 if a[4] else a[3] * S
-        tail.diagonal().add_(a[2])
-        P = P + S2 @ tail
-    P.diagonal().add_(a[0])
-    return P, S2
+def _working(x: Tensor) -> Tensor:
+    """x in the dtype the kernel works in: float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _evaluate(W: Tensor, u: Tensor | None, v: Tensor | None, coeffs: Sequence[float]) -> tuple[Tensor, ...]:
-    """W_hat with what the backward pass needs: A, S, S^2, P(S) and sigma."""
-    sigma = torch.dot(u, torch.mv(W, v)) if u is not None and v is not None else W.new_ones(())
-    A = W / sigma
-    S = A @ A.t()
-    P, S2 = _polynomial_of_gram(S, coeffs)
-    return P @ A, A, S, S2, P, sigma
+def _unit(x: Tensor) -> Tensor:
+    """Unit vectors along the last dimension; what was stored in half precision has lost its length."""
+    return x if x.dtype in (torch.float32, torch.float64) else normalize(_working(x), dim=-1)
+
+
+@contextlib.contextmanager
+def _products(device: torch.device, precision: Precision) -> Iterator[None]:
+    """Float32 products as `precision` says, whatever autocast and the process allow, restored afterwards.
+
+    Compiled code decides when it is compiled: there the process's own setting counts.
+    """
+    with torch.autocast(device.type, enabled=False):
+        if device.type != "cuda" or torch.compiler.is_compiling():
+            yield
+            return
+        matmul: Any = torch.backends.cuda.matmul
+        before, matmul.fp32_precision = matmul.fp32_precision, "tf32" if precision == "tf32" else "ieee"
+        try:
+            yield
+        finally:
+            matmul.fp32_precision = before
+
+
+def _low(precision: Precision) -> torch.dtype | None:
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+def _mul(X: Tensor, Y: Tensor, low: torch.dtype | None) -> Tensor:
+    """X Y, in `low` arithmetic where one is given, in X's dtype."""
+    return X @ Y if low is None else (X.to(low) @ Y.to(low)).to(X.dtype)
+
+
+def _polynomial_without_a0(S: Tensor, a: list[Tensor], n_coeffs: int, low: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    """R = P(S) - a0 I by Paterson-Stockmeyer, and S^2: 0, 1, 2, 2 products n x n for degree 3, 5, 7, 9."""
+    S2 = _mul(S, S, low) if n_coeffs > 2 else S
+    R = a[1] * S
+    if n_coeffs == 3:
+        R = R + a[2] * S2
+    elif n_coeffs > 3:
+        tail = a[3] * S + a[4] * S2 if n_coeffs > 4 else a[3] * S
+        R = R + _mul(S2, _plus_identity(tail, a[2]), low)
+    return R, S2
+
+
+def _plus_identity(X: Tensor, scale: Tensor) -> Tensor:
+    return X + scale * torch.eye(X.shape[-1], dtype=X.dtype, device=X.device)
+
+
+def _evaluate(
+    W: Tensor, u: Tensor | None, v: Tensor | None, coeffs: Tensor, n_coeffs: int, precision: Precision
+) -> tuple[Tensor, ...]:
+    """W_hat with what the backward pass needs: A (in low precision where asked for), S, S^2, R and sigma."""
+    a = [x.view(-1, 1, 1) for x in coeffs.unbind(-1)]
+    low = _low(precision)
+    sigma, A = None, W
+    if u is not None and v is not None:
+        sigma = u.unsqueeze(-2) @ (W @ v.unsqueeze(-1))
+        A = W / sigma
+    A_low = A if low is None else A.to(low)
+    S = (A_low @ A_low.mT).to(A.dtype)
+    R, S2 = _polynomial_without_a0(S, a, n_coeffs, low)
+    W_hat = _times_polynomial(R, a[0], A, A_low, precision)
+    return W_hat, A_low, S, S2, R, W.new_ones(()) if sigma is None else sigma
+
+
+def _times_polynomial(R: Tensor, a0: Tensor, X: Tensor, X_low: Tensor, precision: Precision) -> Tensor:
+    """P X = (a0 I + R) X, with a0 X exact where the product is not."""
+    if precision == "fp32":
+        return _plus_identity(R, a0) @ X
+    return (R.to(X_low.dtype) @ X_low).to(X.dtype).add_(a0 * X)
 
 
 class _PolynomialOfMatrix(torch.autograd.Function):
     """P(S) A with A = W / sigma, and its gradient in closed form (u, v constant; sigma = 1 without them)."""
 
     @staticmethod
-    def forward(ctx: Any, W: Tensor, u: Tensor | None, v: Tensor | None, coeffs: tuple[float, ...]) -> Tensor:
-        with torch.autocast(W.device.type, enabled=False):
-            W_hat, *saved = _evaluate(W, u, v, coeffs)
-        ctx.save_for_backward(W, u, v, *saved)
-        ctx.coeffs = coeffs
+    def forward(
+        ctx: Any,
+        W: Tensor,
+        u: Tensor | None,
+        v: Tensor | None,
+        coeffs: Tensor,
+        n_coeffs: int,
+        precision: Precision,
+    ) -> Tensor:
+        with _products(W.device, precision):
+            W_hat, *saved = _evaluate(W, u, v, coeffs, n_coeffs, precision)
+        # coeffs may change in place before the backward pass: APC between two forwards of one graph.
+        ctx.save_for_backward(W, u, v, coeffs.clone(), W_hat, *saved)
+        ctx.n_coeffs, ctx.precision = n_coeffs, precision
         return W_hat
 
     @staticmethod
-    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         """dL/dW for G = dL/dW_hat.
 
         P is a polynomial in S, so <dP, M> = <L, dS> with M = G A^T and L symmetric below. Then
         dL/dA = P G + L A, and sigma's share is -<dL/dA, A> u v^T, both over sigma.
         """
-        W, u, v, A, S, S2, P, sigma = ctx.saved_tensors
-        a = (*ctx.coeffs, *[0.0] * (MAX_COEFFS - len(ctx.coeffs)))
-        with torch.autocast(G.device.type, enabled=False):
+        W, u, v, coeffs, W_hat, A, S, S2, R, sigma = ctx.saved_tensors
+        n_coeffs, precision = ctx.n_coeffs, ctx.precision
+        low = _low(precision)
+        a = [x.view(-1, 1, 1) for x in coeffs.unbind(-1)]
+        with _products(G.device, precision):
             if torch.is_grad_enabled():  # create_graph: the gradient itself will be differentiated, so autograd's road
-                W_hat, *_ = _evaluate(W, u, v, ctx.coeffs)
-                return *torch.autograd.grad(W_hat, W, G, create_graph=True), None, None, None
-            M = G @ A.t()
-            K = M + M.t()
+                W_hat, *_ = _evaluate(W, u, v, coeffs, n_coeffs, precision)
+                return *torch.autograd.grad(W_hat, W, G, create_graph=True), None, None, None, None, None
+            G_low = G if low is None else G.to(low)
+            M = (G_low @ A.mT).to(S.dtype)
+            K = M + M.mT
             L = a[1] * K
-            if len(ctx.coeffs) > 2:
-                T = S @ K
+            if n_coeffs > 2:
+                T = _mul(S, K, low)
                 X = a[2] * T
-                if len(ctx.coeffs) > 3:
-                    X = X + S2 @ (a[3] * K + a[4] * (T + T.t()))
-                    L = L + a[3] * (T @ S)
-                L = L + X + X.t()
-            dW = P @ G + L @ A
+                if n_coeffs > 3:
+                    inner = a[3] * K + a[4] * (T + T.mT) if n_coeffs > 4 else a[3] * K
+                    X = X + _mul(S2, inner, low)
+                    L = L + a[3] * _mul(T, S, low)
+                L = L + X + X.mT
+            dW = _times_polynomial(R / sigma, a[0] / sigma, G, G_low, precision)
+            dW = dW.add_(((L / sigma).to(A.dtype) @ A).to(dW.dtype)) if low else dW.baddbmm_(L / sigma, A)
             if u is not None:
-                c = torch.sum(P * M) + torch.sum(L * S)
-                dW = dW - c * torch.outer(u, v)
-            return dW / sigma, None, None, None
+                # <dL/dA, A> = <P, M> + <L, S>; where M is rough, <P, M> as the exact <G, W_hat>, at twice the traffic.
+                PM = (_plus_identity(R, a[0]) * M) if precision == "fp32" else G * W_hat
+                c = PM.sum((-2, -1), keepdim=True) + (L * S).sum((-2, -1), keepdim=True)
+                dW = dW.baddbmm_((-c / sigma) * u.unsqueeze(-1), v.unsqueeze(-2))
+            return dW, None, None, None, None, None

@@ -15,7 +15,9 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pctool.core.layers.preconditioner import PUBLISHED_TAUS, Ladder, Method
+from pctool.core.layers.preconditioner import Method
+from pctool.core.layers.strength import HISTORY, PUBLISHED_TAUS, Ladder
+from pctool.core.linalg import Precision
 from pctool.core.models import Arch, default_widths
 from pctool.core.models.blocks import Variant
 from pctool.core.polynomial import PUBLISHED, OddPolynomial
@@ -69,6 +71,7 @@ class TrainConfig(BaseModel):
     taus: Annotated[tuple[Threshold, ...], Field(min_length=4, max_length=4)] = PUBLISHED_TAUS
     ladder: tuple[tuple[Threshold, Coeffs], ...] | None = None
     apc_every: Count = 1000
+    apc_history: Count = HISTORY
     n_power_iterations: Count = 1
     skip_linear: bool = True
     arch: Arch = "resnet"
@@ -88,7 +91,8 @@ class TrainConfig(BaseModel):
     decay_from: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     ema_decay: Moment = 0.9999
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
+    layer_precision: Precision = "fp32"
 
     data_dir: Path | None = None
     device: Literal["cpu", "cuda"] = "cpu"

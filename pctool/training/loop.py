@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pctool.core.layers.strength import DELAY
 from pctool.data.sampler import SampleOrder
 from pctool.errors import NonFiniteError
 from pctool.training import ema
@@ -76,8 +77,10 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
         step = state.step
         state.set_learning_rates()
 
-        # Choose the strength of each layer's polynomial.
-        if step and step % config.apc_every == 0 and pre.update_strengths():
+        # Choose the strength of each layer's polynomial, some steps after it was measured.
+        if step and step % config.apc_every == 0:
+            pre.measure()
+        if step % config.apc_every == config.apc_every // DELAY and pre.apply_strengths():
             W_hat = pre.weights(iterate=False)
 
         # Update G, with D's weights constant.
@@ -106,6 +109,8 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
                     fake = G(state.latent(config.batch_size, "z-d", step, i))
                 logits = functional_call(D, W_hat, (torch.cat([real, fake.float()]),))
             loss_d = loss.d(*logits.float().split(config.batch_size))
+            if (penalty := pre.penalty()) is not None:
+                loss_d = loss_d + penalty
             state.optim_d.zero_grad()
             loss_d.backward()
             check_finite(step, "D", loss_d, D.named_parameters())

@@ -30,18 +30,20 @@ class TrainingState:
         self.G = self._placed(build_generator(*sizes, config.width_g, config.variant))
         self.D = self._placed(build_discriminator(*sizes, config.width_d, config.variant))
         self.G_ema = copy.deepcopy(self.G).eval().requires_grad_(False)
-        betas = (config.beta1, config.beta2)
-        self.optim_g = torch.optim.Adam(self.G.parameters(), lr=config.lr_g, betas=betas)
-        self.optim_d = torch.optim.Adam(self.D.parameters(), lr=config.lr_d, betas=betas)
         self.preconditioner = Preconditioner(
             self.D,
             config.method,
             polynomial=config.polynomial(),
             ladder=config.apc_ladder(),
+            history=config.apc_history,
             n_power_iterations=config.n_power_iterations,
             skip_linear=config.skip_linear,
+            precision=config.layer_precision,
             generator=torch.Generator().manual_seed(mix(config.seed, "power-iteration")),
         )
+        betas = (config.beta1, config.beta2)
+        self.optim_g = torch.optim.Adam(self.G.parameters(), lr=config.lr_g, betas=betas)
+        self.optim_d = torch.optim.Adam(self.D.parameters(), lr=config.lr_d, betas=betas)
         self.step = 0
         self.seconds = 0.0
         self.logged_strengths: dict[str, int] = {}

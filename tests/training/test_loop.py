@@ -16,7 +16,7 @@ from pctool.training.config import resolve
 from pctool.training.state import TrainingState
 
 STEPS = 5
-TAUS = (1.52, 1.7, 2.0, 3.0)
+TAUS = (1.54, 1.7, 2.0, 3.0)
 FLAGS = {
     "max_images": 40,
     "arch": "cnn",
@@ -43,10 +43,10 @@ class Reference:
 
     def __init__(self, state: TrainingState) -> None:
         self.D = copy.deepcopy(state.D)
-        layers = state.preconditioner.layers
-        self.vectors = {layer.name: (layer.u.clone(), layer.v.clone()) for layer in layers}
-        self.coeffs = {layer.name: (1.0,) for layer in layers}
-        self.history: dict[str, list[float]] = {layer.name: [] for layer in layers}
+        layers = state.preconditioner.state()
+        self.vectors = {name: (entry["u"].clone(), entry["v"].clone()) for name, entry in layers.items()}
+        self.coeffs = dict.fromkeys(layers, (1.0,))
+        self.history: dict[str, list[float]] = {name: [] for name in layers}
 
     def matrix(self, name: str) -> torch.Tensor:
         return self.D.get_parameter(f"{name}.weight").flatten(1)

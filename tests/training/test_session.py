@@ -10,7 +10,7 @@ import torch
 from pctool.core import checkpoint as checkpoints
 from pctool.core import linalg
 from pctool.errors import InputError, NonFiniteError
-from pctool.training import session, signals
+from pctool.training import loop, session, signals
 from pctool.training.config import resolve
 
 SMALL = {
@@ -101,7 +101,7 @@ def test_same_seed_same_bits_after_fifty_steps(tmp_path):
     assert not torch.equal(tensors(tmp_path / "a")["/G/dense.weight"], tensors(tmp_path / "c")["/G/dense.weight"])
 
 
-@pytest.mark.parametrize("method", ["none", "sn", "fpc", "apc"])
+@pytest.mark.parametrize("method", ["none", "sn", "fpc", "apc", "svd"])
 def test_an_interrupted_run_ends_bit_identical(tmp_path, method):
     """Stopped by TERM after steps 2, 6 and 7 and continued by the same command: no bit, line or row differs."""
     flags = {"method": method, "steps": 10, "d_iters": 2, "g_iters": 2, "decay_from": 0.5}
@@ -148,16 +148,37 @@ def test_a_damaged_newest_checkpoint_is_kept_and_the_one_before_used(tmp_path):
     assert newest.with_name("00000008.pt.damaged").read_bytes() == data
 
 
-def test_the_polynomial_runs_once_per_update_of_d(tmp_path, monkeypatch):
-    """4 steps of (2,1) with 10 preconditioned layers: 10 evaluations at the start, then 10 per update of D, no more."""
-    calls = []
-    forward = linalg._PolynomialOfMatrix.forward
-    monkeypatch.setattr(
-        linalg._PolynomialOfMatrix, "forward", staticmethod(lambda *a: (calls.append(1), forward(*a))[1])
-    )
-    run(tmp_path / "run", steps=4, d_iters=2, method="fpc")
-    layers = 10  # 4 blocks of 2 convolutions and 2 shortcuts; the last linear layer has spectral norm alone
-    assert len(calls) == layers + 4 * 2 * layers
+@pytest.mark.parametrize(("method", "layers"), [("fpc", 10), ("sn", 0)])
+def test_the_polynomial_runs_once_forward_and_once_back_per_update_of_d(tmp_path, monkeypatch, method, layers):
+    """4 steps of (2,2) with 10 preconditioned layers: each once at the start and once per update of D, no more.
+
+    4 blocks of 2 convolutions and 2 shortcuts; the last linear layer has spectral norm alone, as all have under sn.
+    """
+    counted = {"forward": 0, "backward": 0}
+    for name, position in (("forward", 1), ("backward", 1)):
+        kept = getattr(linalg._PolynomialOfMatrix, name)
+
+        def counting(*arguments, name=name, position=position, kept=kept):
+            counted[name] += len(arguments[position])  # layers in this batch
+            return kept(*arguments)
+
+        monkeypatch.setattr(linalg._PolynomialOfMatrix, name, staticmethod(counting))
+    run(tmp_path / "run", steps=4, d_iters=2, g_iters=2, method=method)
+    assert counted == {"forward": layers + 4 * 2 * layers, "backward": 4 * 2 * layers}
+
+
+def test_a_measurement_under_way_survives_an_interruption(tmp_path, monkeypatch):
+    """APC measured at step 4, to be applied at step 6: a stop at step 5 in between changes no bit of the end."""
+    monkeypatch.setattr(loop, "DELAY", 2)
+    flags = {"steps": 10, "apc_every": 4, "taus": (1.4, 1.6, 1.8, 2.0), "lr_d": 1e-2, "spectrum_every": 1}
+    run(tmp_path / "whole", **flags)
+    strengths = [line["strengths"] for line in stats(tmp_path / "whole") if "strengths" in line]
+    assert len(strengths) > 1, "the thresholds were to force a change"
+    assert not run(tmp_path / "parts", Watcher(5), **flags).finished
+    saved = checkpoints.read(checkpoints.latest(tmp_path / "parts"))["preconditioner"]
+    assert saved["blocks.0.conv1"]["pending"] > 1
+    assert run(tmp_path / "parts", **flags).finished
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_learning_rate_falls_linearly_to_zero(tmp_path):

@@ -7,7 +7,6 @@ so nothing can be stale. Raw weights stay the network's own parameters, `<layer>
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,58 +15,62 @@ import torch
 from torch import Tensor, nn
 
 from pctool.core.layers.state import LayerState
-from pctool.core.linalg import initial_vectors, power_iteration, precondition
+from pctool.core.layers.strength import AdaptiveStrength, Ladder
+from pctool.core.layers.svd import SvdWeights
+from pctool.core.linalg import (
+    Precision,
+    coefficient_rows,
+    initial_vectors,
+    power_iteration,
+    precondition_batch,
+    spectral_norm,
+)
 from pctool.core.polynomial import IDENTITY, PUBLISHED, OddPolynomial
-from pctool.core.spectra import modified_condition_number, singular_values
 
-Method = Literal["none", "sn", "fpc", "apc"]
+Method = Literal["none", "sn", "fpc", "apc", "svd"]
+METHODS: tuple[Method, ...] = ("none", "sn", "fpc", "apc", "svd")
 
-PUBLISHED_TAUS = (5.0, 10.0, 20.0, 30.0)  # the authors' thresholds for degrees 3, 5, 7, 9 (their public code)
-HISTORY = 5  # APC decides on the mean of so many measurements at most (the authors' public code)
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """APC's choice: `polynomials[i]` where modified kappa is above `taus[i]` and not above the next (Sec. 3.4).
-
-    Below the first threshold the polynomial is the identity. Raises ValueError for unequal lengths or
-    thresholds that do not rise.
-    """
-
-    taus: tuple[float, ...] = PUBLISHED_TAUS
-    polynomials: tuple[OddPolynomial, ...] = tuple(PUBLISHED[degree] for degree in (3, 5, 7, 9))
-
-    def __post_init__(self) -> None:
-        if len(self.taus) != len(self.polynomials):
-            raise ValueError(f"{len(self.polynomials)} polynomials need as many thresholds, not {len(self.taus)}")
-        if list(self.taus) != sorted(set(self.taus)):
-            raise ValueError(f"thresholds must rise, not {self.taus}")
-
-    def choose(self, modified_kappa: float) -> OddPolynomial:
-        """The polynomial for a modified condition number; an infinite one gets the strongest."""
-        above = sum(modified_kappa > tau for tau in self.taus)
-        return self.polynomials[above - 1] if above else IDENTITY
+# A matrix with more entries fills the device by itself, and copying it into a batch would only cost.
+LARGEST_IN_A_BATCH = 2**20
 
 
 @dataclass
 class _Layer:
-    """One weight: where it is, its power-iteration vectors, and what stands behind its spectral norm."""
+    """One weight: where it is, its power-iteration vectors (v in memory order), and what stands behind its norm."""
 
     name: str
     module: nn.Module
-    polynomial: OddPolynomial
-    adaptive: bool
+    fixed: OddPolynomial
+    adaptive: AdaptiveStrength | None
     u: Tensor
     v: Tensor
-    history: list[float]
+
+    @property
+    def polynomial(self) -> OddPolynomial:
+        return self.adaptive.polynomial if self.adaptive else self.fixed
+
+    @property
+    def matrix(self) -> Tensor:
+        return _in_memory_order(_weight(self.module))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Layers with the same smaller side, evaluated at once: their polynomials as the kernel takes them."""
+
+    layers: list[_Layer]
+    coeffs: Tensor
+    n_coeffs: int
 
 
 class Preconditioner:
     """Spectral norm (`sn`), fixed (`fpc`) or adaptive (`apc`) preconditioning of every convolution and linear layer.
 
-    `none` leaves the raw weights. With `skip_linear` the network's last linear layer gets the spectral norm
-    alone, as in the authors' code; for its 1 x m matrix the polynomial would only multiply by g(1).
-    `polynomial` is fpc's; `ladder` is apc's. `generator` (CPU) draws the first u and v.
+    `none` leaves the raw weights; `svd` replaces them by the SVD baseline's factors, so that optimisers have to
+    be made afterwards. With `skip_linear` the network's last linear layer gets the spectral norm alone, as in the
+    authors' code; for its 1 x m matrix the polynomial would only multiply by g(1). `polynomial` is fpc's; `ladder`
+    and `history` (measurements in APC's mean) are apc's. `precision` is that of the polynomial's matrix products
+    (`linalg.precondition_batch`). `generator` (CPU) draws the first vectors.
     Raises ValueError for an unknown method or a network without such layers.
     """
 
@@ -78,29 +81,51 @@ class Preconditioner:
         *,
         polynomial: OddPolynomial = PUBLISHED[7],
         ladder: Ladder | None = None,
+        history: int = 5,
         n_power_iterations: int = 1,
         skip_linear: bool = True,
+        precision: Precision = "fp32",
         generator: torch.Generator | None = None,
     ) -> None:
-        if method not in ("none", "sn", "fpc", "apc"):
-            raise ValueError(f"unknown method {method!r}: one of none, sn, fpc, apc")
+        if method not in METHODS:
+            raise ValueError(f"unknown method {method!r}: one of {', '.join(METHODS)}")
         self.network = network
         self.method = method
-        self.ladder = ladder or Ladder()
         self.n_power_iterations = n_power_iterations
+        self.precision = precision
         self.layers: list[_Layer] = []
+        self.svd: SvdWeights | None = None
+        self._batches: list[_Batch] = []
         if method == "none":
             return
-        kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-        found = [(name, module) for name, module in network.named_modules() if isinstance(module, kinds)]
+        found = preconditioned_layers(network)
         if not found:
             raise ValueError("the network has no convolution and no linear layer to precondition")
-        last_linear = next((name for name, m in reversed(found) if isinstance(m, nn.Linear)), None)
-        for name, module in found:
-            skipped = method == "sn" or (skip_linear and name == last_linear)
-            u, v = initial_vectors(matrix_of(module), generator)
-            start = polynomial if method == "fpc" and not skipped else IDENTITY
-            self.layers.append(_Layer(name, module, start, method == "apc" and not skipped, u, v, []))
+        if method == "svd":
+            self.svd = SvdWeights(found, generator)
+            return
+        skipped = last_linear(found) if skip_linear else None
+        for name, module in found.items():
+            u, v = initial_vectors(_in_memory_order(_weight(module)), generator)
+            plain = method == "sn" or name == skipped
+            fixed = polynomial if method == "fpc" and not plain else IDENTITY
+            adaptive = AdaptiveStrength(ladder or Ladder(), history) if method == "apc" and not plain else None
+            self.layers.append(_Layer(name, module, fixed, adaptive, u, v))
+        self._plan()
+
+    def _plan(self) -> None:
+        """Puts the layers that have a polynomial into batches; one without leaves its batch."""
+        groups: dict[int | str, list[_Layer]] = {}
+        for layer in self.layers:
+            if layer.polynomial.degree > 1:
+                shape = layer.matrix.shape
+                alone = shape.numel() > LARGEST_IN_A_BATCH
+                groups.setdefault(layer.name if alone else min(shape), []).append(layer)
+        self._batches = []
+        for members in groups.values():
+            coeffs = [layer.polynomial.coeffs for layer in members]
+            rows = coefficient_rows(coeffs, members[0].u)
+            self._batches.append(_Batch(members, rows, max(map(len, coeffs))))
 
     def weights(self, *, iterate: bool = True) -> dict[str, Tensor]:
         """Effective weights by parameter name, with their graph: what `functional_call` takes.
@@ -108,27 +133,50 @@ class Preconditioner:
         `iterate` runs the power iteration first: once after each update of the raw weights. Without it u and v
         stay as they are, so that a resumed run computes the same bits.
         """
+        if self.svd is not None:
+            return self.svd.weights()
         values: dict[str, Tensor] = {}
         for layer in self.layers:
-            W = matrix_of(layer.module)
             if iterate:
-                layer.u, layer.v = power_iteration(W, layer.u, layer.v, self.n_power_iterations)
-            W_hat = precondition(W, layer.u, layer.v, layer.polynomial.coeffs)
-            values[f"{layer.name}.weight"] = W_hat.view(_weight(layer.module).shape)
+                layer.u, layer.v = power_iteration(layer.matrix, layer.u, layer.v, self.n_power_iterations)
+            if layer.polynomial.degree == 1:
+                A = spectral_norm(layer.matrix, layer.u, layer.v)
+                a0 = layer.polynomial.coeffs[0]
+                values[f"{layer.name}.weight"] = _as_weight(A if a0 == 1 else a0 * A, _weight(layer.module))
+        for batch in self._batches:
+            found = precondition_batch(
+                [layer.matrix for layer in batch.layers],
+                [layer.u for layer in batch.layers],
+                [layer.v for layer in batch.layers],
+                batch.coeffs,
+                n_coeffs=batch.n_coeffs,
+                precision=self.precision,
+            )
+            for layer, W_hat in zip(batch.layers, found, strict=True):
+                values[f"{layer.name}.weight"] = _as_weight(W_hat, _weight(layer.module))
         return values
 
-    def update_strengths(self) -> bool:
-        """APC: measures every layer in float64 and chooses its polynomial; tells whether any changed (Sec. 3.4)."""
-        changed = False
+    def penalty(self) -> Tensor | None:
+        """What D's loss adds under `svd`, a scalar with its graph; None for the other methods."""
+        return self.svd.penalty() if self.svd is not None else None
+
+    def measure(self) -> None:
+        """APC: starts measuring every layer's modified condition number, in float64 (Sec. 3.4)."""
         for layer in self.layers:
-            if not layer.adaptive:
-                continue
-            sigmas = singular_values(matrix_of(layer.module).detach())
-            layer.history = [*layer.history, modified_condition_number(sigmas)][-HISTORY:]
-            chosen = self.ladder.choose(math.fsum(layer.history) / len(layer.history))
-            changed |= chosen is not layer.polynomial
-            layer.polynomial = chosen
-        return changed
+            if layer.adaptive:
+                layer.adaptive.measure(layer.matrix)
+
+    def apply_strengths(self) -> bool:
+        """APC: chooses each layer's polynomial by the measurements that `measure` started; whether any changed."""
+        changed = [layer.adaptive.apply() for layer in self.layers if layer.adaptive]
+        if any(changed):
+            self._plan()
+        return any(changed)
+
+    def update_strengths(self) -> bool:
+        """`measure` and `apply_strengths` at once."""
+        self.measure()
+        return self.apply_strengths()
 
     def strengths(self) -> dict[str, int]:
         """The degree in use per layer, 1 for the spectral norm alone."""
@@ -136,30 +184,40 @@ class Preconditioner:
 
     def state(self) -> dict[str, dict[str, Any]]:
         """What resumption needs, by layer: u, v, the coefficients in use, and APC's last measurements."""
+        plain = {"history": [], "pending": None}
         return {
             layer.name: {
                 "u": layer.u,
-                "v": layer.v,
-                "coeffs": list(layer.polynomial.coeffs),
-                "history": list(layer.history),
+                "v": _paper_order(layer.v, _weight(layer.module)),
+                **({"coeffs": list(layer.fixed.coeffs), **plain} if not layer.adaptive else layer.adaptive.state()),
             }
             for layer in self.layers
         }
 
     def load_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Takes over `state()` of the same network and method; raises KeyError for a layer it does not name."""
-        known = {p.coeffs: p for p in (IDENTITY, *self.ladder.polynomials)}
         for layer in self.layers:
             entry = state[layer.name]
-            layer.u, layer.v = entry["u"].to(layer.u), entry["v"].to(layer.v)
-            coeffs = tuple(entry["coeffs"])
-            layer.polynomial = known.get(coeffs) or OddPolynomial(coeffs)
-            layer.history = list(entry["history"])
+            layer.u = entry["u"].to(layer.u)
+            layer.v = _memory_order(entry["v"].to(layer.v), _weight(layer.module))
+            if layer.adaptive:
+                layer.adaptive.load_state(entry)
+        self._plan()
 
     def layer_states(self) -> list[LayerState]:
         """What a spectrum records, for every weight of the network (see `layer_states`)."""
-        weights = {name: p.detach() for name, p in self.network.named_parameters()}
-        return layer_states(weights, self.state())
+        return layer_states(self.network.state_dict(), self.state())
+
+
+def preconditioned_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """The convolutions and linear layers of a network, transposed convolutions left out, by name."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
+
+
+def last_linear(layers: Mapping[str, nn.Module]) -> str | None:
+    """The name of the last linear layer, None without one."""
+    return next((name for name, module in reversed(layers.items()) if isinstance(module, nn.Linear)), None)
 
 
 def layer_states(
@@ -186,6 +244,33 @@ def layer_states(
 def matrix_of(module: nn.Module) -> Tensor:
     """The paper's matrix of a layer: out x (in * k * k)."""
     return _weight(module).flatten(1)
+
+
+def _in_memory_order(weight: Tensor) -> Tensor:
+    """The matrix with its columns as they lie in memory: the same singular values, and no copy of channels_last."""
+    return (weight.permute(0, 2, 3, 1) if _channels_last(weight) else weight).flatten(1)
+
+
+def _as_weight(W: Tensor, weight: Tensor) -> Tensor:
+    """Back from `_in_memory_order` to the weight's shape and memory format."""
+    if not _channels_last(weight):
+        return W.reshape(weight.shape)
+    n, channels, height, width = weight.shape
+    return W.reshape(n, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _paper_order(v: Tensor, weight: Tensor) -> Tensor:
+    """v [m] of `_in_memory_order` in the columns' order of `matrix_of`."""
+    return _as_weight(v.unsqueeze(0), weight[:1]).flatten() if _channels_last(weight) else v
+
+
+def _memory_order(v: Tensor, weight: Tensor) -> Tensor:
+    """The inverse of `_paper_order`."""
+    return v.view(weight.shape[1:]).permute(1, 2, 0).flatten() if _channels_last(weight) else v
+
+
+def _channels_last(weight: Tensor) -> bool:
+    return weight.dim() == 4 and not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def _weight(module: nn.Module) -> Tensor:

@@ -1,0 +1,101 @@
+"""Adaptive control: which polynomial a layer gets, from its own modified condition number (paper, Sec. 3.4)."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from pctool.core.polynomial import IDENTITY, PUBLISHED, OddPolynomial
+from pctool.core.spectra import modified_condition_number, singular_values
+
+PUBLISHED_TAUS = (5.0, 10.0, 20.0, 30.0)  # the authors' thresholds for degrees 3, 5, 7, 9 (their public code)
+HISTORY = 5  # the authors decide on the mean of so many measurements at most (public code); the paper's text on one
+# A measurement counts this share of the interval later: time for it to be made beside the training, and a fixed
+# step, so that a run's weights do not depend on how long that took.
+DELAY = 10
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """APC's choice: `polynomials[i]` where modified kappa is above `taus[i]` and not above the next (Sec. 3.4).
+
+    Below the first threshold the polynomial is the identity. Raises ValueError for unequal lengths or
+    thresholds that do not rise.
+    """
+
+    taus: tuple[float, ...] = PUBLISHED_TAUS
+    polynomials: tuple[OddPolynomial, ...] = tuple(PUBLISHED[degree] for degree in (3, 5, 7, 9))
+
+    def __post_init__(self) -> None:
+        if len(self.taus) != len(self.polynomials):
+            raise ValueError(f"{len(self.polynomials)} polynomials need as many thresholds, not {len(self.taus)}")
+        if list(self.taus) != sorted(set(self.taus)):
+            raise ValueError(f"thresholds must rise, not {self.taus}")
+
+    def choose(self, modified_kappa: float) -> OddPolynomial:
+        """The polynomial for a modified condition number; an infinite one gets the strongest."""
+        above = sum(modified_kappa > tau for tau in self.taus)
+        return self.polynomials[above - 1] if above else IDENTITY
+
+
+class AdaptiveStrength:
+    """One layer's polynomial under APC, with the measurements it was chosen by.
+
+    `measure` looks at the weight now, `apply` chooses by it, later and at a step that the caller fixes.
+    """
+
+    def __init__(self, ladder: Ladder, history: int = HISTORY) -> None:
+        self.ladder = ladder
+        self.longest = history
+        self.polynomial = IDENTITY
+        self.history: list[float] = []
+        self._pending: Callable[[], float] | None = None
+
+    def measure(self, W: Tensor) -> None:
+        """Starts the measurement of W [n, m] as it is now, in float64; on a GPU beside the training."""
+        if W.is_cuda:
+            self._pending = _measurer().submit(_modified_kappa, W.detach().clone()).result
+        else:  # a thread of its own would only compete for the same cores
+            self._pending = functools.partial(float, _modified_kappa(W.detach()))
+
+    def apply(self) -> bool:
+        """Chooses by the mean of the last measurements; whether that changed the polynomial. Waits for the newest."""
+        if self._pending is None:
+            return False
+        self.history = [*self.history, self._pending()][-self.longest :]
+        self._pending = None
+        before, self.polynomial = (
+            self.polynomial,
+            self.ladder.choose(math.fsum(self.history) / len(self.history)),
+        )
+        return self.polynomial.coeffs != before.coeffs
+
+    def state(self) -> dict[str, Any]:
+        """Coefficients, measurements, and the one that has not been applied yet (None without), as plain values."""
+        return {
+            "coeffs": list(self.polynomial.coeffs),
+            "history": list(self.history),
+            "pending": None if self._pending is None else self._pending(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Takes over `state()`; raises KeyError for what it lacks."""
+        self.polynomial = OddPolynomial(tuple(state["coeffs"]))
+        self.history = list(state["history"])
+        pending = state["pending"]
+        self._pending = None if pending is None else functools.partial(float, pending)
+
+
+def _modified_kappa(W: Tensor) -> float:
+    return modified_condition_number(singular_values(W))
+
+
+@functools.cache
+def _measurer() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="pctool-spectra")

@@ -1,0 +1,68 @@
+"""The SVD baseline: weights parametrised as U^T diag(d) V with a D-optimal penalty (Jiang et al., ICLR 2019).
+
+U [r, n] and V [r, m] are kept near orthogonal rows by a penalty, d [r] near each other by another; d is divided
+by its largest entry at each evaluation, so that the spectral norm is about 1. r is the smaller side.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+ORTHOGONALITY = 10.0  # weight of the whole penalty (Jiang et al., public code)
+SPREAD = 0.1  # weight of -mean(log d) within it
+SMALLEST = 1e-6  # log d needs d > 0: d is clamped from below after each update
+
+
+class SvdWeights:
+    """Replaces `weight` of each named layer by the parameters `svd_u`, `svd_d`, `svd_v`.
+
+    `weight` stays as a buffer that holds the product, so that files and spectra find it where it was. Start: U and
+    V orthogonal, d = 1, drawn from `generator` (CPU).
+    """
+
+    def __init__(self, layers: dict[str, nn.Module], generator: torch.Generator | None = None) -> None:
+        self.layers = layers
+        for module in layers.values():
+            weight = module.weight
+            assert isinstance(weight, nn.Parameter)
+            n, m = weight.flatten(1).shape
+            rank = min(n, m)
+            for name, width in (("svd_u", n), ("svd_v", m)):
+                start = torch.empty(rank, width, dtype=weight.dtype)
+                start = nn.init.orthogonal_(start, generator=generator).to(weight.device)
+                module.register_parameter(name, nn.Parameter(start))
+            module.register_parameter("svd_d", nn.Parameter(weight.new_ones(rank)))
+            del module._parameters["weight"]
+            module.register_buffer("weight", weight.detach().clone())
+        self.weights()
+
+    def weights(self) -> dict[str, Tensor]:
+        """W = U^T diag(d / max |d|) V by parameter name, with its graph; the maximum is a constant in it."""
+        values = {}
+        for name, module in self.layers.items():
+            U, d, V = _factors(module)
+            with torch.no_grad():
+                d.clamp_(min=SMALLEST)
+            W = (U.t() * (d / d.detach().abs().max())) @ V
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            weight.copy_(W.detach().view(weight.shape))
+            values[f"{name}.weight"] = W.view(weight.shape)
+        return values
+
+    def penalty(self) -> Tensor:
+        """10 sum over layers of |U U^T - I|_F^2 + |V V^T - I|_F^2 - 0.1 mean(log d); what D's loss adds."""
+        total = torch.zeros(())
+        for module in self.layers.values():
+            U, d, V = _factors(module)
+            eye = torch.eye(len(d), dtype=d.dtype, device=d.device)
+            off = (U @ U.t() - eye).square().sum() + (V @ V.t() - eye).square().sum()
+            total = total.to(d) + ORTHOGONALITY * (off - SPREAD * d.log().mean())
+        return total
+
+
+def _factors(module: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    U, d, V = module.svd_u, module.svd_d, module.svd_v
+    assert isinstance(U, Tensor) and isinstance(d, Tensor) and isinstance(V, Tensor)
+    return U, d, V
