@@ -9,6 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pctool.core.layers.plugin import precondition as precondition
+    from pctool.core.layers.plugin import precondition_ as precondition_
+    from pctool.core.layers.plugin import remove_precondition_ as remove_precondition_
+    from pctool.core.layers.plugin import update_strengths_ as update_strengths_
     from pctool.core.layers.preconditioner import Preconditioner as Preconditioner
     from pctool.core.layers.strength import Ladder as Ladder
     from pctool.core.linalg import polynomial_of_matrix as polynomial_of_matrix
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Ladder": "pctool.core.layers.strength",
+    "precondition": "pctool.core.layers.plugin",
+    "precondition_": "pctool.core.layers.plugin",
+    "remove_precondition_": "pctool.core.layers.plugin",
+    "update_strengths_": "pctool.core.layers.plugin",
     "Preconditioner": "pctool.core.layers.preconditioner",
     "polynomial_of_matrix": "pctool.core.linalg",
     "PUBLISHED": "pctool.core.polynomial",

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from pctool import files
-from pctool.core.layers.preconditioner import layer_states as states_of_weights
 from pctool.core.layers.state import LayerState
+from pctool.core.layers.state import layer_states as states_of_weights
 from pctool.core.models import build_generator
 from pctool.errors import InputError
 

@@ -195,7 +195,7 @@ def _plus_identity(X: Tensor, scale: Tensor) -> Tensor:
     return X + scale * torch.eye(X.shape[-1], dtype=X.dtype, device=X.device)
 
 
-def _evaluate(
+def _evaluate(  # noqa: PLR0917  # the kernel's own arguments, in its order
     W: Tensor, u: Tensor | None, v: Tensor | None, coeffs: Tensor, n_coeffs: int, precision: Precision
 ) -> tuple[Tensor, ...]:
     """W_hat with what the backward pass needs: A (in low precision where asked for), S, S^2, R and sigma."""
@@ -223,7 +223,7 @@ class _PolynomialOfMatrix(torch.autograd.Function):
     """P(S) A with A = W / sigma, and its gradient in closed form (u, v constant; sigma = 1 without them)."""
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917  # autograd passes them by position
         ctx: Any,
         W: Tensor,
         u: Tensor | None,

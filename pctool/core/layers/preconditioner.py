@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pctool.core.layers.state import LayerState
+from pctool.core.layers.state import LayerState, layer_states
 from pctool.core.layers.strength import AdaptiveStrength, Ladder
 from pctool.core.layers.svd import SvdWeights
 from pctool.core.linalg import (
@@ -184,7 +184,7 @@ class Preconditioner:
 
     def state(self) -> dict[str, dict[str, Any]]:
         """What resumption needs, by layer: u, v, the coefficients in use, and APC's last measurements."""
-        plain = {"history": [], "pending": None}
+        plain: dict[str, Any] = {"history": [], "pending": None}
         return {
             layer.name: {
                 "u": layer.u,
@@ -217,28 +217,7 @@ def preconditioned_layers(network: nn.Module) -> dict[str, nn.Module]:
 
 def last_linear(layers: Mapping[str, nn.Module]) -> str | None:
     """The name of the last linear layer, None without one."""
-    return next((name for name, module in reversed(layers.items()) if isinstance(module, nn.Linear)), None)
-
-
-def layer_states(
-    weights: Mapping[str, Tensor], state: Mapping[str, Mapping[str, Any]] | None = None
-) -> list[LayerState]:
-    """The layers of a state dict (weights with two dimensions or more) with what a Preconditioner's state adds."""
-    states = []
-    for key, weight in weights.items():
-        name, _, leaf = key.rpartition(".")
-        if leaf != "weight" or weight.dim() < 2:
-            continue
-        kind: Literal["linear", "conv"] = "linear" if weight.dim() == 2 else "conv"
-        entry = (state or {}).get(name)
-        if entry is None:
-            states.append(LayerState(name, kind, weight, None, None, 0))
-            continue
-        W = weight.detach().flatten(1)
-        sigma_hat = float(torch.dot(entry["u"], torch.mv(W, entry["v"])))
-        coeffs = tuple(entry["coeffs"])
-        states.append(LayerState(name, kind, weight, sigma_hat, coeffs, 2 * len(coeffs) - 1))
-    return states
+    return next((name for name, module in reversed(list(layers.items())) if isinstance(module, nn.Linear)), None)
 
 
 def matrix_of(module: nn.Module) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -26,3 +27,24 @@ class LayerState:
     sigma_hat: float | None
     coeffs: tuple[float, ...] | None
     strength: int
+
+
+def layer_states(
+    weights: Mapping[str, torch.Tensor], state: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[LayerState]:
+    """The layers of a state dict (weights with two dimensions or more) with what a Preconditioner's state adds."""
+    states = []
+    for key, weight in weights.items():
+        name, _, leaf = key.rpartition(".")
+        if leaf != "weight" or weight.dim() < 2:
+            continue
+        kind: LayerKind = "linear" if weight.dim() == 2 else "conv"
+        entry = (state or {}).get(name)
+        if entry is None:
+            states.append(LayerState(name, kind, weight, None, None, 0))
+            continue
+        W = weight.detach().flatten(1)
+        sigma_hat = float(torch.dot(entry["u"], torch.mv(W, entry["v"])))
+        coeffs = tuple(entry["coeffs"])
+        states.append(LayerState(name, kind, weight, sigma_hat, coeffs, 2 * len(coeffs) - 1))
+    return states

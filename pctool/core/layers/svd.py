@@ -63,6 +63,4 @@ class SvdWeights:
 
 
 def _factors(module: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-    U, d, V = module.svd_u, module.svd_d, module.svd_v
-    assert isinstance(U, Tensor) and isinstance(d, Tensor) and isinstance(V, Tensor)
-    return U, d, V
+    return module.get_parameter("svd_u"), module.get_parameter("svd_d"), module.get_parameter("svd_v")

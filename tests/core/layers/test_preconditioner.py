@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from pctool.core.layers.preconditioner import Preconditioner, layer_states
+from pctool.core.layers.preconditioner import Preconditioner
+from pctool.core.layers.state import layer_states
 from pctool.core.layers.strength import Ladder
 from pctool.core.linalg import precondition
 from pctool.core.polynomial import IDENTITY, PUBLISHED, OddPolynomial

@@ -1,0 +1,169 @@
+"""The preconditioning layer as a `torch.nn.utils.parametrize` parametrization: state beside one weight.
+
+One power iteration per training forward, as stock `spectral_norm`, and the kernel of `core/linalg.py`. Under APC
+it counts the training forwards by itself, compiled or not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pctool.core.layers.strength import DELAY, AdaptiveStrength
+from pctool.core.linalg import (
+    MAX_COEFFS,
+    Precision,
+    coefficient_rows,
+    initial_vectors,
+    power_iteration,
+    precondition_batch,
+    spectral_norm,
+)
+from pctool.core.polynomial import IDENTITY, OddPolynomial
+
+# Compiled code cannot hold Python objects: it counts its forwards through an operator that finds them here.
+_alive: weakref.WeakValueDictionary[int, Preconditioned] = weakref.WeakValueDictionary()
+_keys = itertools.count()
+
+
+class Preconditioned(nn.Module):
+    """Raw weight -> g(SN(W)): power-iteration vectors, the polynomial, and APC's state.
+
+    `dim` is the output channels' dimension, as in stock `spectral_norm`; the matrix has it first.
+    """
+
+    _u: Tensor
+    _v: Tensor
+    _coeffs: Tensor
+
+    def __init__(
+        self,
+        weight: Tensor,
+        dim: int,
+        polynomial: OddPolynomial,
+        *,
+        strength: AdaptiveStrength | None = None,
+        update_every: int = 1000,
+        n_power_iterations: int = 1,
+        precision: Precision = "fp32",
+        vectors: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.fixed, self.strength = polynomial, strength
+        self.update_every = update_every
+        self.n_power_iterations = n_power_iterations
+        self.precision: Precision = precision
+        self.forwards = 0  # training forwards so far; under APC, what a measurement falls due by
+        W = self.matrix(weight.detach())
+        u, v = vectors if vectors is not None else initial_vectors(W)
+        self.register_buffer("_u", u.to(W).clone())
+        self.register_buffer("_v", v.to(W).clone())
+        self.register_buffer("_coeffs", coefficient_rows([IDENTITY.coeffs], W), persistent=False)
+        self._enter()
+        if strength is not None:
+            self.update_strength(weight)
+        self._refresh()
+
+    def _enter(self) -> None:
+        self.key = next(_keys)
+        _alive[self.key] = self
+
+    @property
+    def polynomial(self) -> OddPolynomial:
+        """What stands behind the spectral norm now."""
+        return self.strength.polynomial if self.strength else self.fixed
+
+    def _refresh(self) -> None:
+        self._coeffs.copy_(coefficient_rows([self.polynomial.coeffs], self._coeffs))
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        return weight.movedim(self.dim, 0).flatten(1)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """g(SN(W)) in the weight's own shape and dtype; in training mode after `n_power_iterations`."""
+        W = self.matrix(weight)
+        compiling = torch.compiler.is_compiling()
+        if self.training:
+            if self.strength is not None:
+                if compiling:
+                    torch.ops.pctool.count_forward(W.detach(), self._coeffs, self.key)
+                else:
+                    self.count_forward(W.detach())
+            u, v = power_iteration(W, self._u, self._v, self.n_power_iterations)
+            self._u.copy_(u)
+            self._v.copy_(v)
+        # Copies, since a second forward changes the buffers before the first one's backward (GANs do this).
+        u, v = self._u.clone(), self._v.clone()
+        # Compiled, an adaptive layer takes all five coefficients as values: any strength, one compilation.
+        n_coeffs = MAX_COEFFS if compiling and self.strength else len(self.polynomial.coeffs)
+        if n_coeffs == 1:
+            W_hat = self.polynomial.coeffs[0] * spectral_norm(W, u, v)
+        else:
+            (W_hat,) = precondition_batch([W], [u], [v], self._coeffs, n_coeffs=n_coeffs, precision=self.precision)
+        moved = weight.movedim(self.dim, 0).shape
+        return W_hat.reshape(moved).movedim(0, self.dim)
+
+    def count_forward(self, W: Tensor) -> None:
+        """One training forward of the matrix W: APC's measurements start and apply as they fall due."""
+        assert self.strength is not None
+        self.forwards += 1
+        if self.forwards % self.update_every == 0:
+            self.strength.measure(W)
+        if self.forwards % self.update_every == self.update_every // DELAY and self.strength.apply():
+            self._refresh()
+
+    def update_strength(self, weight: Tensor) -> bool:
+        """APC: measures the raw weight and chooses now; whether the polynomial changed."""
+        if self.strength is None:
+            return False
+        self.strength.measure(self.matrix(weight.detach()))
+        changed = self.strength.apply()
+        self._refresh()
+        return changed
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Coefficients, APC's measurements and the count of training forwards, as plain values."""
+        plain = {"coeffs": list(self.fixed.coeffs), "history": [], "pending": None}
+        return {**(self.strength.state() if self.strength else plain), "forwards": self.forwards}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes over `get_extra_state()`: the coefficients too, since they belong to the weights."""
+        self.forwards = state["forwards"]
+        if self.strength:
+            self.strength.load_state(state)
+        else:
+            self.fixed = OddPolynomial(tuple(state["coeffs"]))
+        self._refresh()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.strength:  # a measurement under way cannot be copied, its value can
+            self.strength.load_state(self.strength.state())
+        return self.__dict__.copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._enter()
+
+
+@torch.library.custom_op("pctool::count_forward", mutates_args=("coeffs",))
+def _count_forward(W: Tensor, coeffs: Tensor, key: int) -> None:
+    layer = _alive[key]
+    layer.count_forward(W)
+    coeffs.copy_(layer._coeffs)
+
+
+def weight_parametrizations(layer: nn.Module) -> Any:
+    """What `parametrize` keeps for `weight` (the original and the list of parametrizations); None without."""
+    return layer.parametrizations["weight"] if parametrize.is_parametrized(layer, "weight") else None  # type: ignore[index]
+
+
+def preconditioning(layer: nn.Module) -> Preconditioned | None:
+    """A layer's own parametrization, None where it is not preconditioned."""
+    parts = weight_parametrizations(layer)
+    return parts[0] if parts is not None and isinstance(parts[0], Preconditioned) else None

@@ -1,0 +1,71 @@
+"""Stock `spectral_norm`, both forms: taking it off a layer, and reading its state dicts into ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook, SpectralNormStateDictHook
+
+from pctool.core.layers.parametrization import preconditioning, weight_parametrizations
+from pctool.core.linalg import initial_vectors
+
+
+def take_off_spectral_norm(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Removes either form of stock `spectral_norm`, the raw parameter kept; its u and v, None where there is none."""
+    stock = weight_parametrizations(layer)
+    if stock is not None:
+        vectors = stock[0]._u.detach().clone(), stock[0]._v.detach().clone()
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+        return vectors
+    if not has_old_spectral_norm(layer):
+        return None
+    parts: Any = layer
+    vectors = parts.weight_u.detach().clone(), parts.weight_v.detach().clone()
+    drop_hooks(layer._forward_pre_hooks, lambda hook: isinstance(hook, SpectralNorm))
+    drop_hooks(layer._state_dict_hooks, lambda hook: isinstance(hook, SpectralNormStateDictHook))
+    drop_hooks(
+        layer._load_state_dict_pre_hooks,
+        lambda hook: isinstance(getattr(hook, "hook", hook), SpectralNormLoadStateDictPreHook),
+    )
+    del parts.weight, parts.weight_u, parts.weight_v
+    raw = layer._parameters.pop("weight_orig")
+    layer.register_parameter("weight", raw)
+    return vectors
+
+
+def has_old_spectral_norm(layer: nn.Module) -> bool:
+    """Whether the layer's weight has `torch.nn.utils.spectral_norm`, the form with hooks."""
+    hooks = layer._forward_pre_hooks.values()
+    return any(isinstance(hook, SpectralNorm) and hook.name == "weight" for hook in hooks)
+
+
+def drop_hooks(hooks: dict[int, Any], unwanted: Callable[[Any], bool]) -> None:
+    """Takes the unwanted ones out of a module's table of hooks."""
+    for key in [key for key, hook in hooks.items() if unwanted(hook)]:
+        del hooks[key]
+
+
+def accept_other_forms(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Before a state dict is loaded: one of the plain layer, or of stock `spectral_norm`, gets this layer's names.
+
+    What it lacks is filled in: u and v warmed up on its weight, the polynomial as it stands.
+    """
+    own = preconditioning(layer)
+    if own is None:
+        return
+    inside = f"{prefix}parametrizations.weight"
+    names = {"weight_orig": f"{inside}.original", "weight_u": f"{inside}.0._u", "weight_v": f"{inside}.0._v"}
+    plain = "weight" if f"{prefix}weight_orig" not in state_dict else "weight_orig"
+    names[plain] = f"{inside}.original"
+    for old, new in names.items():
+        if prefix + old in state_dict and new not in state_dict:
+            state_dict[new] = state_dict.pop(prefix + old)
+    weight = state_dict.get(f"{inside}.original")
+    if isinstance(weight, Tensor) and f"{inside}.0._u" not in state_dict:
+        vectors = initial_vectors(own.matrix(weight.detach()))
+        state_dict[f"{inside}.0._u"], state_dict[f"{inside}.0._v"] = vectors
+    if weight is not None:
+        state_dict.setdefault(f"{inside}.0._extra_state", own.get_extra_state())
