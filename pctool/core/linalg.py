@@ -31,10 +31,11 @@ def power_iteration(W: Tensor, u: Tensor, v: Tensor, n_iterations: int) -> tuple
     """
     kept = u.dtype
     with torch.autocast(W.device.type, enabled=False):
-        W, u, v = _working(W), _working(u), _working(v)
+        W = _working(W)
+        u, v, eps = u.to(W.dtype), v.to(W.dtype), torch.finfo(W.dtype).tiny
         for _ in range(n_iterations):
-            u = normalize(torch.mv(W, v), dim=0)
-            v = normalize(torch.mv(W.t(), u), dim=0)
+            u = normalize(torch.mv(W, v), dim=0, eps=eps)
+            v = normalize(torch.mv(W.t(), u), dim=0, eps=eps)
     return u.to(kept), v.to(kept)
 
 
@@ -82,8 +83,9 @@ def precondition_batch(
     """`precondition` of several matrices with the same smaller side n at once; narrower ones are zero-padded.
 
     weights: [n, m_i] or [m_i, n], m_i >= n; us, vs: their vectors; coeffs [layers, 5], zero from `n_coeffs` on.
-    Zero columns add nothing to the Gram matrix and stay zero. `precision` is that of the matrix products:
-    float32 ("ieee" whatever the process allows), or TF32 (CUDA) or bf16 for (P - a0 I) A alone, with a0 A exact.
+    Zero columns add nothing to the Gram matrix and stay zero. `precision` is that of the matrix products: full
+    float32 whatever the process allows; `tf32` on CUDA, or `bf16` with float32 sums (CUDA, and CPUs that have it),
+    with a0 A exact and only (P - a0 I) A rough. Where the device lacks it, float32.
     Raises ValueError for different smaller sides.
     """
     n = min(weights[0].shape)
@@ -154,40 +156,40 @@ def _unit(x: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _products(device: torch.device, precision: Precision) -> Iterator[None]:
-    """Float32 products as `precision` says, whatever autocast and the process allow, restored afterwards.
+    """Products of float32 as `precision` says, whatever autocast and the process allow, restored afterwards.
 
     Compiled code decides when it is compiled: there the process's own setting counts.
     """
     with torch.autocast(device.type, enabled=False):
-        if device.type != "cuda" or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             yield
             return
-        matmul: Any = torch.backends.cuda.matmul
-        before, matmul.fp32_precision = matmul.fp32_precision, "tf32" if precision == "tf32" else "ieee"
+        cuda = device.type == "cuda"
+        backend: Any = torch.backends.cuda.matmul if cuda else torch.backends.mkldnn.matmul
+        wanted = "tf32" if cuda and precision == "tf32" else "bf16" if not cuda and precision == "bf16" else "ieee"
+        before, backend.fp32_precision = backend.fp32_precision, wanted
         try:
             yield
         finally:
-            matmul.fp32_precision = before
+            backend.fp32_precision = before
 
 
-def _low(precision: Precision) -> torch.dtype | None:
-    return torch.bfloat16 if precision == "bf16" else None
+def _mul(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
+    """X Y [layers, ...] with float32 sums. What `_products` sets has no bf16 for CUDA, so there the operands are."""
+    if precision == "bf16" and X.is_cuda:
+        return torch.bmm(X.bfloat16(), Y.bfloat16(), out_dtype=torch.float32)
+    return X @ Y
 
 
-def _mul(X: Tensor, Y: Tensor, low: torch.dtype | None) -> Tensor:
-    """X Y, in `low` arithmetic where one is given, in X's dtype."""
-    return X @ Y if low is None else (X.to(low) @ Y.to(low)).to(X.dtype)
-
-
-def _polynomial_without_a0(S: Tensor, a: list[Tensor], n_coeffs: int, low: torch.dtype | None) -> tuple[Tensor, Tensor]:
+def _polynomial_without_a0(S: Tensor, a: list[Tensor], n_coeffs: int, precision: Precision) -> tuple[Tensor, Tensor]:
     """R = P(S) - a0 I by Paterson-Stockmeyer, and S^2: 0, 1, 2, 2 products n x n for degree 3, 5, 7, 9."""
-    S2 = _mul(S, S, low) if n_coeffs > 2 else S
+    S2 = _mul(S, S, precision) if n_coeffs > 2 else S
     R = a[1] * S
     if n_coeffs == 3:
         R = R + a[2] * S2
     elif n_coeffs > 3:
         tail = a[3] * S + a[4] * S2 if n_coeffs > 4 else a[3] * S
-        R = R + _mul(S2, _plus_identity(tail, a[2]), low)
+        R = R + _mul(S2, _plus_identity(tail, a[2]), precision)
     return R, S2
 
 
@@ -195,28 +197,26 @@ def _plus_identity(X: Tensor, scale: Tensor) -> Tensor:
     return X + scale * torch.eye(X.shape[-1], dtype=X.dtype, device=X.device)
 
 
+def _times_polynomial(R: Tensor, a0: Tensor, X: Tensor, precision: Precision) -> Tensor:
+    """P X = (a0 I + R) X; where products are rough, a0 X stays exact and only R X is one."""
+    if precision == "fp32":
+        return _plus_identity(R, a0) @ X
+    return _mul(R, X, precision).add_(a0 * X)
+
+
 def _evaluate(  # noqa: PLR0917  # the kernel's own arguments, in its order
     W: Tensor, u: Tensor | None, v: Tensor | None, coeffs: Tensor, n_coeffs: int, precision: Precision
 ) -> tuple[Tensor, ...]:
-    """W_hat with what the backward pass needs: A (in low precision where asked for), S, S^2, R and sigma."""
+    """W_hat with what the backward pass needs: A, S, S^2, R = P - a0 I, and sigma."""
     a = [x.view(-1, 1, 1) for x in coeffs.unbind(-1)]
-    low = _low(precision)
-    sigma, A = None, W
+    sigma, A = W.new_ones(()), W
     if u is not None and v is not None:
-        sigma = u.unsqueeze(-2) @ (W @ v.unsqueeze(-1))
+        with _products(W.device, "fp32"):
+            sigma = u.unsqueeze(-2) @ (W @ v.unsqueeze(-1))
         A = W / sigma
-    A_low = A if low is None else A.to(low)
-    S = (A_low @ A_low.mT).to(A.dtype)
-    R, S2 = _polynomial_without_a0(S, a, n_coeffs, low)
-    W_hat = _times_polynomial(R, a[0], A, A_low, precision)
-    return W_hat, A_low, S, S2, R, W.new_ones(()) if sigma is None else sigma
-
-
-def _times_polynomial(R: Tensor, a0: Tensor, X: Tensor, X_low: Tensor, precision: Precision) -> Tensor:
-    """P X = (a0 I + R) X, with a0 X exact where the product is not."""
-    if precision == "fp32":
-        return _plus_identity(R, a0) @ X
-    return (R.to(X_low.dtype) @ X_low).to(X.dtype).add_(a0 * X)
+    S = _mul(A, A.mT, precision)
+    R, S2 = _polynomial_without_a0(S, a, n_coeffs, precision)
+    return _times_polynomial(R, a[0], A, precision), A, S, S2, R, sigma
 
 
 class _PolynomialOfMatrix(torch.autograd.Function):
@@ -248,29 +248,27 @@ class _PolynomialOfMatrix(torch.autograd.Function):
         """
         W, u, v, coeffs, W_hat, A, S, S2, R, sigma = ctx.saved_tensors
         n_coeffs, precision = ctx.n_coeffs, ctx.precision
-        low = _low(precision)
         a = [x.view(-1, 1, 1) for x in coeffs.unbind(-1)]
         with _products(G.device, precision):
             if torch.is_grad_enabled():  # create_graph: the gradient itself will be differentiated, so autograd's road
                 W_hat, *_ = _evaluate(W, u, v, coeffs, n_coeffs, precision)
                 return *torch.autograd.grad(W_hat, W, G, create_graph=True), None, None, None, None, None
-            G_low = G if low is None else G.to(low)
-            M = (G_low @ A.mT).to(S.dtype)
+            M = _mul(G, A.mT, precision)
             K = M + M.mT
             L = a[1] * K
             if n_coeffs > 2:
-                T = _mul(S, K, low)
+                T = _mul(S, K, precision)
                 X = a[2] * T
                 if n_coeffs > 3:
                     inner = a[3] * K + a[4] * (T + T.mT) if n_coeffs > 4 else a[3] * K
-                    X = X + _mul(S2, inner, low)
-                    L = L + a[3] * _mul(T, S, low)
+                    X = X + _mul(S2, inner, precision)
+                    L = L + a[3] * _mul(T, S, precision)
                 L = L + X + X.mT
-            dW = _times_polynomial(R / sigma, a[0] / sigma, G, G_low, precision)
-            dW = dW.add_(((L / sigma).to(A.dtype) @ A).to(dW.dtype)) if low else dW.baddbmm_(L / sigma, A)
+            dW = _times_polynomial(R / sigma, a[0] / sigma, G, precision)
+            dW = dW.add_(_mul(L / sigma, A, precision)) if precision == "bf16" else dW.baddbmm_(L / sigma, A)
             if u is not None:
-                # <dL/dA, A> = <P, M> + <L, S>; where M is rough, <P, M> as the exact <G, W_hat>, at twice the traffic.
-                PM = (_plus_identity(R, a[0]) * M) if precision == "fp32" else G * W_hat
+                # <dL/dA, A> = <P, M> + <L, S>; where M is rough, <P, M> as the exact <G, W_hat>, at more traffic.
+                PM = _plus_identity(R, a[0]) * M if precision == "fp32" else G * W_hat
                 c = PM.sum((-2, -1), keepdim=True) + (L * S).sum((-2, -1), keepdim=True)
-                dW = dW.baddbmm_((-c / sigma) * u.unsqueeze(-1), v.unsqueeze(-2))
+                dW = dW.addcmul_((-c / sigma) * u.unsqueeze(-1), v.unsqueeze(-2))
             return dW, None, None, None, None, None

@@ -214,9 +214,10 @@ def test_strict_state_dict_round_trip_restores_the_same_bits():
     file.seek(0)
     other = pctool.precondition_(model(9), "apc", taus=taus, update_every=3)
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert pctool.core.layers.parametrization.preconditioning(other[0]).get_extra_state() == preconditioning(
-        net[0]
-    ).get_extra_state()
+    assert (
+        pctool.core.layers.parametrization.preconditioning(other[0]).get_extra_state()
+        == preconditioning(net[0]).get_extra_state()
+    )
     for seed in range(4):
         assert torch.equal(net(images(seed)), other(images(seed)))
 
@@ -254,7 +255,9 @@ def test_dtypes_and_autocast():
     half = copy.deepcopy(net).to(torch.bfloat16)
     assert half[0].weight.dtype == torch.bfloat16
     again = copy.deepcopy(half).float()
-    torch.testing.assert_close(half[0].weight.float(), again[0].weight, rtol=0, atol=2**-8 * float(plain.detach().abs().max()))
+    torch.testing.assert_close(
+        half[0].weight.float(), again[0].weight, rtol=0, atol=2**-8 * float(plain.detach().abs().max())
+    )
     net.to(torch.float64)(images())
 
 

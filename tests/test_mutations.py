@@ -1,0 +1,85 @@
+"""Deliberate mistakes in the kernel and around it: each must make the tests fail that claim to watch it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "pctool"
+
+MUTATIONS = {
+    "transposed Gram matrix": (
+        "core/linalg.py",
+        "S = _mul(A, A.mT, precision)",
+        "S = _mul(A.mT, A, precision)[:, : A.shape[1], : A.shape[1]]",
+        "core/test_linalg.py",
+    ),
+    "no gradient through sigma": (
+        "core/linalg.py",
+        "if u is not None:\n                #",
+        "if False:\n                #",
+        "core/test_linalg.py",
+    ),
+    "u and v swapped": (
+        "core/linalg.py",
+        "left, right = (v, u) if tall else (u, v)",
+        "left, right = (u, v) if tall else (v, u)",
+        "core/test_linalg.py",
+    ),
+    "the gradient's L without its S^3 term": (
+        "core/linalg.py",
+        "L = L + a[3] * _mul(T, S, precision)",
+        "L = L + 0 * T",
+        "core/test_linalg.py",
+    ),
+    "a0 rounded": ("core/linalg.py", ".add_(a0 * X)", ".add_(a0.bfloat16() * X)", "core/test_linalg.py"),
+    "stale weight after D's update": (
+        "training/loop.py",
+        "            W_hat = pre.weights()\n",
+        "",
+        "training/test_loop.py",
+    ),
+    "strength applied to no weight": (
+        "training/loop.py",
+        "pre.apply_strengths():\n            W_hat = pre.weights(iterate=False)",
+        "pre.apply_strengths():\n            pass",
+        "training/test_loop.py",
+    ),
+    "wrong fraction": (
+        "core/spectra.py",
+        "fraction: float = 0.1",
+        "fraction: float = 0.2",
+        "core/layers/test_strength.py",
+    ),
+    "a tie takes the stronger polynomial": (
+        "core/layers/strength.py",
+        "modified_kappa > tau",
+        "modified_kappa >= tau",
+        "core/layers/test_strength.py",
+    ),
+    "u and v not copied before they change": (
+        "core/layers/parametrization.py",
+        "u, v = self._u.clone(), self._v.clone()",
+        "u, v = self._u, self._v",
+        "core/layers/test_plugin.py",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_tests_catch(name, tmp_path):
+    """The mutated package fails the test file that watches the place."""
+    file, right, wrong, watcher = MUTATIONS[name]
+    shutil.copytree(PACKAGE, tmp_path / "pctool")
+    shutil.copytree(PACKAGE.parent / "presets", tmp_path / "presets")
+    source = (tmp_path / "pctool" / file).read_text()
+    assert source.count(right) == 1, f"{file} no longer has the line that this mutation changes"
+    (tmp_path / "pctool" / file).write_text(source.replace(right, wrong))
+    command = [sys.executable, "-m", "pytest", "-x", "-q", str(Path(__file__).parent / watcher)]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(command, cwd=PACKAGE.parent, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 1, f"the mutation survived:\n{result.stdout[-2000:]}"
