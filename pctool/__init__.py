@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pctool.core.layers.plugin import precondition as precondition
     from pctool.core.layers.plugin import precondition_ as precondition_
     from pctool.core.layers.plugin import remove_precondition_ as remove_precondition_
+    from pctool.core.layers.plugin import singular_values as singular_values
     from pctool.core.layers.plugin import update_strengths_ as update_strengths_
     from pctool.core.layers.preconditioner import Preconditioner as Preconditioner
     from pctool.core.layers.strength import Ladder as Ladder
@@ -27,6 +28,7 @@ _HOMES = {
     "precondition": "pctool.core.layers.plugin",
     "precondition_": "pctool.core.layers.plugin",
     "remove_precondition_": "pctool.core.layers.plugin",
+    "singular_values": "pctool.core.layers.plugin",
     "update_strengths_": "pctool.core.layers.plugin",
     "Preconditioner": "pctool.core.layers.preconditioner",
     "polynomial_of_matrix": "pctool.core.linalg",

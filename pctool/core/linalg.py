@@ -165,7 +165,8 @@ def _products(device: torch.device, precision: Precision) -> Iterator[None]:
             yield
             return
         cuda = device.type == "cuda"
-        backend: Any = torch.backends.cuda.matmul if cuda else torch.backends.mkldnn.matmul
+        backends: Any = torch.backends.cuda if cuda else torch.backends.mkldnn
+        backend = backends.matmul
         wanted = "tf32" if cuda and precision == "tf32" else "bf16" if not cuda and precision == "bf16" else "ieee"
         before, backend.fp32_precision = backend.fp32_precision, wanted
         try:

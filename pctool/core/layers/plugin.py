@@ -9,11 +9,14 @@ from __future__ import annotations
 import warnings
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm
 
+from pctool.core import spectra
 from pctool.core.layers.parametrization import Preconditioned, preconditioning, weight_parametrizations
 from pctool.core.layers.preconditioner import last_linear
 from pctool.core.layers.stock import accept_other_forms, drop_hooks, has_old_spectral_norm, take_off_spectral_norm
@@ -136,6 +139,31 @@ def remove_precondition_(model: nn.Module) -> nn.Module:
     return model
 
 
+def singular_values(model: nn.Module | Tensor | NDArray[np.floating]) -> Any:
+    """Singular values by layer, for every convolution and linear layer of a model: {name: float64 [r]}.
+
+    Descending; of the effective weight where a layer is preconditioned or normalised, with the output channels as
+    rows. Nothing is iterated or counted. Of a matrix [n, m] its own values alone. Raises ValueError for weights that
+    are not finite.
+    """
+    if not isinstance(model, nn.Module):
+        return spectra.singular_values(model)
+    found = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, _KINDS):
+            modes = [(part, part.training) for part in layer.modules()]
+            weight = layer.eval().weight.detach()
+            for part, mode in modes:
+                part.training = mode
+            found[name] = spectra.singular_values(weight.movedim(_output_dim(layer), 0).flatten(1))
+    return found
+
+
+def _output_dim(layer: nn.Module) -> int:
+    """Where a weight has its output channels, as in stock spectral_norm."""
+    return 1 if isinstance(layer, _TRANSPOSED) else 0
+
+
 def _preconditioned(model: nn.Module) -> list[tuple[str, nn.Module, Preconditioned]]:
     found = []
     for name, layer in model.named_modules():
@@ -176,8 +204,8 @@ def _register(layer: nn.Module, shared: dict[int, Preconditioned], polynomial: O
     assert isinstance(weight, nn.Parameter)
     own = shared.get(id(weight))
     if own is None:
-        dim = 1 if isinstance(layer, _TRANSPOSED) else 0  # where the output channels are, as in stock spectral_norm
-        own = shared[id(weight)] = Preconditioned(weight, dim, polynomial, vectors=vectors, **settings)
+        own = Preconditioned(weight, _output_dim(layer), polynomial, vectors=vectors, **settings)
+        shared[id(weight)] = own
     own.train(layer.training)
     parametrize.register_parametrization(layer, "weight", own, unsafe=True)  # shape and dtype stay: no trial run
     layer.register_load_state_dict_pre_hook(accept_other_forms)

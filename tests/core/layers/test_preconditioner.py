@@ -9,7 +9,7 @@ from pctool.core.layers.preconditioner import Preconditioner
 from pctool.core.layers.state import layer_states
 from pctool.core.layers.strength import Ladder
 from pctool.core.linalg import precondition
-from pctool.core.polynomial import IDENTITY, PUBLISHED, OddPolynomial
+from pctool.core.polynomial import PUBLISHED, OddPolynomial
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -90,14 +90,6 @@ def test_apc_decides_on_the_mean_of_the_last_five():
         pre.update_strengths()
         seen.append(pre.strengths()["0"])
     assert seen == [7, 5, 5, 5, 1]  # means 22, 16, 13, 11.2, 4
-
-
-def test_thresholds_are_inclusive_and_infinity_gets_the_strongest():
-    """[0, tau_1] is the identity's range, its end included; a singular layer gets the last polynomial."""
-    ladder = Ladder()
-    assert ladder.choose(5.0) is IDENTITY
-    assert ladder.choose(10.0) is PUBLISHED[3]
-    assert ladder.choose(float("inf")) is PUBLISHED[9]
 
 
 @pytest.mark.parametrize("method", ["sn", "fpc", "apc"])

@@ -1,0 +1,56 @@
+"""Stock spectral_norm, both forms: replaced in a model, and read from its files."""
+
+import pytest
+import torch
+from torch.nn.utils import spectral_norm as old_spectral_norm
+from torch.nn.utils.parametrizations import spectral_norm as new_spectral_norm
+
+import pctool
+from pctool.core.layers.parametrization import preconditioning
+
+from .samples import images, model
+
+
+@pytest.mark.parametrize("form", [old_spectral_norm, new_spectral_norm], ids=["hooks", "parametrization"])
+def test_spectral_norm_is_replaced_and_its_vectors_are_taken_over(form):
+    """Either form goes, with one warning; the raw parameter stays the same object, u and v the same numbers."""
+    net = model()
+    for layer in (net[0], net[2]):
+        form(layer)
+    net(images())
+    if form is old_spectral_norm:
+        raw, u = net[0].weight_orig, net[0].weight_u.clone()
+    else:
+        raw, u = net[0].parametrizations.weight.original, net[0].parametrizations.weight[0]._u.clone()
+    kept = raw.detach().clone()
+    with pytest.warns(UserWarning, match="replaced spectral_norm on 2 layers"):
+        pctool.precondition_(net, "fpc")
+    assert net[0].parametrizations.weight.original is raw
+    assert torch.equal(raw, kept)
+    assert torch.equal(preconditioning(net[0])._u, u)
+    assert [name for name in net.state_dict() if "weight_" in name] == []
+    net(images()).sum().backward()
+    assert torch.isfinite(raw.grad).all()
+
+
+@pytest.mark.parametrize("form", ["plain", "hooks", "parametrization"])
+def test_other_forms_of_state_dict_load_strictly(form):
+    """A plain layer's file, and both of stock spectral_norm, load in a preconditioned model: the raw weights are
+    theirs, and u, v theirs or warmed up on them."""
+    source = model(7)
+    raw = source[0].weight.detach().clone()
+    if form != "plain":
+        wrap = old_spectral_norm if form == "hooks" else new_spectral_norm
+        for layer in (source[0], source[2], source[4]):
+            wrap(layer)
+        source(images())
+    net = pctool.precondition_(model(), "fpc")
+    net.load_state_dict(source.state_dict())
+    assert torch.equal(net[0].parametrizations.weight.original, raw)
+    own = preconditioning(net[0])
+    estimate = float(own._u @ own.matrix(raw) @ own._v)
+    if form == "hooks":  # its vectors have seen one iteration, and are taken as they are
+        assert torch.equal(own._u, source[0].weight_u)
+        assert torch.equal(own._v, source[0].weight_v)
+    else:
+        assert estimate == pytest.approx(float(torch.linalg.matrix_norm(own.matrix(raw), 2)), rel=0.05)
