@@ -36,6 +36,11 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def test_every_folder_has_its_rule():
+    """A new folder of the package is not left out of the rules."""
+    assert set(MAY_IMPORT) == {path.parent.name for path in PACKAGE.glob("*/*.py")}
+
+
 @pytest.mark.parametrize("part", MAY_IMPORT)
 def test_imports_go_downward_only(part):
     """training may use data, spectrum and evaluation; these and fitting only core; core nothing above it."""
