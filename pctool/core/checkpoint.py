@@ -48,8 +48,8 @@ def read(path: Path) -> dict[str, Any]:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read checkpoint {path}: {error.strerror}; give a .pt file or a run folder") from None
-    recorded = sum_path(path)
-    if recorded.exists() and recorded.read_text(encoding="ascii", errors="replace")[:64] != _sha256(data):
+    recorded = _recorded_sum(path)
+    if recorded is not None and recorded != _sha256(data):
         raise InputError(f"{path} differs from its SHA-256: it is damaged; use the checkpoint before it")
     try:
         checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -118,6 +118,19 @@ def _well_formed() -> Iterator[None]:
 def sum_path(path: Path) -> Path:
     """Where the SHA-256 of a checkpoint lies."""
     return path.with_name(path.name + ".sha256")
+
+
+def _recorded_sum(path: Path) -> str | None:
+    """The sum beside a checkpoint, None where there is none. One that cannot be read is no reason to go without."""
+    recorded = sum_path(path)
+    try:
+        return recorded.read_text(encoding="ascii", errors="replace")[:64]
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(
+            f"cannot read {recorded}: {error.strerror or error}; make it readable, or remove it to go without"
+        ) from None
 
 
 def _sha256(data: bytes) -> str:

@@ -94,6 +94,20 @@ def test_a_checkpoint_with_parts_missing_is_refused_in_one_line(tmp_path, state,
     assert "\n" not in str(caught.value)
 
 
+def test_a_sum_that_cannot_be_read_is_refused_in_one_line(tmp_path, state):
+    """The system's error for the .sha256 file names it and the remedy; without the file the checkpoint is read."""
+    path = tmp_path / "00000000.pt"
+    checkpoints.write(path, state.checkpoint())
+    recorded = checkpoints.sum_path(path)
+    recorded.unlink()
+    recorded.mkdir()
+    with pytest.raises(InputError, match=r"cannot read .*00000000\.pt\.sha256: Is a directory; .*remove it") as caught:
+        checkpoints.read(path)
+    assert "\n" not in str(caught.value)
+    recorded.rmdir()
+    assert checkpoints.read(path)["step"] == 0
+
+
 def test_latest_is_the_newest_that_verifies(tmp_path, state):
     """With the newest damaged, the one before is the latest; without any, the folder is named."""
     with pytest.raises(InputError, match="no readable checkpoint"):
