@@ -140,7 +140,7 @@ class TrainConfig(BaseModel):
 def resolve(flags: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> TrainConfig:
     """Flags (environment included) over preset over recipe over defaults; `auto` becomes what this machine has.
 
-    A preset's table `[without_bf16]` applies where `precision = "auto"` finds no fast bf16.
+    A preset's table `[without_bf16]` applies where `precision = "auto"` finds no fast bf16; it is checked everywhere.
     Raises InputError in one line for an unknown key or a value that is not allowed, MissingError for CUDA
     asked for where there is none.
     """
@@ -152,15 +152,17 @@ def resolve(flags: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -
         if key in {**from_preset, **without_bf16, **flags}:
             raise InputError(f"{key} follows from the data set; leave it out")
     given = {**from_preset, **flags}
+    slow = {**from_preset, **without_bf16, **flags, "precision": "fp32"}
     device = _device(given.get("device", "auto"))
+    if without_bf16:
+        _checked(slow, flags, device)  # on every machine, or the mistake would wait for another one
     if given.get("precision") == "auto":
-        fast = has_fast_bf16(device)
-        given = {
-            **from_preset,
-            **({} if fast else without_bf16),
-            **flags,
-            "precision": "bf16" if fast else "fp32",
-        }
+        given = {**given, "precision": "bf16"} if has_fast_bf16(device) else slow
+    return _checked(given, flags, device)
+
+
+def _checked(given: dict[str, Any], flags: Mapping[str, Any], device: str) -> TrainConfig:
+    """The configuration of the settings given, what is left open filled in."""
     for file, own in (("poly", "degree"), ("ladder", "taus")):
         if file in flags and own in flags:
             raise InputError(f"--{file} and --{own} contradict each other: the file brings its own; leave one out")

@@ -116,3 +116,13 @@ def test_bad_presets_get_one_line(tmp_path):
         recipes.read_preset(str(tmp_path / "x.toml"))
     with pytest.raises(InputError, match="unknown setting 'stepz'"):
         resolve({}, {"stepz": 4})
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_the_table_without_bf16_is_checked_on_every_machine(monkeypatch, fast, precision):
+    """An unknown key or a bad value in `[without_bf16]` is refused where the table is not used, too."""
+    monkeypatch.setattr("pctool.training.config.has_fast_bf16", lambda device: fast)
+    for table, message in (({"stepz": 3}, "unknown setting 'stepz'"), ({"steps": 0}, "--steps: 0 is not allowed")):
+        with pytest.raises(InputError, match=message):
+            resolve({}, {"precision": precision, "without_bf16": table})
