@@ -7,10 +7,16 @@ from pathlib import Path
 
 import platformdirs
 
+from pctool.errors import InputError
+
 
 def data_dir(given: Path | None = None) -> Path:
-    """`given`, else `PCTOOL_DATA_DIR`, else the user's data folder."""
-    return given or Path(os.environ.get("PCTOOL_DATA_DIR") or platformdirs.user_data_dir("pctool", appauthor=False))
+    """`given`, else `PCTOOL_DATA_DIR`, else the user's data folder. Raises InputError where a file is there."""
+    if given is None:
+        given = Path(os.environ.get("PCTOOL_DATA_DIR") or platformdirs.user_data_dir("pctool", appauthor=False))
+    if os.path.isfile(given):  # Path.is_file raises where a folder above may not be searched
+        raise InputError(f"the data folder {given} is a file; name a folder by --data-dir or PCTOOL_DATA_DIR")
+    return given
 
 
 def cache_dir() -> Path:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from pctool.errors import InputError
+
 WHAT = "What is scored"
 HOW = "How"
 
@@ -76,6 +78,10 @@ def evaluate(  # noqa: PLR0917  # every setting is a flag of its own
 
     Example: pctool eval runs/demo --extractor fashion-cnn --n-fake 2000
     """
+    if source is not None and not source.exists():  # said before torch is imported, which takes seconds
+        raise InputError(
+            f"{source} is not there; name a run folder, a checkpoint, a folder or ZIP of images, or an .npz with arr_0"
+        )
     from pctool.cli import evaluation_session
 
     evaluation_session.run(

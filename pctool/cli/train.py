@@ -135,6 +135,7 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     for name in ("preset", "resume", "dry_run", "json_"):
         flags.pop(name, None)
 
+    _check_names(dataset, preset, data_dir)
     from pctool.cli import training_session
 
     if preset == "list":
@@ -145,3 +146,16 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
         training_session.show_config(config, as_json=json_)
         return
     training_session.run(config, may_resume=resume == "auto", as_json=json_)
+
+
+def _check_names(dataset: str | None, preset: str | None, data_dir: Path | None) -> None:
+    """Refuses an unknown name at once: what resolves the settings imports torch, which takes seconds."""
+    from pctool.data import catalog
+    from pctool.places import data_dir as existing_data_dir
+    from pctool.training import recipes
+
+    existing_data_dir(data_dir)
+    if preset is not None and preset != "list":
+        recipes.read_preset(preset)
+    if dataset is not None:
+        catalog.describe(dataset)

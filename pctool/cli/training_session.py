@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -20,9 +20,12 @@ from pctool.cli.console import SECONDS_BETWEEN_LINES, note, print_json, progress
 from pctool.cli.exit_codes import exit_code
 from pctool.core.polynomial_file import read_ladder, read_training_polynomial
 from pctool.errors import InputError, SavedInterrupt, WriteError
-from pctool.training import recipes, session
+from pctool.training import recipes
 from pctool.training.config import TrainConfig, resolve
-from pctool.training.loop import StepReport
+
+if TYPE_CHECKING:
+    from pctool.training import session
+    from pctool.training.loop import StepReport
 
 
 def configure(flags: Mapping[str, Any], preset: str | None) -> TrainConfig:
@@ -71,17 +74,19 @@ def show_presets(*, as_json: bool) -> None:
 
 
 def show_config(config: TrainConfig, *, as_json: bool) -> None:
-    """The resolved configuration, as JSON or a setting a line."""
-    values = config.model_dump(mode="json")
+    """The resolved configuration, as JSON or as TOML: what is unset is left out there, since TOML has no null."""
     if as_json:
-        print_json(values)
+        print_json(config.model_dump(mode="json"))
         return
-    for name, value in values.items():
-        print(f"{name} = {json.dumps(value)}")
+    for name, value in config.model_dump(mode="json", exclude_none=True).items():
+        comment = "# " if name in ("resolution", "channels") else ""  # of the data set; a preset may not have them
+        print(f"{comment}{name} = {json.dumps(value)}")
 
 
 def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
     """Trains or continues, shows it, and ends with the summary. Raises SavedInterrupt when a signal stopped it."""
+    from pctool.training import session  # late: torchvision and matplotlib take seconds, a wrong setting should not
+
     with session.opened(config, may_resume=may_resume) as opened:
         with _exit_recorded(config.out) as record, _Watcher(config) as watcher:
             outcome = opened.train(watcher)

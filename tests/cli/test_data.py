@@ -145,6 +145,8 @@ def test_a_host_out_of_reach_is_exit_code_4(cifar, pctool, monkeypatch):
         (["import", "fashion-mnist", "--from", "."], "fashion-mnist is built in"),
         (["fetch"], "NAME"),
         (["list", "--speed"], "--speed"),
+        (["list", "--data-dir", __file__], f"the data folder {__file__} is a file; name a folder"),
+        (["import", "cifar10", "--from", ".", "--data-dir", __file__], f"the data folder {__file__} is a file"),
     ],
 )
 def test_bad_input_is_exit_code_2(cifar, pctool, tmp_path, arguments, message):
@@ -159,7 +161,7 @@ def test_bad_input_is_exit_code_2(cifar, pctool, tmp_path, arguments, message):
 def test_a_folder_that_cannot_be_written_is_exit_code_5(cifar, pctool, tmp_path):
     """A data folder below a file gets one line that names it."""
     (tmp_path / "file").touch()
-    code, _, err = pctool("import", "cifar10", "--from", tmp_path / "source", "--data-dir", tmp_path / "file")
+    code, _, err = pctool("import", "cifar10", "--from", tmp_path / "source", "--data-dir", tmp_path / "file" / "x")
     assert code == 5
     assert str(tmp_path / "file") in err
     assert err.count("\n") == 1

@@ -182,7 +182,7 @@ def bad_inputs(place):
     against = ("--against", "fashion-mnist")
     return [
         (("text.pt",), "is no checkpoint"),
-        (("absent.pt",), "absent.pt"),
+        (("absent.pt",), "absent.pt is not there; name a run folder, a checkpoint, a folder or ZIP of images, or an"),
         (("empty", *against), "holds no images"),
         (("mixed", *against, "--n-real", "9"), "z.png is 16x16 grey"),
         (("colour", *against, "--n-real", "9"), "takes grey images"),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,44 @@ def test_a_preset_writes_polynomials_as_the_flags_do(tmp_path, capsys):
     preset.write_text('precision = "auto"\n[without_bf16]\ntaus = "2,3,x,5"\n')
     assert run(["train", "--preset", str(preset), "--dry-run"]) == 2
     assert "2,3,x,5" in capsys.readouterr().err
+
+
+def test_a_dry_run_is_toml_that_sets_the_same_again(tmp_path, capsys):
+    """Without --json the answer is TOML with no unset value; as a preset it resolves to the same configuration."""
+    command = ["train", "--dataset", "cifar10", "--method", "apc", "--steps", "9", "--lr-g", "1e-5", "--dry-run"]
+    assert run(command) == 0
+    text = capsys.readouterr().out
+    assert None not in tomllib.loads(text).values()
+    assert "null" not in text
+    assert "# resolution = 32" in text
+    (tmp_path / "again.toml").write_text(text)
+    assert run([*command, "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    assert expected["threads"] is None
+    assert run(["train", "--preset", str(tmp_path / "again.toml"), "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == expected
+
+
+def test_names_are_checked_before_torch_is_imported(tmp_path):
+    """An unknown preset or data set, a file as data folder and a missing source of eval: refused without torch."""
+    file = tmp_path / "file"
+    file.touch()
+    commands = [
+        ["train", "--preset", "nothing"],
+        ["train", "--dataset", "cifra10"],
+        ["train", "--data-dir", str(file)],
+        ["data", "list", "--data-dir", str(file)],
+        ["eval", str(tmp_path / "absent")],
+    ]
+    code = (
+        "import sys; from pctool.cli.main import run\n"
+        f"assert [run(command) for command in {commands!r}] == [2] * {len(commands)}\n"
+        "assert 'torch' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("\n") == len(commands)
+    assert result.stderr.count(f"{file} is a file; name a folder") == 2
 
 
 def test_presets_are_listed(capsys):
