@@ -5,11 +5,30 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
+import textwrap
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "cvxpy", "h5py", "clean-fid", "pydantic", "matplotlib")
+from pctool.errors import PctoolError
+
+Row = tuple[str, str, str]  # what was looked for, what was found, what that means
+
+_PACKAGES = {
+    "torch": "networks, training, singular values",
+    "torchvision": "classification networks as extractors of eval",
+    "numpy": "arrays and float64 mathematics",
+    "scipy": "what cvxpy and clean-fid build on",
+    "cvxpy": "the solver of fit-poly",
+    "h5py": "spectra as HDF5 files",
+    "clean-fid": "the resizer that FID is defined with",
+    "pydantic": "strict configurations and JSON files",
+    "matplotlib": "plots",
+    "tensorboard": "only for train --tensorboard",
+}
+_LONGEST_FOUND = 16  # characters that the second column is made wide for; paths go beyond it
 
 
 def doctor(json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False) -> None:
@@ -23,35 +42,74 @@ def doctor(json_: Annotated[bool, typer.Option("--json", help="One JSON object o
     if json_:
         print_json({"checks": [{"check": c, "found": f, "means": m} for c, f, m in findings]})
         return
-    from rich.table import Table
+    console = output()
+    for line in _lines(findings, console.width if console.is_terminal else None):
+        console.print(line, markup=False, soft_wrap=True)
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "found", "what it means"):
-        table.add_column(heading, overflow="fold")
+
+def _lines(findings: list[Row], width: int | None) -> list[str]:
+    """A line a row; in a terminal too narrow for that, what it means goes below, with quoted commands left whole."""
+    first = max(len(check) for check, _, _ in findings)
+    second = max(len(found) for _, found, _ in findings if len(found) <= _LONGEST_FOUND)
+    lines = []
     for check, found, means in findings:
-        table.add_row(check, found, means)
-    output().print(table)
+        line = f"{check:<{first}}  {found:<{second}}  {means}"
+        if width is None or len(line) <= width:
+            lines.append(line)
+            continue
+        lines.append(f"{check:<{first}}  {found}")
+        whole = re.sub(r"(?<!\w)'[^']*'", lambda quoted: quoted[0].replace(" ", "\0"), means)
+        below = textwrap.wrap(
+            whole,
+            width,
+            initial_indent="    ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        lines += [part.replace("\0", " ") for part in below]
+    return lines
 
 
-def _findings() -> list[tuple[str, str, str]]:
+def _findings() -> list[Row]:
     return [
-        ("pctool", importlib.metadata.version("pctool"), f"on Python {platform.python_version()}"),
-        *[(name, _version(name), "") for name in _PACKAGES],
-        *_device(),
-        *_places(),
-        *_data(),
-        _inception(),
+        _pctool(),
+        *[_package(name, serves) for name, serves in _PACKAGES.items()],
+        *_tried("CPU and GPU", _device),
+        *_tried("data", _data_dir),
+        *_tried("cache", _cache_dir),
+        *_tried("data sets", _data),
+        *_tried("Inception", _inception),
     ]
 
 
-def _version(package: str) -> str:
+def _pctool() -> Row:
+    python = f"on Python {platform.python_version()}"
     try:
-        return importlib.metadata.version(package)
+        return ("pctool", importlib.metadata.version("pctool"), python)
     except importlib.metadata.PackageNotFoundError:
-        return "missing: pip install pctool again"
+        return ("pctool", "not installed", f"run from its source {python}; pip install it, as README.md says")
 
 
-def _device() -> list[tuple[str, str, str]]:
+def _package(name: str, serves: str) -> Row:
+    try:
+        return (name, importlib.metadata.version(name), serves)
+    except importlib.metadata.PackageNotFoundError:
+        return (name, "missing", f"{serves}: get it with 'pip install {name}'")
+
+
+def _tried(check: str, find: Callable[[], list[Row]]) -> list[Row]:
+    """The rows that `find` gives, or one that says why it could not: a doctor must outlive what it looks at."""
+    try:
+        return find()
+    except PctoolError as error:
+        return [(check, "cannot be used", str(error))]
+    except (ImportError, OSError) as error:  # OSError: a shared library of torch that does not load
+        reason = " ".join(str(error).split())
+        return [(check, "cannot be told", f"{reason}; first mend the packages above")]
+
+
+def _device() -> list[Row]:
     import torch
 
     from pctool.training.config import has_fast_bf16
@@ -67,19 +125,22 @@ def _device() -> list[tuple[str, str, str]]:
     return [*rows, ("GPU", torch.cuda.get_device_name(), "used by default (--device auto)")]
 
 
-def _places() -> list[tuple[str, str, str]]:
-    from pctool.places import cache_dir, data_dir
+def _data_dir() -> list[Row]:
+    from pctool.places import data_dir
 
-    return [
-        ("data", str(data_dir()), "data sets; PCTOOL_DATA_DIR changes it"),
-        ("cache", str(cache_dir()), "weights, reference statistics; PCTOOL_CACHE_DIR changes it"),
-    ]
+    return [("data", str(data_dir()), "data sets; PCTOOL_DATA_DIR changes it")]
 
 
-def _data() -> list[tuple[str, str, str]]:
+def _cache_dir() -> list[Row]:
+    from pctool.places import cache_dir
+
+    return [("cache", str(cache_dir()), "weights, reference statistics; PCTOOL_CACHE_DIR changes it")]
+
+
+def _data() -> list[Row]:
     from pctool.data.catalog import DATASETS, states
 
-    rows: list[tuple[str, str, str]] = []
+    rows: list[Row] = []
     for name in DATASETS:
         for found in states(name):
             usable = found.problem is None
@@ -87,14 +148,11 @@ def _data() -> list[tuple[str, str, str]]:
     return rows
 
 
-def _inception() -> tuple[str, str, str]:
+def _inception() -> list[Row]:
     from pctool.evaluation.inception import default_path
 
     path = default_path()
     if path.exists():
-        return ("Inception", str(path), "FID can be measured")
-    return (
-        "Inception",
-        "no weights",
-        f"put inception-2015-12-05.pt at {path} for FID; fashion-cnn works without",
-    )
+        return [("Inception", str(path), "FID can be measured")]
+    advice = f"put inception-2015-12-05.pt at {path} for FID; fashion-cnn works without"
+    return [("Inception", "no weights", advice)]
