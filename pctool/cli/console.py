@@ -45,8 +45,8 @@ def progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES:
             last = now
-            left = (now - start) / done * (total - done) if done else 0.0
-            note(f"{label}: {done:,}/{total:,} {unit}, {left:.0f} s left")
+            left = f", {(now - start) / done * (total - done):.0f} s left" if done else ""
+            note(f"{label}: {done:,}/{total:,} {unit}{left}")
 
     yield advance_plain
 

@@ -1,0 +1,33 @@
+"""Where data and caches live."""
+
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from pctool.errors import InputError
+from pctool.places import cache_dir, data_dir
+
+
+def test_given_over_environment_over_platform(tmp_path, monkeypatch):
+    """What is given wins, then the variable; an empty variable counts as none; the two places do not mix."""
+    monkeypatch.setenv("PCTOOL_DATA_DIR", str(tmp_path / "d"))
+    monkeypatch.setenv("PCTOOL_CACHE_DIR", str(tmp_path / "c"))
+    assert data_dir(tmp_path / "given") == tmp_path / "given"
+    assert (data_dir(), cache_dir()) == (tmp_path / "d", tmp_path / "c")
+    for empty in ("", None):
+        for name in ("PCTOOL_DATA_DIR", "PCTOOL_CACHE_DIR"):
+            monkeypatch.delenv(name) if empty is None else monkeypatch.setenv(name, empty)
+        assert data_dir() == Path(platformdirs.user_data_dir("pctool", appauthor=False))
+        assert cache_dir() == Path(platformdirs.user_cache_dir("pctool", appauthor=False))
+
+
+@pytest.mark.parametrize("by", ["flag", "environment"])
+def test_a_file_is_no_data_folder(tmp_path, monkeypatch, by):
+    """A file is refused by name, however it was given; a folder that is not there yet is fine."""
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("PCTOOL_DATA_DIR", str(file))
+    with pytest.raises(InputError, match=r"file is a file; name a folder by --data-dir or PCTOOL_DATA_DIR$"):
+        data_dir(file if by == "flag" else None)
+    assert data_dir(tmp_path / "later") == tmp_path / "later"

@@ -1,0 +1,143 @@
+"""A run's folder by itself. Whole runs, resumed, refused and in use, are in test_session.py."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from pctool.core import checkpoint as checkpoints
+from pctool.errors import InputError
+from pctool.training.config import resolve
+from pctool.training.run_folder import RunFolder, grid_image
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+def config(folder, **flags):
+    return resolve({"out": folder.path, **flags})
+
+
+def small_checkpoint(step: int) -> dict:
+    return {"step": step, "config": "{}", "value": torch.tensor([float(step)])}
+
+
+def test_the_record_names_its_identity(folder):
+    """config.json has what decides the result, the data's hash included, and the SHA-256 of exactly that."""
+    folder.open(config(folder, threads=3), "d" * 64, may_resume=True)
+    folder.close()
+    record = json.loads((folder.path / "config.json").read_text())
+    assert record["identity"]["data_sha256"] == "d" * 64
+    assert "threads" not in record["identity"]
+    assert record["config"]["threads"] == 3
+    canonical = json.dumps(record["identity"], sort_keys=True).encode()
+    assert record["identity_sha256"] == hashlib.sha256(canonical).hexdigest()
+
+
+def test_other_data_is_another_run(folder):
+    """The same settings on images with another hash do not continue the run, and the record stays."""
+    folder.open(config(folder), "a" * 64, may_resume=True)
+    folder.close()
+    before = (folder.path / "config.json").read_bytes()
+    with pytest.raises(InputError, match=f"data_sha256: {'a' * 64} -> {'b' * 64}"):
+        RunFolder(folder.path).open(config(folder), "b" * 64, may_resume=True)
+    assert (folder.path / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"config": 1}'])
+def test_a_damaged_record_is_refused_and_kept(folder, content):
+    """Without a readable identity nobody can say that it is the same run."""
+    folder.path.mkdir()
+    (folder.path / "config.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"config\.json is damaged"):
+        folder.open(config(folder), "a" * 64, may_resume=True)
+    assert (folder.path / "config.json").read_bytes() == content
+
+
+def test_never_resume_refuses_a_run_and_takes_an_empty_folder(folder):
+    """`--resume never` is for a new run: an empty folder will do, one with a run will not, whosever it is."""
+    folder.path.mkdir()
+    folder.open(config(folder), "a" * 64, may_resume=False)
+    folder.close()
+    with pytest.raises(InputError, match="already holds a run"):
+        RunFolder(folder.path).open(config(folder), "a" * 64, may_resume=False)
+
+
+def test_a_file_in_the_folders_place_is_refused(folder):
+    """It is kept as it is."""
+    folder.path.write_text("mine")
+    with pytest.raises(InputError, match="is no run folder"):
+        folder.open(config(folder), "a" * 64, may_resume=True)
+    assert folder.path.read_text() == "mine"
+
+
+def test_one_at_a_time_and_the_next_after_close(folder):
+    """A folder that is open is refused to another; close lets it in."""
+    folder.open(config(folder), "a" * 64, may_resume=True)
+    other = RunFolder(folder.path)
+    with pytest.raises(InputError, match="another process is training"):
+        other.open(config(folder), "a" * 64, may_resume=True)
+    folder.close()
+    other.open(config(folder), "a" * 64, may_resume=True)
+    other.close()
+
+
+def test_every_damaged_checkpoint_is_told_and_kept(folder):
+    """With the newest two of three damaged the oldest is read, a line each, newest first; with all three, none."""
+    for step in (9, 10, 100):  # in the order of numbers, not of letters
+        folder.save_checkpoint(small_checkpoint(step), keep=3)
+    paths = checkpoints.list_checkpoints(folder.path)
+    for path in paths[1:]:
+        path.write_bytes(b"damaged")
+    found, problems = folder.newest_checkpoint()
+    assert found is not None
+    assert found["step"] == 9
+    assert [line.rsplit(" ", 1)[1] for line in problems] == ["00000100.pt.damaged", "00000010.pt.damaged"]
+    assert all(path.with_name(path.name + ".damaged").read_bytes() == b"damaged" for path in paths[1:])
+    paths[0].write_bytes(b"damaged")
+    found, problems = folder.newest_checkpoint()
+    assert (found, len(problems)) == (None, 1)
+
+
+def test_logs_are_cut_to_a_step_byte_for_byte(folder):
+    """Lines up to the step stay as they were; later ones, a line cut by a crash and a foreign one go."""
+    folder.path.mkdir()
+    kept = ['{"step": 1,  "loss": 0.10}', '{"loss": 2, "step": 4}']
+    dropped = ['{"step": 5}', '{"step": 40}', "[4]", '{"loss": 1}', '{"step": nul', '{"step": 4, "lo']
+    (folder.path / "stats.jsonl").write_text("\n".join([*kept, *dropped]))
+    folder.cut_logs(4)
+    assert (folder.path / "stats.jsonl").read_text() == "".join(line + "\n" for line in kept)
+    assert not (folder.path / "metrics.jsonl").exists()
+    folder.log("stats.jsonl", {"step": 5})
+    assert folder.read_log("stats.jsonl") == [*map(json.loads, kept), {"step": 5}]
+
+
+def test_a_log_takes_no_nan(folder):
+    """A NaN is no JSON: it is an error, and the log stays readable."""
+    folder.path.mkdir()
+    folder.log("stats.jsonl", {"step": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        folder.log("stats.jsonl", {"step": 2, "loss": float("nan")})
+    assert folder.read_log("stats.jsonl") == [{"step": 1}]
+
+
+@pytest.mark.parametrize(("n", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (4, 2, 2), (5, 3, 2), (64, 8, 8)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_grid_shows_each_image_in_reading_order(n, columns, rows, channels):
+    """Image i is at row i // columns; -1 is 0, 1 is 255, out of range is clipped, gaps and empty places are black."""
+    height, width = 3, 5
+    expected = np.random.default_rng(0).integers(0, 256, (n, height, width, channels), np.uint8)
+    images = torch.tensor(expected).permute(0, 3, 1, 2) / 127.5 - 1
+    images[0, :, 0, 0], expected[0, 0, 0] = 1.7, 255
+    images[0, :, 0, 1], expected[0, 0, 1] = -1.7, 0
+    sheet = np.asarray(grid_image(images)).reshape((height + 2) * rows - 2, (width + 2) * columns - 2, channels).copy()
+    for i in range(n):
+        top, left = i // columns * (height + 2), i % columns * (width + 2)
+        tile = sheet[top : top + height, left : left + width]
+        assert np.array_equal(tile, expected[i])
+        tile[:] = 0
+    assert not sheet.any()

@@ -1,0 +1,58 @@
+"""Signals while training. That only USR2 asks for a requeue is tested with whole runs in test_session.py."""
+
+import signal
+import threading
+
+import pytest
+
+from pctool.training.signals import listen
+
+CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+
+@pytest.mark.parametrize("first", CAUGHT)
+def test_the_first_signal_asks_and_a_second_interrupt_interrupts(first):
+    """Any first signal only sets the request, so that the step ends; INT after it is not waited for."""
+    with listen() as stop:
+        assert stop.signal is None
+        signal.raise_signal(first)
+        assert stop.signal is first
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_term_after_interrupt_does_not_cut_the_save_short():
+    """A scheduler that sends TERM twice, or after Ctrl-C, waits: the state is being saved."""
+    with listen() as stop:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+            signal.raise_signal(number)
+    assert stop.signal is signal.SIGTERM
+
+
+def test_the_handlers_before_are_put_back_whatever_happens():
+    """After the block, one that raised included, the process has the handlers it had."""
+    before = [signal.getsignal(number) for number in CAUGHT]
+
+    def broken():
+        with listen():
+            assert all(signal.getsignal(number) not in before for number in CAUGHT)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        broken()
+    assert [signal.getsignal(number) for number in CAUGHT] == before
+
+
+def test_in_a_thread_nothing_is_installed():
+    """Python allows handlers in the main thread alone: in another one a run trains without them."""
+    before = [signal.getsignal(number) for number in CAUGHT]
+    seen = []
+
+    def train():
+        with listen() as stop:
+            seen.append((stop.signal, [signal.getsignal(number) for number in CAUGHT]))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert seen == [(None, before)]
