@@ -109,7 +109,7 @@ def test_names_are_checked_before_torch_is_imported(tmp_path):
     commands = [
         ["train", "--preset", "nothing"],
         ["train", "--dataset", "cifra10"],
-        ["train", "--data-dir", str(file)],
+        ["train", "--data-dir", str(file), "--dry-run"],
         ["data", "list", "--data-dir", str(file)],
         ["eval", str(tmp_path / "absent")],
     ]

@@ -85,8 +85,10 @@ def test_interrupted_between_the_renames_the_next_run_completes(tool, tmp_path, 
         patch.setattr(Path, "rename", interrupted)
         assert call(tool, patch, tmp_path / "pages") == 130
     assert contents(tmp_path / "pages") == dict(list(tool.pages.items())[:after])
+    kept = {path: path.stat().st_ino for path in (tmp_path / "pages").iterdir()}
     assert call(tool, monkeypatch, tmp_path / "pages") == 0
     assert contents(tmp_path / "pages") == tool.pages
+    assert {path: path.stat().st_ino for path in kept} == kept
 
 
 def test_with_all_six_there_npm_is_not_asked(tool, tmp_path, monkeypatch, capsys):

@@ -130,8 +130,10 @@ def test_a_log_takes_no_nan(folder):
 def test_the_grid_shows_each_image_in_reading_order(n, columns, rows, channels):
     """Image i is at row i // columns; -1 is 0, 1 is 255, out of range is clipped, gaps and empty places are black."""
     height, width = 3, 5
-    expected = np.random.default_rng(0).integers(0, 256, (n, height, width, channels), np.uint8)
-    images = torch.tensor(expected).permute(0, 3, 1, 2) / 127.5 - 1
+    rng = np.random.default_rng(0)
+    expected = rng.integers(0, 256, (n, height, width, channels), np.uint8)
+    between = rng.uniform(-0.45, 0.45, expected.shape)  # of a level; the nearest one is shown
+    images = torch.tensor(expected + between).permute(0, 3, 1, 2) / 127.5 - 1
     images[0, :, 0, 0], expected[0, 0, 0] = 1.7, 255
     images[0, :, 0, 1], expected[0, 0, 1] = -1.7, 0
     sheet = np.asarray(grid_image(images)).reshape((height + 2) * rows - 2, (width + 2) * columns - 2, channels).copy()
