@@ -1,0 +1,255 @@
+"""What the preconditioning layer costs: a whole (1,1) GAN step of each method, interleaved in one process.
+
+Every method trains its own copy of the same networks on the same batches: update G, update its average, update D on
+real and fake in one batch. `stock` is `torch.nn.utils.parametrizations.spectral_norm` in the same loop, `plug-in` is
+`pctool.precondition_` within `parametrize.cached()`, `naive` a polynomial by Horner on the rectangular matrix, left to
+autograd, at every forward. Times are medians of steps taken in turn, a different method first each round.
+
+    python benchmarks/step_time.py --resolution 32 --batch-size 32 --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import spectral_norm as stock_spectral_norm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from pctool.core.layers.plugin import precondition_
+from pctool.core.layers.preconditioner import Preconditioner, last_linear, preconditioned_layers
+from pctool.core.layers.strength import Ladder
+from pctool.core.linalg import initial_vectors, power_iteration
+from pctool.core.models import DIM_Z, build_discriminator, build_generator, default_widths
+from pctool.core.polynomial import PUBLISHED
+from pctool.training import ema
+from pctool.training.losses import hinge_d, hinge_g
+
+CONTRACT = ("none", "sn", "fpc-3", "fpc-5", "fpc-7", "fpc-9", "apc", "svd")
+OTHERS = ("stock", "fpc-7-low", "plug-in", "naive")
+SETTLED_TAUS = (5.0, 10.0, 20.0, 30.0)
+
+
+class NaiveHorner(nn.Module):
+    """g(SN(W)) as the formula reads, iterated and evaluated at every training forward."""
+
+    def __init__(self, weight: Tensor, coeffs: tuple[float, ...]) -> None:
+        super().__init__()
+        self.coeffs = coeffs
+        u, v = initial_vectors(weight.detach().flatten(1))
+        self.register_buffer("u", u)
+        self.register_buffer("v", v)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        W = weight.flatten(1)
+        self.u, self.v = power_iteration(W, self.u, self.v, 1)
+        A = W / torch.dot(self.u, W @ self.v)
+        value = self.coeffs[-1] * A
+        for a in self.coeffs[-2::-1]:
+            value = A @ (A.t() @ value) + a * A
+        return value.view(weight.shape)
+
+
+class Training:
+    """One method's networks, optimisers and step."""
+
+    def __init__(self, method: str, args: argparse.Namespace) -> None:
+        self.args = args
+        torch.manual_seed(0)
+        width_g, width_d = default_widths(args.arch, args.resolution)
+        place = {"device": args.device, "memory_format": torch.channels_last if args.channels_last else None}
+        build_g, build_d = build_generator, build_discriminator
+        self.G = build_g(args.arch, args.resolution, 3, args.width_g or width_g, "authors").to(**place)
+        self.D = build_d(args.arch, args.resolution, 3, args.width_d or width_d, "authors").to(**place)
+        self.average = copy.deepcopy(self.G).requires_grad_(False)
+        self.method = method
+        self.pre = Preconditioner(self.D, "none")
+        if method in ("none", "sn", "svd"):
+            self.pre = Preconditioner(self.D, method)
+        elif method == "apc":
+            self.pre = Preconditioner(self.D, "apc", ladder=Ladder(tuple(args.taus)))
+            self.pre.update_strengths()
+        elif method.startswith("fpc"):
+            low = "bf16" if args.device == "cpu" else "tf32"
+            degree = int(method.split("-")[1])
+            precision = low if method.endswith("low") else "fp32"
+            self.pre = Preconditioner(self.D, "fpc", polynomial=PUBLISHED[degree], precision=precision)
+        elif method == "plug-in":
+            precondition_(self.D, "fpc", degree=7)
+        else:
+            layers = preconditioned_layers(self.D)
+            for name, layer in layers.items():
+                coeffs = (1.0,) if name == last_linear(layers) else PUBLISHED[7].coeffs
+                if method == "stock":
+                    stock_spectral_norm(layer)
+                else:
+                    parametrize.register_parametrization(layer, "weight", NaiveHorner(layer.weight, coeffs))
+        adam = {"lr": 2e-4, "betas": (0.5, 0.999)}
+        self.optim_g = torch.optim.Adam(self.G.parameters(), **adam)
+        self.optim_d = torch.optim.Adam(self.D.parameters(), **adam)
+        self.W_hat = self.pre.weights(iterate=False)
+
+    def step(self, real: Tensor, z: Tensor) -> None:
+        """One (1,1) step, as in pctool/training/loop.py."""
+        autocast = torch.autocast(self.args.device, torch.bfloat16, enabled=self.args.precision == "bf16")
+        cached = parametrize.cached if self.method == "plug-in" else contextlib.nullcontext
+        self.D.requires_grad_(False)
+        frozen = {name: value.detach() for name, value in self.W_hat.items()}
+        with cached():
+            with autocast:
+                logits = functional_call(self.D, frozen, (self.G(z),)) if frozen else self.D(self.G(z))
+            self.optim_g.zero_grad()
+            hinge_g(logits.float()).backward()
+        self.optim_g.step()
+        self.D.requires_grad_(True)
+        ema.update(self.average, self.G, 0.99)
+        with cached():
+            with autocast:
+                with torch.no_grad():
+                    fake = self.G(z)
+                both = torch.cat([real, fake.float()])
+                logits = functional_call(self.D, self.W_hat, (both,)) if self.W_hat else self.D(both)
+            loss = hinge_d(*logits.float().split(len(real)))
+            if (penalty := self.pre.penalty()) is not None:
+                loss = loss + penalty
+            self.optim_d.zero_grad()
+            loss.backward()
+        self.optim_d.step()
+        self.W_hat = self.pre.weights()
+
+
+class Operations(TorchDispatchMode):
+    """Counts tensor operations that do work: views, and what only asks, left out."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not any(tensor.alias_info for tensor in func._schema.returns) or func._schema.is_mutable
+        return func(*args, **(kwargs or {}))
+
+
+def interleaved(steps: dict[str, Callable[[], None]], repeats: int, finish: Callable[[], None]) -> dict[str, float]:
+    """Median seconds of each, one call a round, a different one first each time, after a round that does not count."""
+    names = list(steps)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for round_number in range(repeats + 1):
+        first = round_number % len(names)
+        for name in names[first:] + names[:first]:
+            finish()
+            start = time.perf_counter()
+            steps[name]()
+            finish()
+            if round_number:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_memory(method: str, argv: list[str]) -> float:
+    """MiB that a process of its own needs at most for a few steps of the method."""
+    command = [sys.executable, __file__, *argv, "--methods", method, "--peak-of-one"]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--resolution", type=int, default=32)
+    parser.add_argument("--arch", default="resnet")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--width-g", type=int)
+    parser.add_argument("--width-d", type=int)
+    parser.add_argument("--methods", default=",".join((*CONTRACT, *OTHERS)))
+    parser.add_argument("--taus", type=float, nargs=4, default=SETTLED_TAUS, help="apc's thresholds")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--memory", action="store_true", help="peak memory of each method too, in processes of their own"
+    )
+    parser.add_argument("--peak-of-one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    """Measures and prints."""
+    args = parse(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    methods = args.methods.split(",")
+    sides = (args.batch_size, 3, args.resolution, args.resolution)
+    format_ = torch.channels_last if args.channels_last else torch.contiguous_format
+    real = torch.rand(sides, device=args.device).mul(2).sub(1).contiguous(memory_format=format_)
+    z = torch.randn(args.batch_size, DIM_Z, device=args.device)
+    trainings = {method: Training(method, args) for method in methods}
+    finish = torch.cuda.synchronize if args.device == "cuda" else (lambda: None)
+    if args.peak_of_one:
+        for _ in range(3):
+            trainings[methods[0]].step(real, z)
+        finish()
+        cuda = args.device == "cuda"
+        peak = (
+            torch.cuda.max_memory_allocated() / 2**20
+            if cuda
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        )
+        print(peak)
+        return
+    operations, flops = {}, {}
+    for method, training in trainings.items():
+        training.step(real, z)  # the first allocates Adam's moments
+        with Operations() as counter:
+            training.step(real, z)
+        operations[method] = counter.count
+        with FlopCounterMode(display=False) as counted:
+            training.step(real, z)
+        flops[method] = counted.get_total_flops()
+    seconds = interleaved({name: lambda t=t: t.step(real, z) for name, t in trainings.items()}, args.repeats, finish)
+    result = {
+        "resolution": args.resolution,
+        "batch_size": args.batch_size,
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or "cpu",
+        "precision": args.precision,
+        "channels_last": args.channels_last,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "repeats": args.repeats,
+        "ratio_to_stock_sn": {m: seconds[m] / seconds["stock"] for m in methods if "stock" in seconds},
+        "ratio_to_own_sn": {m: seconds[m] / seconds["sn"] for m in methods if "sn" in seconds},
+        "seconds": seconds,
+        "gflop": {m: count / 1e9 for m, count in flops.items()},
+        "operations": operations,
+        "apc_degrees": trainings["apc"].pre.strengths() if "apc" in trainings else None,
+    }
+    if args.memory:
+        own = [arg for arg in argv if arg not in ("--memory", "--json")]
+        result["peak_mib"] = {method: peak_memory(method, own) for method in methods}
+    if args.json:
+        print(json.dumps(result, indent=2))
+        return
+    for method in methods:
+        ratios = [f"{result[key].get(method, float('nan')):.3f}" for key in ("ratio_to_stock_sn", "ratio_to_own_sn")]
+        print(
+            f"{method:10} {seconds[method]:.3f} s  {ratios[0]} of stock SN  {ratios[1]} of own SN  "
+            f"{result['gflop'][method]:.1f} GFLOP  {operations[method]} operations"
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
