@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 import torch
 
+from pctool.core.polynomial_report import LAYER_UPPER
 from pctool.data import catalog
 from pctool.errors import MissingError
-from pctool.spectrum.measure import measure
+from pctool.spectrum.measure import Row, measure
 from pctool.spectrum.plots import evolution_figure
 from pctool.spectrum.reader import read_spectrum
 from pctool.spectrum.store import SpectrumWriter
@@ -99,6 +100,8 @@ def _train(
     spectrum = SpectrumWriter(folder.spectrum_path, source=str(folder.path), network="D")
     spectrum.truncate_after(state.step if state.step else -1)
 
+    warned: list[str] = []
+
     def record_spectrum(state: TrainingState) -> None:
         row = measure(state.step, state.preconditioner.layer_states())
         spectrum.append(row)
@@ -106,6 +109,9 @@ def _train(
             board.add("spectrum", row.step, row.summary)
         for problem in row.problems:
             watcher.note(f"step {state.step:,}: spectrum of {problem}")
+        if not warned and (messages := out_of_range(row)):  # once a run: it says what to do
+            watcher.note(messages[0])
+            warned.extend(messages)
 
     def evaluate(state: TrainingState) -> None:
         if scorer is None:
@@ -137,6 +143,16 @@ def _train(
     if board:
         board.close()
     return _outcome(folder, state.step, finished=finished, requeue=stop.requeue)
+
+
+def out_of_range(row: Row) -> list[str]:
+    """What to say of layers whose polynomial is used beyond its range, because the power iteration lags behind."""
+    return [
+        f"step {row.step:,}: in {layer.name} the spectral norm is {layer.sigma_over_sigma_hat:.2f} times its estimate; "
+        f"beyond {LAYER_UPPER} a polynomial grows fast: a run with --n-power-iterations 2 follows the weights closer"
+        for layer in row.layers
+        if layer.strength > 1 and (layer.sigma_over_sigma_hat or 0) > LAYER_UPPER
+    ]
 
 
 def _outcome(folder: RunFolder, step: int, *, finished: bool, requeue: bool) -> Outcome:

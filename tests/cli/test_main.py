@@ -108,12 +108,13 @@ def test_python_dash_m_is_the_same_program():
     assert all(name in result.stdout for name in ("fit-poly", "train", "spectrum", "eval", "data", "doctor"))
 
 
-def test_the_reference_is_up_to_date():
-    """docs/cli.md is what tools/make_cli_reference.py makes of the commands today."""
-    spec = importlib.util.spec_from_file_location("make_cli_reference", ROOT / "tools/make_cli_reference.py")
+@pytest.mark.parametrize("page", ["cli", "api"])
+def test_the_reference_is_up_to_date(page):
+    """docs/cli.md and docs/api.md are what tools/make_*_reference.py make of commands and docstrings today."""
+    spec = importlib.util.spec_from_file_location("make_reference", ROOT / f"tools/make_{page}_reference.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == module.reference()
+    assert (ROOT / f"docs/{page}.md").read_text(encoding="utf-8") == module.reference()
 
 
 def test_every_module_has_its_line_in_the_readme():

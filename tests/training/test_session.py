@@ -1,5 +1,6 @@
 """Whole runs, small, on the built-in images: reproducible, resumable, and never half-written."""
 
+import contextlib
 import json
 
 import h5py
@@ -179,6 +180,25 @@ def test_a_measurement_under_way_survives_an_interruption(tmp_path, monkeypatch)
     assert saved["blocks.0.conv1"]["pending"] > 1
     assert run(tmp_path / "parts", **flags).finished
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_lagging_power_iteration_is_said_once(tmp_path, monkeypatch):
+    """Where the norm is far above its estimate the note names step, layer, ratio and the flag, once a run; a
+    polynomial of degree 1 has no range to leave."""
+
+    def lag(W, u, v, n_iterations):
+        return (u, v.roll(1)) if n_iterations == 1 else (u, v)  # an estimate that is far off
+
+    monkeypatch.setattr("pctool.core.layers.preconditioner.power_iteration", lag)
+    watcher = Watcher()
+    with contextlib.suppress(NonFiniteError):  # the polynomial is far out of its range
+        run(tmp_path / "fpc", watcher, method="fpc", steps=4, spectrum_every=1)
+    (said,) = [note for note in watcher.notes if "times its estimate" in note]
+    assert "--n-power-iterations 2" in said
+    assert "step 1: in " in said
+    watcher = Watcher()
+    run(tmp_path / "sn", watcher, method="sn", steps=2, spectrum_every=1)
+    assert [note for note in watcher.notes if "times its estimate" in note] == []
 
 
 def test_learning_rate_falls_linearly_to_zero(tmp_path):
