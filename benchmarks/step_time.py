@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import functools
 import json
 import platform
 import resource
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +33,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from pctool.core.layers.plugin import precondition_
-from pctool.core.layers.preconditioner import Preconditioner, last_linear, preconditioned_layers
+from pctool.core.layers.preconditioner import METHODS, Preconditioner, last_linear, preconditioned_layers
 from pctool.core.layers.strength import Ladder
-from pctool.core.linalg import initial_vectors, power_iteration
+from pctool.core.linalg import Precision, initial_vectors, power_iteration
 from pctool.core.models import DIM_Z, build_discriminator, build_generator, default_widths
 from pctool.core.polynomial import PUBLISHED
 from pctool.training import ema
@@ -46,6 +48,9 @@ SETTLED_TAUS = (5.0, 10.0, 20.0, 30.0)
 
 class NaiveHorner(nn.Module):
     """g(SN(W)) as the formula reads, iterated and evaluated at every training forward."""
+
+    u: Tensor
+    v: Tensor
 
     def __init__(self, weight: Tensor, coeffs: tuple[float, ...]) -> None:
         super().__init__()
@@ -71,37 +76,39 @@ class Training:
         self.args = args
         torch.manual_seed(0)
         width_g, width_d = default_widths(args.arch, args.resolution)
-        place = {"device": args.device, "memory_format": torch.channels_last if args.channels_last else None}
-        build_g, build_d = build_generator, build_discriminator
-        self.G = build_g(args.arch, args.resolution, 3, args.width_g or width_g, "authors").to(**place)
-        self.D = build_d(args.arch, args.resolution, 3, args.width_d or width_d, "authors").to(**place)
+        layout = torch.channels_last if args.channels_last else torch.contiguous_format
+        self.G = build_generator(args.arch, args.resolution, 3, args.width_g or width_g, "authors")
+        self.D = build_discriminator(args.arch, args.resolution, 3, args.width_d or width_d, "authors")
+        for network in (self.G, self.D):
+            network.to(device=args.device, memory_format=layout)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.G).requires_grad_(False)
         self.method = method
-        self.pre = Preconditioner(self.D, "none")
-        if method in ("none", "sn", "svd"):
-            self.pre = Preconditioner(self.D, method)
-        elif method == "apc":
-            self.pre = Preconditioner(self.D, "apc", ladder=Ladder(tuple(args.taus)))
-            self.pre.update_strengths()
-        elif method.startswith("fpc"):
-            low = "bf16" if args.device == "cpu" else "tf32"
-            degree = int(method.split("-")[1])
-            precision = low if method.endswith("low") else "fp32"
-            self.pre = Preconditioner(self.D, "fpc", polynomial=PUBLISHED[degree], precision=precision)
-        elif method == "plug-in":
-            precondition_(self.D, "fpc", degree=7)
-        else:
-            layers = preconditioned_layers(self.D)
-            for name, layer in layers.items():
-                coeffs = (1.0,) if name == last_linear(layers) else PUBLISHED[7].coeffs
-                if method == "stock":
-                    stock_spectral_norm(layer)
-                else:
-                    parametrize.register_parametrization(layer, "weight", NaiveHorner(layer.weight, coeffs))
-        adam = {"lr": 2e-4, "betas": (0.5, 0.999)}
-        self.optim_g = torch.optim.Adam(self.G.parameters(), **adam)
-        self.optim_d = torch.optim.Adam(self.D.parameters(), **adam)
+        self.pre = self._preconditioner(method, args)
+        self.optim_g = torch.optim.Adam(self.G.parameters(), lr=2e-4, betas=(0.5, 0.999))
+        self.optim_d = torch.optim.Adam(self.D.parameters(), lr=2e-4, betas=(0.5, 0.999))
         self.W_hat = self.pre.weights(iterate=False)
+
+    def _preconditioner(self, method: str, args: argparse.Namespace) -> Preconditioner:
+        if method in METHODS:
+            pre = Preconditioner(self.D, method, ladder=Ladder(tuple(args.taus)))
+            pre.update_strengths()
+            return pre
+        if method.startswith("fpc"):
+            low: Precision = "bf16" if args.device == "cpu" else "tf32"
+            precision: Precision = low if method.endswith("low") else "fp32"
+            g = PUBLISHED[int(method.split("-")[1])]
+            return Preconditioner(self.D, "fpc", polynomial=g, precision=precision)
+        layers = preconditioned_layers(self.D)
+        if method == "plug-in":
+            precondition_(self.D, "fpc", degree=7)
+        for name, layer in layers.items():
+            if method == "stock":
+                stock_spectral_norm(layer)
+            elif method == "naive":
+                coeffs = (1.0,) if name == last_linear(layers) else PUBLISHED[7].coeffs
+                horner = NaiveHorner(layer.get_parameter("weight"), coeffs)
+                parametrize.register_parametrization(layer, "weight", horner)
+        return Preconditioner(self.D, "none")
 
     def step(self, real: Tensor, z: Tensor) -> None:
         """One (1,1) step, as in pctool/training/loop.py."""
@@ -137,7 +144,7 @@ class Operations(TorchDispatchMode):
 
     count = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += not any(tensor.alias_info for tensor in func._schema.returns) or func._schema.is_mutable
         return func(*args, **(kwargs or {}))
 
@@ -220,7 +227,7 @@ def main(argv: list[str]) -> None:
         with FlopCounterMode(display=False) as counted:
             training.step(real, z)
         flops[method] = counted.get_total_flops()
-    seconds = interleaved({name: lambda t=t: t.step(real, z) for name, t in trainings.items()}, args.repeats, finish)
+    seconds = interleaved({m: functools.partial(t.step, real, z) for m, t in trainings.items()}, args.repeats, finish)
     result = {
         "resolution": args.resolution,
         "batch_size": args.batch_size,

@@ -44,7 +44,7 @@ def _entry(title: str, thing: Callable[..., Any]) -> list[str]:
         p.replace(annotation=_bare(p.annotation), default=_named(p.default)) for p in signature.parameters.values()
     ]
     shown = signature.replace(parameters=parameters, return_annotation=_bare(signature.return_annotation))
-    return [title, "", f"    {title.split('.')[-1]}{shown}", "", inspect.cleandoc(thing.__doc__ or ""), ""]
+    return [title, "", f"    {title.rsplit('.', maxsplit=1)[-1]}{shown}", "", inspect.cleandoc(thing.__doc__ or ""), ""]
 
 
 def _bare(annotation: Any) -> Any:
