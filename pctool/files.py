@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,3 +72,11 @@ def append_line(path: Path, line: str) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise write_error(path, error, len(data)) from error
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes free where `path` is or would be made. Raises WriteError where nothing may be written there."""
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise WriteError(f"{existing} cannot be written to; choose another place")
+    return shutil.disk_usage(existing).free

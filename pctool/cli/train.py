@@ -120,6 +120,23 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
         bool | None,
         _where("Write the logs for TensorBoard too, into RUN/tensorboard.", "--tensorboard/--no-tensorboard"),
     ] = None,
+    time_limit: Annotated[
+        str | None,
+        _where("Save and stop after so many MINUTES; auto: before SLURM_JOB_END_TIME.", "--time-limit"),
+    ] = None,
+    stop_on_collapse: Annotated[
+        bool | None,
+        _where(
+            "Save and stop when D's spectrum collapses (docs/train.md); without it, warn.",
+            "--stop-on-collapse/--no-stop-on-collapse",
+        ),
+    ] = None,
+    fork: Annotated[
+        Path | None, _where("Start a new run from this checkpoint, with other settings; needs --out.", "--fork")
+    ] = None,
+    preflight: Annotated[
+        bool, typer.Option("--preflight", help="Check data, weights, disk and device; train nothing.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -132,7 +149,7 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     Example: pctool train --dataset cifar10 --method apc --d-iters 1
     """
     flags = {key: value for key, value in locals().items() if value is not None}
-    for name in ("preset", "resume", "dry_run", "json_"):
+    for name in ("preset", "resume", "preflight", "dry_run", "json_"):
         flags.pop(name, None)
 
     _check_names(dataset, preset, data_dir)
@@ -144,6 +161,9 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     config = training_session.configure(flags, preset)
     if dry_run:
         training_session.show_config(config, as_json=json_)
+        return
+    if preflight:
+        training_session.preflight(config, may_resume=resume == "auto", as_json=json_)
         return
     training_session.run(config, may_resume=resume == "auto", as_json=json_)
 

@@ -19,7 +19,7 @@ from pctool import files
 from pctool.cli.console import SECONDS_BETWEEN_LINES, note, print_json, progress
 from pctool.cli.exit_codes import exit_code
 from pctool.core.polynomial_file import read_ladder, read_training_polynomial
-from pctool.errors import InputError, SavedInterrupt, WriteError
+from pctool.errors import InputError, PartialError, SavedInterrupt, WriteError
 from pctool.training import recipes
 from pctool.training.config import TrainConfig, resolve
 
@@ -91,6 +91,8 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
         with _exit_recorded(config.out) as record, _Watcher(config) as watcher:
             outcome = opened.train(watcher)
             record.update(step=outcome.step, requeue=outcome.requeue)
+            if outcome.collapse:
+                raise PartialError(f"{outcome.collapse}; saved; the same command without --stop-on-collapse trains on")
             if not outcome.finished:
                 raise SavedInterrupt(f"stopped and saved at step {outcome.step:,}; the same command continues")
         summary = summarise(config, outcome)
@@ -98,6 +100,18 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
             print_json(summary)
         else:
             _show_summary(outcome, config.data_dir)
+
+
+def preflight(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
+    """What a job would need, looked at now: prints what was found; the first thing missing ends with its own code."""
+    from pctool.training import preflight as checks
+
+    found = checks.preflight(config, may_resume=may_resume)
+    if as_json:
+        print_json(found)
+        return
+    for name, text in found.items():
+        print(f"{name:<{max(map(len, found))}}  {text}")
 
 
 @contextlib.contextmanager

@@ -133,5 +133,13 @@ def _recorded_sum(path: Path) -> str | None:
         ) from None
 
 
+def sha256(path: Path) -> str:
+    """The SHA-256 of a checkpoint file; InputError where it cannot be read."""
+    try:
+        return _sha256(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read checkpoint {path}: {error.strerror}; give a .pt file") from None
+
+
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()

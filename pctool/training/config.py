@@ -45,6 +45,9 @@ OPERATIONAL = (
     "eval_every",
     "keep",
     "tensorboard",
+    "time_limit",
+    "stop_on_collapse",
+    "fork",
 )
 NAMED_IN_OUT = (
     "dataset",
@@ -105,6 +108,9 @@ class TrainConfig(BaseModel):
     eval_every: Every = 0
     keep: Count = 2
     tensorboard: bool = False
+    time_limit: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    stop_on_collapse: bool = False
+    fork: Path | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:

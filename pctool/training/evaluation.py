@@ -50,3 +50,8 @@ class Scorer:
             advance=advance,
         )
         return metrics.model_dump(mode="json")
+
+
+def distance(scores: dict[str, float]) -> float:
+    """The score that the best checkpoint is chosen by: FID, or the Frechet distance of another extractor."""
+    return next(value for name, value in scores.items() if name == "fid" or name.startswith("fd_"))

@@ -53,7 +53,7 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
     evaluate: Callable[[TrainingState], None],
     report: Callable[[StepReport], None],
 ) -> bool:
-    """Trains from `state.step` to `config.steps`; returns False when a signal stopped it, with the state saved.
+    """Trains from `state.step` to `config.steps`; returns False when it was asked to stop, with the state saved.
 
     images: uint8 [N, C, H, W] on the training device. `log`, `record_spectrum`, `evaluate` and `report` are called
     at their steps. Raises NonFiniteError before a non-finite update is applied, WriteError when a file
@@ -137,9 +137,10 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
             run.save_samples(state.step, sample(state.G_ema, z_samples))
         if _due(state.step, config.eval_every, last):
             evaluate(state)
-        if last or stop.signal is not None or _due(state.step, config.save_every, last):
+        stopping = stop.requested
+        if last or stopping or _due(state.step, config.save_every, last):
             run.save_checkpoint(state.checkpoint(), config.keep)
-        if stop.signal is not None and not last:
+        if stopping and not last:
             return False
     return True
 

@@ -42,14 +42,16 @@ class RunFolder:
         self.figure_path = path / "spectrum.png"
         self._lock = filelock.FileLock(path / ".lock")
 
-    def open(self, config: TrainConfig, data_sha256: str, *, may_resume: bool) -> None:
+    def open(self, config: TrainConfig, hashes: dict[str, str], *, may_resume: bool) -> None:
         """Takes the folder for this run, new or to be continued, and writes config.json.
+
+        `hashes` are the part of the identity that files hold: the data's, and of a fork the checkpoint's.
 
         Raises InputError where another process holds it, where it holds something else, or a run of another
         identity (each `key: old -> new`); nothing is touched then. `steps` may grow.
         """
-        identity = {**config.identity(), "data_sha256": data_sha256}
-        self._check(identity, config.steps, may_resume=may_resume)
+        identity = {**config.identity(), **hashes}
+        self.check(config, hashes, may_resume=may_resume)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -59,7 +61,7 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise files.write_error(self.path, error) from error
-        self._check(identity, config.steps, may_resume=may_resume)  # another process may have begun in between
+        self.check(config, hashes, may_resume=may_resume)  # another process may have begun in between
         record = RunRecord(
             config=config.model_dump(mode="json"),
             identity=identity,
@@ -69,13 +71,15 @@ class RunFolder:
         )
         files.write_text(self.path / "config.json", record.model_dump_json(indent=2) + "\n")
 
-    def _check(self, identity: dict[str, Any], steps: int, *, may_resume: bool) -> None:
+    def check(self, config: TrainConfig, hashes: dict[str, str], *, may_resume: bool) -> str:
+        """Whether this run may have the folder, as `open` decides it; "new" or "continues"."""
+        identity, steps = {**config.identity(), **hashes}, config.steps
         recorded = self.path / "config.json"
         if not recorded.exists():
             present = [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
             if self.path.is_file() or [name for name in present if name != ".lock"]:
                 raise InputError(f"{self.path} exists and is no run folder; give another --out")
-            return
+            return "new"
         if not may_resume:
             raise InputError(f"{self.path} already holds a run; --resume never wants a new --out")
         try:
@@ -91,6 +95,7 @@ class RunFolder:
             changed.append(f"steps: {old['steps']} -> {steps} (may only grow)")
         if changed:
             raise InputError(f"{self.path} holds another run ({'; '.join(changed)}); give another --out")
+        return "continues"
 
     def close(self) -> None:
         """Lets another process take the folder."""
@@ -117,6 +122,18 @@ class RunFolder:
             checkpoints.sum_path(old).unlink(missing_ok=True)
         return path
 
+    def save_best(self, checkpoint: dict[str, Any]) -> None:
+        """Writes checkpoints/best.pt, which no later checkpoint removes."""
+        checkpoints.write(self.path / "checkpoints" / "best.pt", checkpoint)
+
+    def raise_alarm(self, step: int, reason: str) -> bool:
+        """Writes alarm.json; False where it is there already."""
+        path = self.path / "alarm.json"
+        if path.exists():
+            return False
+        files.write_text(path, json.dumps({"step": step, "reason": reason}, indent=2) + "\n")
+        return True
+
     def log(self, name: str, entry: dict[str, Any]) -> None:
         """Appends one JSON line to `name`, flushed."""
         files.append_line(self.path / name, json.dumps(entry, allow_nan=False))
@@ -127,7 +144,10 @@ class RunFolder:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
     def cut_logs(self, step: int) -> None:
-        """Drops what the logs say beyond `step`: a resumed run writes it again, once."""
+        """Drops what logs and alarm say beyond `step`: a resumed run writes it again, once."""
+        alarm = self.path / "alarm.json"
+        if alarm.exists() and _step_of(alarm.read_text(encoding="utf-8")) > step:
+            alarm.unlink()
         for name in ("stats.jsonl", "metrics.jsonl"):
             path = self.path / name
             if not path.exists():

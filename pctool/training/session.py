@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from pctool.core import checkpoint as checkpoints
 from pctool.core.polynomial_report import LAYER_UPPER
 from pctool.data import catalog
 from pctool.errors import MissingError
@@ -18,10 +20,11 @@ from pctool.spectrum.plots import evolution_figure
 from pctool.spectrum.reader import read_spectrum
 from pctool.spectrum.store import SpectrumWriter
 from pctool.training import evaluation, loop
+from pctool.training.alarm import collapse
 from pctool.training.board import Board
 from pctool.training.config import TrainConfig
 from pctool.training.run_folder import RunFolder
-from pctool.training.signals import StopRequest, listen
+from pctool.training.signals import StopRequest, listen, seconds_left
 from pctool.training.state import TrainingState
 
 
@@ -49,6 +52,7 @@ class Outcome:
     step: int
     finished: bool
     requeue: bool = False
+    collapse: str | None = None
     kappas: dict[str, float] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
@@ -62,11 +66,17 @@ def opened(config: TrainConfig, *, may_resume: bool = True) -> Iterator[Session]
     """
     dataset = catalog.load(config.dataset, data_dir=config.data_dir, max_images=config.max_images)
     folder = RunFolder(config.out)
-    folder.open(config, dataset.sha256, may_resume=may_resume)
+    folder.open(config, identity_hashes(config, dataset), may_resume=may_resume)
     try:
         yield Session(config, dataset, folder)
     finally:
         folder.close()
+
+
+def identity_hashes(config: TrainConfig, dataset: catalog.ImageSet) -> dict[str, str]:
+    """The part of a run's identity that files hold: the data's hash, and of a fork the checkpoint's."""
+    fork = {"fork_sha256": checkpoints.sha256(config.fork)} if config.fork else {}
+    return {"data_sha256": dataset.sha256, **fork}
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ class Session:
 
         Raises NonFiniteError, WriteError, and InputError for a checkpoint that does not fit.
         """
-        with listen() as stop:
+        with listen(seconds_left(self.config.time_limit)) as stop:
             return _train(self.config, self.dataset, self.folder, watcher, stop)
 
 
@@ -99,6 +109,7 @@ def _train(
     board = Board(folder.path / "tensorboard", state.step) if config.tensorboard else None
     spectrum = SpectrumWriter(folder.spectrum_path, source=str(folder.path), network="D")
     spectrum.truncate_after(state.step if state.step else -1)
+    kappas = _recorded_kappas(folder)
 
     warned: list[str] = []
 
@@ -109,16 +120,30 @@ def _train(
             board.add("spectrum", row.step, row.summary)
         for problem in row.problems:
             watcher.note(f"step {state.step:,}: spectrum of {problem}")
+        alarm(row)
         if not warned and (messages := out_of_range(row)):  # once a run: it says what to do
             watcher.note(messages[0])
             warned.extend(messages)
+
+    def alarm(row: Row) -> None:
+        kappas.append((row.step, row.summary["mean_modified_kappa"], row.summary["max_modified_kappa"]))
+        reason = collapse(kappas)
+        if reason is None:
+            return
+        if folder.raise_alarm(row.step, reason):
+            watcher.note(f"{reason}{'' if config.stop_on_collapse else '; --stop-on-collapse would stop here'}")
+        if config.stop_on_collapse:
+            stop.collapse = reason
 
     def evaluate(state: TrainingState) -> None:
         if scorer is None:
             return
         with watcher.scoring(scorer.n_images) as advance:
             metrics = scorer.score(state.G_ema, state.step, advance)
+        before = [evaluation.distance(entry["scores"]) for entry in folder.read_log("metrics.jsonl")]
         folder.log("metrics.jsonl", metrics)
+        if evaluation.distance(metrics["scores"]) < min(before, default=math.inf):
+            folder.save_best(state.checkpoint())
         if board:
             board.add("scores", state.step, metrics["scores"])
 
@@ -142,7 +167,9 @@ def _train(
     )
     if board:
         board.close()
-    return _outcome(folder, state.step, finished=finished, requeue=stop.requeue)
+    outcome = _outcome(folder, state.step, finished=finished, requeue=stop.requeue)
+    outcome.collapse = stop.collapse
+    return outcome
 
 
 def out_of_range(row: Row) -> list[str]:
@@ -153,6 +180,15 @@ def out_of_range(row: Row) -> list[str]:
         for layer in row.layers
         if layer.strength > 1 and (layer.sigma_over_sigma_hat or 0) > LAYER_UPPER
     ]
+
+
+def _recorded_kappas(folder: RunFolder) -> list[tuple[int, float, float]]:
+    """What the kappa alarm goes by, of the rows that an earlier process recorded."""
+    if not folder.spectrum_path.exists():
+        return []
+    recorded = read_spectrum(folder.spectrum_path)
+    columns = (recorded.steps, recorded.summary["mean_modified_kappa"], recorded.summary["max_modified_kappa"])
+    return [(int(step), float(mean), float(worst)) for step, mean, worst in zip(*columns, strict=True)]
 
 
 def _outcome(folder: RunFolder, step: int, *, finished: bool, requeue: bool) -> Outcome:
@@ -172,6 +208,7 @@ def _outcome(folder: RunFolder, step: int, *, finished: bool, requeue: bool) -> 
         "spectrum": folder.spectrum_path,
         "figure": folder.figure_path,
         "checkpoint": folder.path / "checkpoints" / f"{step:08d}.pt",
+        "best": folder.path / "checkpoints" / "best.pt",
     }
     outcome.files = {name: path for name, path in found.items() if path.exists()}
     return outcome
@@ -181,7 +218,11 @@ def _resume(state: TrainingState, folder: RunFolder, watcher: Watcher) -> None:
     checkpoint, problems = folder.newest_checkpoint()
     for problem in problems:
         watcher.note(problem)
-    if checkpoint is not None:
+    fork = state.config.fork
+    if checkpoint is None and fork is not None:
+        state.fork(checkpoints.read(fork))
+        watcher.note(f"{folder.path} starts from {fork}, at step {state.step:,}")
+    elif checkpoint is not None:
         state.load(checkpoint)
         done = state.step >= state.config.steps
         what = "is finished; --steps N trains on" if done else "continues"

@@ -1,30 +1,60 @@
-"""Signals set a flag; the loop saves in normal code at the end of the step."""
+"""What may stop a run: signals, the time limit, the kappa alarm. They set a flag; the loop saves in normal code."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
+# What is left of a SLURM allocation when the run saves and ends: time to finish a step and to write.
+SLURM_MARGIN = 120.0
+
 
 class StopRequest:
-    """Which signal asked the run to stop, None while none has."""
+    """Who asked the run to stop: a signal, the time limit, or the kappa alarm with its reason."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float | None = None) -> None:
         self.signal: signal.Signals | None = None
+        self.collapse: str | None = None
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the time limit has passed."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    @property
+    def requested(self) -> bool:
+        """Whether the run should save and stop after this step."""
+        return self.signal is not None or self.collapse is not None or self.out_of_time
 
     @property
     def requeue(self) -> bool:
-        """Whether the scheduler should start the job again: USR2 says so, TERM may be a cancellation."""
-        return self.signal is signal.SIGUSR2
+        """Whether to start the job again: USR2 and the time limit say so, TERM may be a cancellation."""
+        return self.signal is signal.SIGUSR2 or (self.signal is None and self.collapse is None and self.out_of_time)
+
+
+def seconds_left(time_limit: float | str | None) -> float | None:
+    """Seconds until a run has to save, None for no end: MINUTES given, or `auto` from SLURM_JOB_END_TIME."""
+    if time_limit is None:
+        return None
+    if time_limit != "auto":
+        return float(time_limit) * 60
+    end = os.environ.get("SLURM_JOB_END_TIME", "")
+    return float(end) - time.time() - SLURM_MARGIN if end.isdigit() else None
 
 
 @contextlib.contextmanager
-def listen() -> Iterator[StopRequest]:
-    """INT, TERM and USR2 set the request while the block runs; a second INT interrupts at once."""
-    request = StopRequest()
+def listen(seconds: float | None = None) -> Iterator[StopRequest]:
+    """INT, TERM and USR2 set the request while the block runs; a second INT interrupts at once.
+
+    `seconds` is the time limit from now on.
+    """
+    request = StopRequest(seconds)
 
     def handle(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and request.signal is not None:

@@ -100,6 +100,19 @@ class TrainingState:
             self.preconditioner.load_state(checkpoint["preconditioner"])
             self.step, self.seconds = checkpoint["step"], checkpoint["seconds"]
             self.logged_strengths = dict(checkpoint["logged_strengths"])
+            for optimizer in (self.optim_g, self.optim_d):
+                for group in optimizer.param_groups:  # a fork may ask for other ones
+                    group["betas"] = (self.config.beta1, self.config.beta2)
         except (KeyError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"the checkpoint does not fit this configuration ({reason}); use another --out") from None
+
+    def fork(self, checkpoint: dict[str, Any]) -> None:
+        """Takes over another run's checkpoint: networks, optimisers and step; this run's own method and settings.
+
+        InputError for networks of another shape.
+        """
+        self.load(checkpoint)
+        self.logged_strengths = {}
+        if self.preconditioner.unmeasured:
+            self.preconditioner.update_strengths()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 
 import h5py
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 
 from pctool.core import checkpoint as checkpoints
 from pctool.core import linalg
-from pctool.errors import InputError, NonFiniteError
-from pctool.training import loop, session, signals
+from pctool.errors import InputError, NonFiniteError, WriteError
+from pctool.training import loop, preflight, session, signals
 from pctool.training.config import resolve
 
 SMALL = {
@@ -199,6 +200,100 @@ def test_a_lagging_power_iteration_is_said_once(tmp_path, monkeypatch):
     watcher = Watcher()
     run(tmp_path / "sn", watcher, method="sn", steps=2, spectrum_every=1)
     assert [note for note in watcher.notes if "times its estimate" in note] == []
+
+
+def test_the_time_limit_saves_and_asks_for_a_requeue(tmp_path):
+    """A limit that has passed ends the run after its step, saved, to be queued again; the same command continues."""
+    part = run(tmp_path / "parts", steps=4, time_limit=1e-9)
+    assert (part.finished, part.requeue, part.step) == (False, True, 1)
+    run(tmp_path / "parts", steps=4)
+    run(tmp_path / "whole", steps=4)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_collapse_is_recorded_and_stops_only_where_asked(tmp_path, monkeypatch):
+    """With a rule that fires at the third row: alarm.json and one note; --stop-on-collapse saves and ends the run
+    there; a run that continues from before the alarm forgets it."""
+    monkeypatch.setattr("pctool.training.session.collapse", lambda rows: "it collapses" if len(rows) >= 3 else None)
+    watcher = Watcher()
+    assert run(tmp_path / "warned", watcher, steps=9).finished
+    assert [note for note in watcher.notes if note.startswith("it collapses")] == [
+        "it collapses; --stop-on-collapse would stop here"
+    ]
+    assert json.loads((tmp_path / "warned/alarm.json").read_text()) == {"step": 6, "reason": "it collapses"}
+    stopped = run(tmp_path / "stopped", steps=9, stop_on_collapse=True)
+    assert (stopped.finished, stopped.step, stopped.collapse) == (False, 6, "it collapses")
+    assert checkpoints.read(checkpoints.latest(tmp_path / "stopped"))["step"] == 6
+    (tmp_path / "stopped/checkpoints/00000006.pt").unlink()
+    monkeypatch.undo()
+    assert run(tmp_path / "stopped", steps=9).finished
+    assert not (tmp_path / "stopped/alarm.json").exists()
+
+
+def test_a_fork_goes_on_from_anothers_checkpoint(tmp_path):
+    """--fork with the same settings continues bit for bit in a folder of its own; with another method it takes the
+    weights and measures anew; the checkpoint is part of the identity."""
+    run(tmp_path / "whole", steps=8)
+    run(tmp_path / "first", steps=8, save_every=4, keep=9)
+    source = tmp_path / "first/checkpoints/00000004.pt"
+    run(tmp_path / "fork", steps=8, fork=source)
+    left, right = tensors(tmp_path / "whole"), tensors(tmp_path / "fork")
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+    assert [line["step"] for line in stats(tmp_path / "fork")] == [5, 6, 7, 8]
+    for method in ("none", "sn"):
+        run(tmp_path / method, steps=2, method=method)
+        other = run(tmp_path / f"{method}-apc", fork=tmp_path / method / "checkpoints/00000002.pt", steps=4)
+        assert other.finished
+        assert "strengths" in stats(tmp_path / f"{method}-apc")[0]
+    with pytest.raises(InputError, match="fork_sha256"):
+        run(tmp_path / "fork", steps=8, fork=tmp_path / "first/checkpoints/00000008.pt")
+    with pytest.raises(InputError, match="does not fit"):
+        run(tmp_path / "wide", steps=8, fork=source, width_d=16)
+
+
+def test_the_best_checkpoint_by_score_is_kept(tmp_path, monkeypatch):
+    """Distances 5, 3, 4 at steps 2, 4, 6: best.pt is step 4's, also when the run is interrupted after it."""
+
+    class Scorer:
+        n_images = 1
+
+        def __init__(self, config):
+            pass
+
+        def score(self, G_ema, step, advance):
+            return {"step": step, "scores": {"fd_fashion-cnn": {2: 5.0, 4: 3.0, 6: 4.0}[step], "is_fashion-cnn": 1.0}}
+
+    class Scored(Watcher):
+        def scoring(self, total):
+            return contextlib.nullcontext(lambda n: None)
+
+    monkeypatch.setattr(session.evaluation, "Scorer", Scorer)
+    flags = {"steps": 6, "eval_every": 2, "keep": 1}
+    assert not run(tmp_path / "run", Scored(5), **flags).finished
+    outcome = run(tmp_path / "run", Scored(), **flags)
+    best = checkpoints.read(outcome.files["best"])
+    assert best["step"] == 4
+    assert [path.stem for path in checkpoints.list_checkpoints(tmp_path / "run")] == ["00000006"]
+
+
+def test_preflight_says_what_is_there_and_writes_nothing(tmp_path):
+    """Data, networks, device, folder and disk in a line each; nothing is made; another run's folder is refused."""
+    config = resolve({**SMALL, "out": tmp_path / "new", "steps": 2})
+    found = preflight.preflight(config)
+    assert list(found) == ["data", "networks", "device", "folder", "disk"]
+    assert found["folder"].endswith("new")
+    assert not (tmp_path / "new").exists()
+    run(tmp_path / "new", steps=2)
+    assert preflight.preflight(config)["folder"].endswith("continues")
+    with pytest.raises(InputError, match="seed: 0 -> 3"):
+        preflight.preflight(resolve({**SMALL, "out": tmp_path / "new", "steps": 2, "seed": 3}))
+
+
+def test_preflight_refuses_a_disk_too_small(tmp_path, monkeypatch):
+    """Fewer bytes free than the checkpoints need: WriteError with both numbers."""
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    with pytest.raises(WriteError, match="MiB needed for checkpoints, 0 MiB free"):
+        preflight.preflight(resolve({**SMALL, "out": tmp_path / "new", "steps": 2}))
 
 
 def test_learning_rate_falls_linearly_to_zero(tmp_path):

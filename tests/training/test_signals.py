@@ -2,10 +2,11 @@
 
 import signal
 import threading
+import time
 
 import pytest
 
-from pctool.training.signals import listen
+from pctool.training.signals import listen, seconds_left
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
@@ -56,3 +57,27 @@ def test_in_a_thread_nothing_is_installed():
     thread.start()
     thread.join()
     assert seen == [(None, before)]
+
+
+def test_the_time_limit_asks_and_wants_a_requeue():
+    """Past its seconds a request stands, with a requeue; a signal or a collapse that came first has the say."""
+    with listen(3600) as stop:
+        assert not stop.requested
+    with listen(0) as stop:
+        assert stop.requested
+        assert stop.requeue
+        stop.collapse = "kappa"
+        assert not stop.requeue
+    with listen(0) as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert not stop.requeue
+
+
+def test_seconds_left(monkeypatch):
+    """Minutes as given; auto from SLURM's end of the job less two minutes, none where SLURM does not say."""
+    assert seconds_left(None) is None
+    assert seconds_left(1.5) == 90
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    assert seconds_left("auto") is None
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 600))
+    assert seconds_left("auto") == pytest.approx(480, abs=3)

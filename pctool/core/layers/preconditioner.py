@@ -180,6 +180,11 @@ class Preconditioner:
         self.measure()
         return self.apply_strengths()
 
+    @property
+    def unmeasured(self) -> bool:
+        """Whether APC has yet to measure its layers for the first time."""
+        return any(layer.adaptive and not layer.adaptive.history for layer in self.layers)
+
     def strengths(self) -> dict[str, int]:
         """The degree in use per layer, 1 for the spectral norm alone."""
         return {layer.name: layer.polynomial.degree for layer in self.layers}
@@ -197,8 +202,15 @@ class Preconditioner:
         }
 
     def load_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Takes over `state()` of the same network and method; raises KeyError for a layer it does not name."""
+        """Takes over `state()` of the same network, the network's weights having been loaded.
+
+        What another method's state lacks starts anew: u and v from a state without any, APC without measurements.
+        Raises KeyError for a layer that the state does not name.
+        """
         for layer in self.layers:
+            if not state:
+                layer.u, layer.v = initial_vectors(layer.matrix)
+                continue
             entry = state[layer.name]
             layer.u = entry["u"].to(layer.u)
             layer.v = _memory_order(entry["v"].to(layer.v), _weight(layer.module))
