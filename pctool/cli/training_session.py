@@ -25,7 +25,7 @@ from pctool.training.config import TrainConfig, resolve
 
 if TYPE_CHECKING:
     from pctool.training import session
-    from pctool.training.loop import StepReport
+    from pctool.training.recorder import StepReport
 
 
 def configure(flags: Mapping[str, Any], preset: str | None) -> TrainConfig:
@@ -86,8 +86,12 @@ def show_config(config: TrainConfig, *, as_json: bool) -> None:
 def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
     """Trains or continues, shows it, and ends with the summary. Raises SavedInterrupt when a signal stopped it."""
     from pctool.training import session  # late: torchvision and matplotlib take seconds, a wrong setting should not
+    from pctool.training.ranks import joined
 
-    with session.opened(config, may_resume=may_resume) as opened:
+    with joined(config.device) as ranks, session.opened(config, ranks, may_resume=may_resume) as opened:
+        if not ranks.main:
+            opened.train(_Silent())
+            return
         with _exit_recorded(config.out) as record, _Watcher(config) as watcher:
             outcome = opened.train(watcher)
             record.update(step=outcome.step, requeue=outcome.requeue)
@@ -228,6 +232,22 @@ class _Watcher:
             yield lambda n: bar.advance(task, n)
         finally:
             bar.remove_task(task)
+
+
+class _Silent:
+    """Of several processes the first shows the run; the others train."""
+
+    def note(self, message: str) -> None:
+        pass
+
+    def begin(self, step: int, total_steps: int) -> None:
+        pass
+
+    def step(self, report: StepReport) -> None:
+        pass
+
+    def scoring(self, total: int) -> contextlib.AbstractContextManager[Callable[[int], object]]:
+        raise AssertionError("only the first process scores")
 
 
 def _status(report: StepReport) -> str:

@@ -34,5 +34,5 @@ def collapse(rows: Sequence[tuple[int, float, float]]) -> str | None:
     step, mean, worst = last[-1]
     return (
         f"step {step:,}: D's spectrum collapses: mean modified kappa {mean:.1f} (above {MEAN_KAPPA:g}, not "
-        f"falling over {ROWS} rows), and the lowest tenth of a layer's singular values is at 1/{worst:.0f} of the largest"
+        f"falling over {ROWS} rows), and in one layer the lowest tenth of the values is at 1/{worst:.0f} of the largest"
     )

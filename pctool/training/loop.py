@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,6 +21,8 @@ from pctool.errors import NonFiniteError
 from pctool.training import ema
 from pctool.training.config import TrainConfig
 from pctool.training.losses import LOSSES
+from pctool.training.ranks import Ranks
+from pctool.training.recorder import Recorder, StepReport
 from pctool.training.run_folder import RunFolder
 from pctool.training.signals import StopRequest
 from pctool.training.state import TrainingState
@@ -30,34 +31,21 @@ N_SAMPLES = 64  # images in a sample grid
 SPEED_WINDOW = 10.0  # seconds that images_per_second looks back
 
 
-@dataclass(frozen=True)
-class StepReport:
-    """What the person watching sees after a step."""
-
-    step: int
-    loss_d: float
-    loss_g: float
-    images_per_second: float
-    strengths: dict[str, int]
-
-
 def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
     config: TrainConfig,
     images: Tensor,
     state: TrainingState,
     run: RunFolder,
     *,
+    ranks: Ranks,
     stop: StopRequest,
-    log: Callable[[dict[str, Any]], None],
-    record_spectrum: Callable[[TrainingState], None],
-    evaluate: Callable[[TrainingState], None],
-    report: Callable[[StepReport], None],
+    recorder: Recorder | None,
 ) -> bool:
     """Trains from `state.step` to `config.steps`; returns False when it was asked to stop, with the state saved.
 
-    images: uint8 [N, C, H, W] on the training device. `log`, `record_spectrum`, `evaluate` and `report` are called
-    at their steps. Raises NonFiniteError before a non-finite update is applied, WriteError when a file
-    cannot be written.
+    images: uint8 [N, C, H, W] on the training device. Of several `ranks` each trains on its share of every batch, and
+    the first alone has a `recorder` and writes. Raises NonFiniteError before a non-finite update is applied,
+    WriteError when a file cannot be written.
     """
     G, D, pre = state.G, state.D, state.preconditioner
     loss = LOSSES[config.loss]
@@ -67,8 +55,8 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
     z_samples = state.latent(N_SAMPLES, "samples")
     if state.step == 0:
         pre.update_strengths()
-        if config.spectrum_every:
-            record_spectrum(state)
+        if config.spectrum_every and recorder:
+            recorder.record_spectrum(state)
     W_hat = pre.weights(iterate=False)
     started, seconds_before = time.monotonic(), state.seconds
     recent = deque([(started, state.step)])  # what the speed is measured over
@@ -88,11 +76,12 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
         frozen = {name: value.detach() for name, value in W_hat.items()}
         for i in range(config.g_iters):
             with autocast:
-                fake = G(state.latent(config.batch_size_g, "z-g", step, i))
+                fake = G(ranks.share(state.latent(config.batch_size_g, "z-g", step, i)))
                 fake_logits = functional_call(D, frozen, (fake,))
             loss_g = loss.g(fake_logits.float())
             state.optim_g.zero_grad()
             loss_g.backward()
+            ranks.average_gradients(G.parameters())
             check_finite(step, "G", loss_g, G.named_parameters())
             state.optim_g.step()
         D.requires_grad_(True)
@@ -103,16 +92,17 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
         # Update D, real and fake in one batch, then its effective weights.
         for i in range(config.d_iters):
             indices = order.indices((step * config.d_iters + i) * config.batch_size, config.batch_size)
-            real = state.dequantise(images[indices.to(images.device)], "dequantise", step, i)
+            real = ranks.share(state.dequantise(images[indices.to(images.device)], "dequantise", step, i))
             with autocast:
                 with torch.no_grad():
-                    fake = G(state.latent(config.batch_size, "z-d", step, i))
+                    fake = G(ranks.share(state.latent(config.batch_size, "z-d", step, i)))
                 logits = functional_call(D, W_hat, (torch.cat([real, fake.float()]),))
-            loss_d = loss.d(*logits.float().split(config.batch_size))
+            loss_d = loss.d(*logits.float().split(len(real)))
             if (penalty := pre.penalty()) is not None:
                 loss_d = loss_d + penalty
             state.optim_d.zero_grad()
             loss_d.backward()
+            ranks.average_gradients(D.parameters())
             check_finite(step, "D", loss_d, D.named_parameters())
             state.optim_d.step()
             W_hat = pre.weights()
@@ -126,19 +116,21 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
         recent.append((now, state.step))
         while now - recent[0][0] > SPEED_WINDOW and len(recent) > 1:
             recent.popleft()
-        line = StepReport(state.step, loss_d.item(), loss_g.item(), speed, pre.strengths())
-        report(line)
+        mean_d, mean_g = ranks.means(loss_d, loss_g)
+        line = StepReport(state.step, mean_d, mean_g, speed, pre.strengths())
         last = state.step == config.steps
-        if _due(state.step, config.log_every, last):
-            log(_stats(state, line, n_real))
-        if _due(state.step, config.spectrum_every, last):
-            record_spectrum(state)
-        if _due(state.step, config.sample_every, last):
-            run.save_samples(state.step, sample(state.G_ema, z_samples))
-        if _due(state.step, config.eval_every, last):
-            evaluate(state)
-        stopping = stop.requested
-        if last or stopping or _due(state.step, config.save_every, last):
+        if recorder:
+            recorder.report(line)
+            if _due(state.step, config.log_every, last):
+                recorder.log(_stats(state, line, n_real))
+            if _due(state.step, config.spectrum_every, last):
+                recorder.record_spectrum(state)
+            if _due(state.step, config.sample_every, last):
+                run.save_samples(state.step, sample(state.G_ema, z_samples))
+            if _due(state.step, config.eval_every, last):
+                recorder.evaluate(state)
+        stopping = ranks.any(stop.requested, state.device)
+        if recorder and (last or stopping or _due(state.step, config.save_every, last)):
             run.save_checkpoint(state.checkpoint(), config.keep)
         if stopping and not last:
             return False

@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
 from pctool.core import checkpoint as checkpoints
-from pctool.core.polynomial_report import LAYER_UPPER
 from pctool.data import catalog
-from pctool.errors import MissingError
-from pctool.spectrum.measure import Row, measure
+from pctool.errors import InputError
 from pctool.spectrum.plots import evolution_figure
 from pctool.spectrum.reader import read_spectrum
-from pctool.spectrum.store import SpectrumWriter
-from pctool.training import evaluation, loop
-from pctool.training.alarm import collapse
-from pctool.training.board import Board
+from pctool.training import loop
 from pctool.training.config import TrainConfig
+from pctool.training.ranks import Ranks
+from pctool.training.recorder import Recorder, Watcher
 from pctool.training.run_folder import RunFolder
 from pctool.training.signals import StopRequest, listen, seconds_left
 from pctool.training.state import TrainingState
-
-
-class Watcher(Protocol):
-    """Who is told how the run goes; the command line shows it, a script may ignore it."""
-
-    def note(self, message: str) -> None:
-        """A line worth reading."""
-
-    def begin(self, step: int, total_steps: int) -> None:
-        """Training starts at `step`."""
-
-    def step(self, report: loop.StepReport) -> None:
-        """A step is done."""
-
-    def scoring(self, total: int) -> contextlib.AbstractContextManager[Callable[[int], object]]:
-        """Scoring `total` images starts; the context gives what counts them."""
 
 
 @dataclass
@@ -59,16 +38,21 @@ class Outcome:
 
 
 @contextlib.contextmanager
-def opened(config: TrainConfig, *, may_resume: bool = True) -> Iterator[Session]:
+def opened(config: TrainConfig, ranks: Ranks = Ranks(), *, may_resume: bool = True) -> Iterator[Session]:  # noqa: B008
     """Loads the data and takes the run folder; nothing is touched when either fails.
 
-    Raises InputError (an unknown data set, another run's folder, one in use), MissingError (data), WriteError.
+    Of several ranks the first takes the folder. Raises InputError (an unknown data set, another run's folder, one in
+    use, a batch that does not divide), MissingError (data), WriteError.
     """
+    for name in ("batch_size", "batch_size_g"):
+        if getattr(config, name) % ranks.size:
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag} {getattr(config, name)} does not divide among {ranks.size} processes")
     dataset = catalog.load(config.dataset, data_dir=config.data_dir, max_images=config.max_images)
     folder = RunFolder(config.out)
-    folder.open(config, identity_hashes(config, dataset), may_resume=may_resume)
+    ranks.first(lambda: folder.open(config, identity_hashes(config, dataset), may_resume=may_resume))
     try:
-        yield Session(config, dataset, folder)
+        yield Session(config, dataset, folder, ranks)
     finally:
         folder.close()
 
@@ -86,6 +70,7 @@ class Session:
     config: TrainConfig
     dataset: catalog.ImageSet
     folder: RunFolder
+    ranks: Ranks
 
     def train(self, watcher: Watcher) -> Outcome:
         """Trains, or continues; returns how it ended, an interruption by a signal included.
@@ -93,102 +78,26 @@ class Session:
         Raises NonFiniteError, WriteError, and InputError for a checkpoint that does not fit.
         """
         with listen(seconds_left(self.config.time_limit)) as stop:
-            return _train(self.config, self.dataset, self.folder, watcher, stop)
+            return _train(self, watcher, stop)
 
 
-def _train(
-    config: TrainConfig, dataset: catalog.ImageSet, folder: RunFolder, watcher: Watcher, stop: StopRequest
-) -> Outcome:
+def _train(session: Session, watcher: Watcher, stop: StopRequest) -> Outcome:
+    config, dataset, folder, ranks = session.config, session.dataset, session.folder, session.ranks
     if config.threads:
         torch.set_num_threads(config.threads)
-    state = TrainingState(config)
-    _resume(state, folder, watcher)
-    scorer = _scorer(config, watcher)
+    state = TrainingState(config, ranks)
+    _resume(state, folder, watcher, ranks)
     images = torch.tensor(dataset.images).to(state.device)
-
-    board = Board(folder.path / "tensorboard", state.step) if config.tensorboard else None
-    spectrum = SpectrumWriter(folder.spectrum_path, source=str(folder.path), network="D")
-    spectrum.truncate_after(state.step if state.step else -1)
-    kappas = _recorded_kappas(folder)
-
-    warned: list[str] = []
-
-    def record_spectrum(state: TrainingState) -> None:
-        row = measure(state.step, state.preconditioner.layer_states())
-        spectrum.append(row)
-        if board:
-            board.add("spectrum", row.step, row.summary)
-        for problem in row.problems:
-            watcher.note(f"step {state.step:,}: spectrum of {problem}")
-        alarm(row)
-        if not warned and (messages := out_of_range(row)):  # once a run: it says what to do
-            watcher.note(messages[0])
-            warned.extend(messages)
-
-    def alarm(row: Row) -> None:
-        kappas.append((row.step, row.summary["mean_modified_kappa"], row.summary["max_modified_kappa"]))
-        reason = collapse(kappas)
-        if reason is None:
-            return
-        if folder.raise_alarm(row.step, reason):
-            watcher.note(f"{reason}{'' if config.stop_on_collapse else '; --stop-on-collapse would stop here'}")
-        if config.stop_on_collapse:
-            stop.collapse = reason
-
-    def evaluate(state: TrainingState) -> None:
-        if scorer is None:
-            return
-        with watcher.scoring(scorer.n_images) as advance:
-            metrics = scorer.score(state.G_ema, state.step, advance)
-        before = [evaluation.distance(entry["scores"]) for entry in folder.read_log("metrics.jsonl")]
-        folder.log("metrics.jsonl", metrics)
-        if evaluation.distance(metrics["scores"]) < min(before, default=math.inf):
-            folder.save_best(state.checkpoint())
-        if board:
-            board.add("scores", state.step, metrics["scores"])
-
-    def log(entry: dict[str, Any]) -> None:
-        folder.log("stats.jsonl", entry)
-        if board:
-            board.add("train", entry["step"], entry)
-
+    recorder = Recorder(config, folder, state, watcher, stop) if ranks.main else None
     if state.step < config.steps:
         watcher.begin(state.step, config.steps)
-    finished = loop.train(
-        config,
-        images,
-        state,
-        folder,
-        stop=stop,
-        log=log,
-        record_spectrum=record_spectrum,
-        evaluate=evaluate,
-        report=watcher.step,
-    )
-    if board:
-        board.close()
+    finished = loop.train(config, images, state, folder, ranks=ranks, stop=stop, recorder=recorder)
+    if recorder is None:
+        return Outcome(folder.path, state.step, finished, stop.requeue, stop.collapse)
+    recorder.close()
     outcome = _outcome(folder, state.step, finished=finished, requeue=stop.requeue)
     outcome.collapse = stop.collapse
     return outcome
-
-
-def out_of_range(row: Row) -> list[str]:
-    """What to say of layers whose polynomial is used beyond its range, because the power iteration lags behind."""
-    return [
-        f"step {row.step:,}: in {layer.name} the spectral norm is {layer.sigma_over_sigma_hat:.2f} times its estimate; "
-        f"beyond {LAYER_UPPER} a polynomial grows fast: a run with --n-power-iterations 2 follows the weights closer"
-        for layer in row.layers
-        if layer.strength > 1 and (layer.sigma_over_sigma_hat or 0) > LAYER_UPPER
-    ]
-
-
-def _recorded_kappas(folder: RunFolder) -> list[tuple[int, float, float]]:
-    """What the kappa alarm goes by, of the rows that an earlier process recorded."""
-    if not folder.spectrum_path.exists():
-        return []
-    recorded = read_spectrum(folder.spectrum_path)
-    columns = (recorded.steps, recorded.summary["mean_modified_kappa"], recorded.summary["max_modified_kappa"])
-    return [(int(step), float(mean), float(worst)) for step, mean, worst in zip(*columns, strict=True)]
 
 
 def _outcome(folder: RunFolder, step: int, *, finished: bool, requeue: bool) -> Outcome:
@@ -214,10 +123,12 @@ def _outcome(folder: RunFolder, step: int, *, finished: bool, requeue: bool) -> 
     return outcome
 
 
-def _resume(state: TrainingState, folder: RunFolder, watcher: Watcher) -> None:
-    checkpoint, problems = folder.newest_checkpoint()
+def _resume(state: TrainingState, folder: RunFolder, watcher: Watcher, ranks: Ranks) -> None:
+    """Rank 0 finds the checkpoint, and every rank takes it over."""
+    checkpoint, problems = folder.newest_checkpoint() if ranks.main else (None, [])
     for problem in problems:
         watcher.note(problem)
+    checkpoint = ranks.from_first(checkpoint)
     fork = state.config.fork
     if checkpoint is None and fork is not None:
         state.fork(checkpoints.read(fork))
@@ -227,15 +138,5 @@ def _resume(state: TrainingState, folder: RunFolder, watcher: Watcher) -> None:
         done = state.step >= state.config.steps
         what = "is finished; --steps N trains on" if done else "continues"
         watcher.note(f"{folder.path} {what}, at step {state.step:,}")
-    folder.cut_logs(state.step)
-
-
-def _scorer(config: TrainConfig, watcher: Watcher) -> evaluation.Scorer | None:
-    """What scores the run, or None with one note at the start where the extractor is not to be had."""
-    if config.eval_every == 0:
-        return None
-    try:
-        return evaluation.Scorer(config)
-    except MissingError as error:
-        watcher.note(f"no scores while training: {error}")
-        return None
+    if ranks.main:
+        folder.cut_logs(state.step)

@@ -17,18 +17,21 @@ from pctool.core.models import DIM_Z, build_discriminator, build_generator
 from pctool.core.seeds import mix
 from pctool.errors import InputError, NonFiniteError
 from pctool.training.config import TrainConfig
+from pctool.training.ranks import Ranks, with_global_batch_norm
 
 
 class TrainingState:
     """G, D, G_ema, both optimizers, D's preconditioner, the step reached and the seconds spent."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, ranks: Ranks = Ranks()) -> None:  # noqa: B008  # frozen
         self.config = config
         self.device = torch.device(config.device)
         torch.manual_seed(mix(config.seed, "weights"))
         sizes = (config.arch, config.resolution, config.channels)
         self.G = self._placed(build_generator(*sizes, config.width_g, config.variant))
         self.D = self._placed(build_discriminator(*sizes, config.width_d, config.variant))
+        if ranks.size > 1:
+            with_global_batch_norm(self.G)
         self.G_ema = copy.deepcopy(self.G).eval().requires_grad_(False)
         self.preconditioner = Preconditioner(
             self.D,

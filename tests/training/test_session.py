@@ -214,7 +214,7 @@ def test_the_time_limit_saves_and_asks_for_a_requeue(tmp_path):
 def test_a_collapse_is_recorded_and_stops_only_where_asked(tmp_path, monkeypatch):
     """With a rule that fires at the third row: alarm.json and one note; --stop-on-collapse saves and ends the run
     there; a run that continues from before the alarm forgets it."""
-    monkeypatch.setattr("pctool.training.session.collapse", lambda rows: "it collapses" if len(rows) >= 3 else None)
+    monkeypatch.setattr("pctool.training.recorder.collapse", lambda rows: "it collapses" if len(rows) >= 3 else None)
     watcher = Watcher()
     assert run(tmp_path / "warned", watcher, steps=9).finished
     assert [note for note in watcher.notes if note.startswith("it collapses")] == [
@@ -267,7 +267,7 @@ def test_the_best_checkpoint_by_score_is_kept(tmp_path, monkeypatch):
         def scoring(self, total):
             return contextlib.nullcontext(lambda n: None)
 
-    monkeypatch.setattr(session.evaluation, "Scorer", Scorer)
+    monkeypatch.setattr("pctool.training.evaluation.Scorer", Scorer)
     flags = {"steps": 6, "eval_every": 2, "keep": 1}
     assert not run(tmp_path / "run", Scored(5), **flags).finished
     outcome = run(tmp_path / "run", Scored(), **flags)

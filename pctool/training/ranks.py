@@ -1,0 +1,190 @@
+"""Several processes as one run: torchrun or srun start them, torch.distributed joins them.
+
+Every rank holds the same networks and draws the same global batch, of which it takes its share; gradients are
+averaged before they are applied, batch norm sees the global batch, and only rank 0 writes. With one process every
+operation here does nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pctool.errors import InputError
+
+T = TypeVar("T")
+
+# Rank 0 scores and records alone while the others wait for it.
+PATIENCE = timedelta(hours=2)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def share(self, batch: Tensor) -> Tensor:
+        """This rank's part of a global batch [n, ...], n a multiple of `size`."""
+        return batch.chunk(self.size)[self.rank] if self.size > 1 else batch
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replaces every gradient by its mean over the ranks: that of the global batch, the same bits on each."""
+        if self.size == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= self.size
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    def means(self, *values: Tensor) -> list[float]:
+        """Each scalar's mean over the ranks."""
+        together = torch.stack([value.detach().float() for value in values])
+        if self.size > 1:
+            dist.all_reduce(together)
+            together /= self.size
+        return together.tolist()
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether the flag stands on any rank: all stop at the same step, or none."""
+        if self.size == 1:
+            return flag
+        found = torch.tensor(int(flag), device=device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return bool(found)
+
+    def first(self, work: Callable[[], T]) -> T | None:
+        """Rank 0 does the work while the others wait; None for them. An error on rank 0 ends them quietly too."""
+        if self.size == 1:
+            return work()
+        outcome: list[Any] = [None]
+        try:
+            if self.main:
+                return work()
+        except BaseException as error:
+            outcome[0] = type(error).__name__
+            raise
+        finally:
+            dist.broadcast_object_list(outcome, src=0)
+            if outcome[0] is not None and not self.main:
+                raise SystemExit(1)  # rank 0 says why
+        return None
+
+    def from_first(self, value: T) -> T:
+        """Rank 0's value, on every rank."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Joins the processes that torchrun or srun started, by their environment; alone without either.
+
+    On CUDA each takes the device of its local rank, by NCCL; on CPUs gloo. Raises InputError for an environment that
+    contradicts itself.
+    """
+    place = placement(os.environ)
+    if place is None:
+        yield Ranks()
+        return
+    rank, size, local, address = place
+    if device == "cuda":
+        torch.cuda.set_device(local % torch.cuda.device_count())
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=address, rank=rank, world_size=size, timeout=PATIENCE)
+    try:
+        yield Ranks(rank, size)
+    finally:
+        dist.destroy_process_group()
+
+
+def placement(environment: Mapping[str, str]) -> tuple[int, int, int, str] | None:
+    """(rank, processes, local rank, where they meet) by torchrun's or srun's variables; None for one process."""
+    if "TORCHELASTIC_RUN_ID" in environment or {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= environment.keys():
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        address = "env://"
+    elif int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+        host = environment.get("MASTER_ADDR") or first_host(environment.get("SLURM_STEP_NODELIST", "localhost"))
+        port = environment.get("MASTER_PORT") or str(20_000 + int(environment.get("SLURM_JOB_ID", "0")) % 20_000)
+        address = f"tcp://{host}:{port}"
+    else:
+        return None
+    try:
+        rank, size, local = (int(environment[name]) for name in names)
+    except (KeyError, ValueError):
+        raise InputError(f"{', '.join(names)} do not say which process this is; start with torchrun or srun") from None
+    return None if size == 1 else (rank, size, local, address)
+
+
+def first_host(nodes: str) -> str:
+    """The first of SLURM's compressed list of nodes: `gpu[03-05,9],login1` begins with gpu03."""
+    match = re.match(r"([^\[,]*)(?:\[([^-,\]]*)[^\]]*\])?([^,]*)", nodes)
+    assert match is not None  # every part may be empty
+    return "".join(part or "" for part in match.groups())
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the ranks; since every rank's result depends on every rank's input, so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> Tensor:
+        total = G.clone()
+        dist.all_reduce(total)
+        return total
+
+
+class GlobalBatchNorm(nn.BatchNorm2d):
+    """Batch norm over the batches of all ranks, on any device; torch's own SyncBatchNorm refuses CPU tensors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `nn.BatchNorm2d`; in training mode with the mean and variance of the global batch, differentiably."""
+        if not self.training:
+            return super().forward(x)
+        work = x.to(torch.promote_types(x.dtype, torch.float32))
+        count = dist.get_world_size() * work.numel() / work.shape[1]
+        mean = _Sum.apply(work.sum((0, 2, 3))) / count
+        centred = work - mean.view(1, -1, 1, 1)
+        var = _Sum.apply(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            unbiased = var.detach() * (count / (count - 1))
+            for buffer, batch in (("running_mean", mean.detach()), ("running_var", unbiased)):
+                running = self.get_buffer(buffer)
+                running.lerp_(batch.to(running), self.momentum or 0.0)
+            self.get_buffer("num_batches_tracked").add_(1)
+        scale = self.weight * (var + self.eps).rsqrt()
+        return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(x.dtype)
+
+
+def with_global_batch_norm(network: nn.Module) -> nn.Module:
+    """The network with every BatchNorm2d seeing the global batch, parameters and buffers the same."""
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = GlobalBatchNorm
+    return network

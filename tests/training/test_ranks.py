@@ -1,0 +1,159 @@
+"""Two processes as one run, on CPUs by gloo."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pctool.errors import InputError
+from pctool.training.ranks import Ranks, first_host, placement
+
+HERE = Path(__file__).parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ALONE = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
+
+
+def launch(command: list[str], *arguments: object) -> None:
+    """Runs the worker script to its end."""
+    subprocess.run(
+        [*command, str(HERE / "two_ranks.py"), *map(str, arguments)],
+        check=True,
+        env={**os.environ, **ALONE},
+        capture_output=True,
+        timeout=300,
+    )
+
+
+def flat(value, name=""):
+    """Every tensor of a checkpoint by its path."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from flat(item, f"{name}/{key}")
+
+
+def stats(out: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
+
+
+def test_two_ranks_equal_one_process(tmp_path):
+    """After 10 steps in float64 at the same global batch every weight, buffer and vector of two ranks is within 1e-10
+    of one process's (but for the biases that batch norm cancels, and the means it keeps of
+    them), the same bits on both. Only rank 0 writes."""
+    launch([sys.executable], tmp_path / "one", 10, "apc")
+    launch(TORCHRUN, tmp_path / "two", 10, "apc")
+    one, first, second = (
+        dict(flat(torch.load(tmp_path / name, weights_only=True))) for name in ("one.rank0", "two.rank0", "two.rank1")
+    )
+    compared = 0
+    for name, value in one.items():
+        assert torch.equal(first[name], second[name]), name
+        # A norm follows every convolution of G's blocks: its bias has rounding for a gradient, of which Adam makes steps.
+        cancelled = name.startswith("/G") and ("/blocks" in name and ".bias" in name and "norm" not in name)
+        if not name.startswith("/optim") and not cancelled and "running_mean" not in name:
+            torch.testing.assert_close(first[name], value, rtol=0, atol=1e-10, msg=name)
+            compared += 1
+    assert compared > 80
+    degrees = [line["strengths"] for line in stats(tmp_path / "two") if "strengths" in line]
+    assert len(degrees) > 1, "the thresholds were to force a change"
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_of_two_ranks_continues_bit_for_bit(tmp_path):
+    """A signal that only one rank got stops both after the same step; the same command ends with the same bits and
+    logs as the uninterrupted run."""
+    launch(TORCHRUN, tmp_path / "whole", 10, "apc")
+    launch(TORCHRUN, tmp_path / "parts", 10, "apc", "interrupt")
+    assert torch.load(tmp_path / "parts.rank1", weights_only=True)["step"] == 3
+    launch(TORCHRUN, tmp_path / "parts", 10, "apc")
+    whole, parts = (
+        dict(flat(torch.load(tmp_path / f"{name}.rank0", weights_only=True))) for name in ("whole", "parts")
+    )
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+    assert stats(tmp_path / "parts") == stats(tmp_path / "whole")
+
+
+def test_the_command_runs_under_torchrun_and_a_dead_rank_ends_the_job(tmp_path):
+    """`torchrun -m pctool train` trains; SIGKILL of one worker ends the launcher and the other within 10 seconds."""
+    out = tmp_path / "run"
+    small = "--max-images 50 --width-g 8 --width-d 8 --batch-size 4 --log-every 1 --spectrum-every 0 --sample-every 0"
+    command = [*TORCHRUN, "-m", "pctool", "train", *small.split(), "--steps", "100000", "--out", str(out)]
+    process = subprocess.Popen(command, env={**os.environ, **ALONE}, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "stats.jsonl").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    victim = next(pid for pid in children if "RANK=1" in Path(f"/proc/{pid}/environ").read_text().split("\0"))
+    os.kill(int(victim), 9)
+    process.communicate(timeout=10)
+    assert process.returncode != 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+def test_a_refusal_is_said_once(tmp_path):
+    """A batch that does not divide: no run folder, one line that says so, no rank left."""
+    command = [*TORCHRUN, "-m", "pctool", "train", "--batch-size", "5", "--steps", "1", "--out", str(tmp_path / "run")]
+    result = subprocess.run(
+        command, env={**os.environ, **ALONE}, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 1  # the launcher hides a worker's code
+    assert "--batch-size 5 does not divide among 2 processes" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+TORCHRUN_VARIABLES = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "h", "MASTER_PORT": "1"}
+SRUN_VARIABLES = {
+    "SLURM_PROCID": "5",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NODELIST": "gpu[03-05],gpu9",
+    "SLURM_JOB_ID": "41000",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        (TORCHRUN_VARIABLES, (3, 4, 1, "env://")),
+        ({**TORCHRUN_VARIABLES, "WORLD_SIZE": "1", "RANK": "0"}, None),
+        (SRUN_VARIABLES, (5, 8, 1, "tcp://gpu03:21000")),
+        ({**SRUN_VARIABLES, "MASTER_ADDR": "a", "MASTER_PORT": "7"}, (5, 8, 1, "tcp://a:7")),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, None),  # the batch script itself, outside srun
+    ],
+)
+def test_placement(environment, expected):
+    """torchrun's variables, srun's, and neither."""
+    assert placement(environment) == expected
+
+
+def test_a_contradicting_environment_is_refused():
+    """srun's count without a rank: one line."""
+    with pytest.raises(InputError, match="SLURM_PROCID"):
+        placement({"SLURM_STEP_NUM_TASKS": "2"})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [("gpu1", "gpu1"), ("gpu[03-05,9],x", "gpu03"), ("a-[7,9]-ib", "a-7-ib"), ("n1,n2", "n1"), ("a.b.c", "a.b.c")],
+)
+def test_first_host(nodes, host):
+    """SLURM's compressed node lists."""
+    assert first_host(nodes) == host
+
+
+def test_one_process_pays_nothing():
+    """Alone every operation is the identity."""
+    alone, batch = Ranks(), torch.arange(6.0)
+    assert alone.share(batch) is batch
+    assert alone.any(True, torch.device("cpu"))
+    assert alone.means(torch.tensor(1.0), torch.tensor(2.0)) == [1, 2]
+    assert alone.from_first("x") == "x"

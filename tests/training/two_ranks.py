@@ -1,0 +1,66 @@
+"""One of two processes of a run in float64: python two_ranks.py OUT STEPS METHOD (torchrun starts it)."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from pctool.training import session, signals
+from pctool.training.config import resolve
+from pctool.training.ranks import joined
+
+
+class Watcher:
+    """Says nothing; asks rank 1 alone for a stop after step 3 of a run that is to be interrupted."""
+
+    def __init__(self, rank: int, interrupt: bool) -> None:
+        self.stop_after = 3 if interrupt and rank == 0 else None
+
+    def note(self, message):
+        pass
+
+    def begin(self, step, total_steps):
+        pass
+
+    def step(self, report):
+        if report.step == self.stop_after:
+            signals.signal.raise_signal(signals.signal.SIGTERM)
+
+
+def config(out: Path, steps: int, method: str):
+    """A small run with batch norm, two updates of D a step and an APC change on the way."""
+    return resolve(
+        {
+            "max_images": 50,
+            "width_g": 8,
+            "width_d": 8,
+            "batch_size": 8,
+            "lr_d": 1e-2,
+            "steps": steps,
+            "d_iters": 2,
+            "method": method,
+            "apc_every": 4,
+            "taus": (1.4, 1.6, 1.8, 2.0),
+            "log_every": 1,
+            "save_every": 5,
+            "sample_every": 5,
+            "spectrum_every": 2,
+            "device": "cpu",
+            "out": out,
+        }
+    )
+
+
+def main(out: Path, steps: int, method: str, interrupt: bool) -> None:
+    """Trains; every rank leaves its own D and vectors beside the run."""
+    torch.set_default_dtype(torch.float64)
+    with joined("cpu") as ranks, session.opened(config(out, steps, method), ranks) as opened:
+        states = []
+        build = session.TrainingState
+        session.TrainingState = lambda *a: states.append(build(*a)) or states[-1]
+        opened.train(Watcher(ranks.rank, interrupt))
+        torch.save(states[0].checkpoint(), out.with_name(f"{out.name}.rank{ranks.rank}"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], "interrupt" in sys.argv)
