@@ -19,7 +19,7 @@ CNN_G = 2_097_408 + 512 + 524_416 + 256 + 131_136 + 128 + 1_731
 CNN_D = 1_792 + 65_600 + 73_856 + 262_272 + 295_168 + 1_048_832 + 1_180_160
 DCGAN_G_64 = 524_416 + 256 + 131_136 + 128 + 32_800 + 64 + 8_208 + 32 + 2_320 + 32 + 435  # all behind 256 channels
 DCGAN_D_64 = 1_568 + 32_832 + 131_200 + 524_544  # the convolutions up to 256 channels
-# The last convolution of G is 1x1 in `authors`, 3x3 in `sngan`: 64 * 3 + 3 = 195 or 64 * 27 + 3 = 1,731 from 64 channels.
+# The last convolution of G is 1x1 in `authors`, 3x3 in `sngan`: from 64 channels 64 * 3 + 3 or 64 * 27 + 3.
 PARAMETERS = {
     ("resnet", 32, "G", "authors"): 528_384 + 3 * 1_246_976 + 512 + 771,
     ("resnet", 32, "G", "sngan"): 528_384 + 3 * 1_246_976 + 512 + 6_915,
@@ -84,7 +84,7 @@ def test_parameter_counts_at_the_published_widths(arch, resolution, network, var
 @pytest.mark.parametrize("variant", ["authors", "sngan"])
 @pytest.mark.parametrize(("arch", "resolution"), EVERY)
 def test_generator_and_discriminator_fit_at_every_resolution(arch, resolution, variant):
-    """At the published widths G's images have the resolution asked for, and D takes them (shapes on the meta device)."""
+    """At the published widths G gives the resolution asked for, and D takes it (shapes on the meta device)."""
     widths = default_widths(arch, resolution)
     with torch.device("meta"):
         images = build_generator(arch, resolution, 3, widths[0], variant)(torch.randn(2, 128))
