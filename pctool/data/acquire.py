@@ -126,10 +126,13 @@ def _land_files(
     if about.form == "lsun":
         say("numbering the images")
         data, expected = folder / "data.mdb", about.splits["train"].images
-        keys = lsun.read_keys(data)
-        if len(keys) != expected:
+        try:
+            keys = lsun.read_keys(data)
+            if len(keys) != expected:
+                raise InputError(f"{source} is not the official {name}: {len(keys):,} images, expected {expected:,}")
+        except InputError:
             data.unlink()
-            raise InputError(f"{source} is not the official {name}: {len(keys):,} images, expected {expected:,}")
+            raise
         store.write(folder / "keys.npy", keys)
         files |= {"keys.npy": landed.record_of(folder / "keys.npy")}
     landed.write_manifest(folder, landed.Manifest(dataset=name, files=files))

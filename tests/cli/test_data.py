@@ -10,7 +10,7 @@ import pytest
 
 from pctool.cli.main import run
 from pctool.data import catalog, store
-from tests.data import small_cifar
+from tests.data import small_cifar, small_encoded
 from tests.data.server import Behaviour, serve
 
 
@@ -171,6 +171,83 @@ def test_a_folder_that_cannot_be_written_is_exit_code_5(cifar, pctool, tmp_path)
     assert code == 5
     assert str(tmp_path / "file") in err
     assert err.count("\n") == 1
+
+
+def test_stl10_from_import_to_prepared(pctool, monkeypatch, tmp_path):
+    """import keeps the official files, prepare decodes them once, verify reads all; damage of either is exit 2."""
+    files = small_encoded.stl_files(small_encoded.stl_images())
+    small_encoded.install_stl(monkeypatch, files)
+    source = small_cifar.write_folder(tmp_path / "stl10_binary", files)
+    code, out, err = pctool("import", "stl10", "--from", source)
+    assert code == 0, err
+    assert "stl10 is imported" in out
+    code, out, _ = pctool("prepare", "stl10", "--data-workers", 0, "--json")
+    answer = json.loads(out)
+    assert (code, answer["images"], answer["shape"], answer["streamed"]) == (0, 6, [3, 48, 48], False)
+    cached = tmp_path / "cache" / "images"
+    assert [str(path) for path in cached.glob("stl10-unlabeled-48px-*.npy")] == [answer["cache"]]
+    code, out, _ = pctool("verify", "stl10")
+    assert code == 0
+    assert out.count("verified") == 5  # four splits and what is decoded
+    assert "here" in pctool("list")[1]
+    flip_last_byte(next(cached.glob("*.npy")))
+    code, _, err = pctool("verify", "stl10")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "'pctool data prepare stl10' makes it again" in err
+    assert pctool("prepare", "stl10", "--data-workers", 0)[0] == 0
+    assert pctool("verify", "stl10")[0] == 0
+    flip_last_byte(tmp_path / "data" / "stl10" / "test_X.bin")
+    code, _, err = pctool("verify", "stl10")
+    assert code == 2
+    assert "test_X.bin is damaged: SHA-256" in err
+
+
+def test_prepare_fetches_what_is_not_here(pctool, monkeypatch, tmp_path):
+    """On a login node one command does all: download, unpack, number, decode."""
+    small_encoded.install_lsun(monkeypatch)
+    small_encoded.write_lmdb(tmp_path / "tower_train_lmdb", small_encoded.lsun_values())
+    body = small_encoded.zip_folder(tmp_path / "tower_train_lmdb", tmp_path / "t.zip").read_bytes()
+    with serve(Behaviour(body)) as url:
+        archive = catalog.Archive(url, len(body), hashlib.sha256(body).hexdigest())
+        about = dataclasses.replace(catalog.DATASETS["lsun-tower"], archive=archive)
+        monkeypatch.setitem(catalog.DATASETS, "lsun-tower", about)
+        code, out, err = pctool("prepare", "lsun-tower", "--resolution", 128, "--max-images", 3, "--data-workers", 0)
+    assert code == 0, err
+    assert "lsun-tower: 3 images of 128x128x3, in " in out
+    assert not list((tmp_path / "data" / "lsun-tower").glob("*.zip*"))
+    code, out, err = pctool("prepare", "lsun-tower", "--cache-limit", 0, "--json")
+    assert (code, json.loads(out)["streamed"], json.loads(out)["cache"]) == (0, True, None)
+    assert "--cache-limit" in err
+
+
+def test_a_folder_is_prepared_and_verified(pctool, tmp_path):
+    """A path takes the place of a name; verify wants it prepared first."""
+    folder = small_cifar.write_folder(
+        tmp_path / "faces", {f"{i}.png": small_encoded.encoded(small_encoded.smooth(40, 50, i)) for i in range(3)}
+    )
+    code, _, err = pctool("verify", folder)
+    assert code == 4
+    assert "'pctool data prepare " in err
+    assert pctool("prepare", folder)[0] == 2
+    code, out, _ = pctool("prepare", folder, "--resolution", 32, "--data-workers", 0)
+    assert code == 0
+    assert "3 images of 32x32x3, in " in out
+    code, out, _ = pctool("verify", folder)
+    assert code == 0
+    assert "all, decoded" in out
+    assert pctool("prepare", "fashion-mnist")[1] == "fashion-mnist: 10,000 images of 32x32x1, inside the package\n"
+
+
+def test_a_link_leaves_the_files_where_they_are(cifar, pctool, monkeypatch, tmp_path):
+    """--link makes symbolic links of official files; arrays, which are made anew, refuse it."""
+    small_encoded.install_lsun(monkeypatch)
+    small_encoded.write_lmdb(tmp_path / "l", small_encoded.lsun_values())
+    assert pctool("import", "lsun-tower", "--from", tmp_path / "l", "--link")[0] == 0
+    link = tmp_path / "data" / "lsun-tower" / "data.mdb"
+    assert link.resolve() == tmp_path / "l" / "data.mdb"
+    code, _, err = pctool("import", "cifar10", "--from", tmp_path / "source", "--link")
+    assert code == 2
+    assert "--link is for official files" in err
 
 
 def test_listing_does_not_load_torch(tmp_path):
