@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "cvxpy", "h5py", "clean-fid", "pydantic", "matplotlib")
+_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "cvxpy", "h5py", "lmdb", "clean-fid", "pydantic", "matplotlib")
 
 
 def doctor(json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False) -> None:

@@ -110,6 +110,7 @@ def build(
             return path
         if path.exists():
             say(f"replacing {path}, which was damaged")
+        files.remove_leftovers(path)
         free = shutil.disk_usage(path.parent).free
         if free < images.nbytes:
             raise WriteError(

@@ -58,7 +58,7 @@ class EncodedImages:
         return self._stacked([self._one(int(i)) for i in indices])
 
     def _one(self, i: int) -> np.ndarray:
-        return render(self.pictures.picture(i), self.resolution, self.crop, f"image {i}")
+        return render(self.pictures.picture(i), self.resolution, self.crop, self.pictures.name(i))
 
     def _stacked(self, images: list[np.ndarray]) -> np.ndarray:
         return np.stack(images) if images else np.empty((0, *self.shape[1:]), np.uint8)

@@ -32,8 +32,11 @@ class FolderPictures:
     def __len__(self) -> int:
         return len(self.names)
 
+    def name(self, i: int) -> str:
+        return str(self.folder / self.names[i])
+
     def picture(self, i: int) -> Image.Image:
-        return pictures.decode(_read(self.folder / self.names[i]), str(self.folder / self.names[i]))
+        return pictures.decode(_read(self.folder / self.names[i]), self.name(i))
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,15 @@ class ZipPictures:
     def __len__(self) -> int:
         return len(self.names)
 
+    def name(self, i: int) -> str:
+        return f"{self.names[i]} in {self.path}"
+
     def picture(self, i: int) -> Image.Image:
-        what = f"{self.names[i]} in {self.path}"
         try:
             data = _archive(self.path, os.getpid()).read(self.names[i])
         except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-            raise InputError(f"{what} cannot be read: {error}") from error
-        return pictures.decode(data, what)
+            raise InputError(f"{self.name(i)} cannot be read: {error}") from error
+        return pictures.decode(data, self.name(i))
 
 
 def open_path(path: Path) -> FolderPictures | ZipPictures:

@@ -105,13 +105,15 @@ def land(
 
     `source` is a folder that holds them, or holds a folder that does, or a tar or ZIP archive, or one of the
     files; with `link` (for a folder or a file) they stay where they are and get a symbolic link. `advance` counts
-    bytes. Raises InputError for a file that is missing, cut short, or not the official one, and WriteError.
+    bytes. The caller holds the lock of `folder`. Raises InputError for a file that is missing, cut short, or not the
+    official one, and WriteError.
     """
     landed: dict[str, LandedFile] = {}
     for name, stream, path in _members(source, pins):
         if name in landed:
             raise InputError(f"{source} holds {name} twice")
         target, pin = folder / name, pins[name]
+        files.remove_leftovers(target)
         with files.write_beside(target, pin.size) if not (link and path) else _no_copy() as temporary:
             if temporary is None:
                 record, md5 = _copy(stream, None, advance)

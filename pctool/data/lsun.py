@@ -37,14 +37,18 @@ class LmdbPictures:
     def __len__(self) -> int:
         return self.count
 
+    def name(self, i: int) -> str:
+        return f"image {self._key(i).decode('ascii', 'backslashreplace')} in {self.path}"
+
+    def _key(self, i: int) -> bytes:
+        return bytes(_keys(self.keys)[i])
+
     def picture(self, i: int) -> Image.Image:
-        key = bytes(_keys(self.keys)[i])
-        what = f"image {key.decode('ascii', 'backslashreplace')} in {self.path}"
         with _environment(self.path, os.getpid()).begin(buffers=True) as transaction:
-            value = transaction.get(key)
+            value = transaction.get(self._key(i))
             if value is None:
-                raise InputError(f"{what} is not there: {self.keys.name} belongs to another file; import it again")
-            return pictures.decode(bytes(value), what)
+                raise InputError(f"{self.name(i)} is not there: {self.keys} belongs to another file; import it again")
+            return pictures.decode(bytes(value), self.name(i))
 
 
 def read_keys(path: Path, advance: Callable[[int], object] = lambda images: None) -> np.ndarray:

@@ -35,6 +35,9 @@ class Pictures(Protocol):
 
     def __len__(self) -> int: ...
 
+    def name(self, i: int) -> str:
+        """What to call image `i` in a message."""
+
     def picture(self, i: int) -> Image.Image:
         """Image `i`, decoded, in mode RGB. Raises InputError naming it where it is broken."""
 

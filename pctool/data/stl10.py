@@ -32,6 +32,9 @@ class StlPictures:
     def __len__(self) -> int:
         return sum(self.counts)
 
+    def name(self, i: int) -> str:
+        return f"image {i} of STL-10"
+
     def picture(self, i: int) -> Image.Image:
         from PIL import Image
 

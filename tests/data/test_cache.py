@@ -81,6 +81,19 @@ def test_a_damaged_file_is_made_again(images, damage):
     np.testing.assert_array_equal(cache.find("a", images), images[:])
 
 
+def test_leftovers_of_a_killed_process_are_removed(images):
+    """A process killed while it wrote leaves a file of that size; the next to write takes it away, and no other."""
+    path = cache.path_of("a", images)
+    path.parent.mkdir(parents=True)
+    left = path.with_name(f".{path.name}.0123abcd.tmp")
+    others = [path.with_name(f".{path.name}x.0123abcd.tmp"), path.with_name("mine.tmp")]
+    for file in (left, *others):
+        file.write_bytes(bytes(10))
+    cache.build("a", images, workers=0)
+    assert not left.exists()
+    assert all(other.exists() for other in others)
+
+
 def test_large_files_are_hashed_by_verify_only(images, monkeypatch):
     """Above the limit opening checks the size alone; the full check finds a flipped byte."""
     path = cache.build("a", images, workers=0)

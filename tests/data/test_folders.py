@@ -112,6 +112,13 @@ def test_a_damaged_zip_member_is_named(tmp_path):
         catalog.load(str(packed), resolution=64, workers=0)
 
 
+def test_an_image_too_small_to_be_cut_is_named(tmp_path):
+    """The file, its size and the other crop."""
+    folder = fill(tmp_path / "a", 1)
+    with pytest.raises(InputError, match=r"a/0.png is 90 x 70, smaller than 128 px; use --crop resize"):
+        catalog.load(str(folder), resolution=128, crop="centre", workers=0)
+
+
 def test_the_resolution_must_be_given_and_known(tmp_path):
     """A folder has no resolution of its own; the message lists those there are networks for."""
     folder = str(fill(tmp_path / "a"))
