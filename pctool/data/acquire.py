@@ -127,7 +127,7 @@ def _land_files(
         say("numbering the images")
         data, expected = folder / "data.mdb", about.splits["train"].images
         try:
-            keys = lsun.read_keys(data)
+            keys = lsun.index(data)
             if len(keys) != expected:
                 raise InputError(f"{source} is not the official {name}: {len(keys):,} images, expected {expected:,}")
         except InputError:

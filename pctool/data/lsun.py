@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import multiprocessing
 import os
-from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +53,19 @@ class LmdbPictures:
             return pictures.decode(bytes(value), self.name(i))
 
 
-def read_keys(path: Path, advance: Callable[[int], object] = lambda images: None) -> np.ndarray:
+def index(path: Path) -> np.ndarray:
+    """`read_keys` in a process of its own: the C library behind it does not survive every damaged file.
+
+    Raises InputError as `read_keys` does, and where the process crashed.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as pool:
+        try:
+            return pool.submit(read_keys, path).result()
+        except BrokenProcessPool:
+            raise InputError(f"{path} is damaged: reading it crashed; copy it again") from None
+
+
+def read_keys(path: Path) -> np.ndarray:
     """All keys of an LMDB file in its own order, as byte strings [N].
 
     Raises InputError for a file that is none, is cut short, or has no entries.
@@ -63,10 +77,7 @@ def read_keys(path: Path, advance: Callable[[int], object] = lambda images: None
             if path.stat().st_size < (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]:
                 raise InputError(f"{path} is cut short; copy it again")
             with environment.begin() as transaction, transaction.cursor() as cursor:
-                keys = []
-                for key in cursor.iternext(keys=True, values=False):
-                    keys.append(key)
-                    advance(1)
+                keys = list(cursor.iternext(keys=True, values=False))
     except lmdb.Error as error:
         raise InputError(f"{path} is not a readable LMDB file ({error})") from error
     if not keys:

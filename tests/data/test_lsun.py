@@ -1,5 +1,9 @@
 """LSUN from real LMDB files."""
 
+import io
+import os
+import signal
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,8 +23,6 @@ def tower(monkeypatch, tmp_path):
 
 
 def pictures(entries):
-    import io
-
     return [Image.open(io.BytesIO(entries[key])).convert("RGB") for key in sorted(entries)]
 
 
@@ -91,6 +93,18 @@ def test_damage_is_found(tower, tmp_path):
     with pytest.raises(InputError, match=f"image {bad} in .*data.mdb is not a readable image"):
         catalog.load("lsun-tower", workers=0)
     assert not [path for path in (tmp_path / "cache" / "images").iterdir() if path.suffix != ".lock"]
+
+
+def crash(path):
+    os.kill(os.getpid(), signal.SIGBUS)
+
+
+def test_a_file_that_crashes_its_reader_is_one_line(tower, tmp_path, monkeypatch):
+    """What kills the C library (a page number beyond the end does) kills a process of its own, not the command."""
+    monkeypatch.setattr(lsun, "read_keys", crash)
+    with pytest.raises(InputError, match="is damaged: reading it crashed"):
+        acquire.import_files("lsun-tower", tmp_path / "tower_train_lmdb")
+    assert not (tmp_path / "data" / "lsun-tower" / "data.mdb").exists()
 
 
 def test_the_index_is_a_plain_array(tower, tmp_path):
