@@ -133,8 +133,8 @@ def _land_files(
         except InputError:
             data.unlink()
             raise
-        store.write(folder / "keys.npy", keys)
-        files |= {"keys.npy": landed.record_of(folder / "keys.npy")}
+        store.write(folder / lsun.KEYS, keys)
+        files |= {lsun.KEYS: landed.record_of(folder / lsun.KEYS)}
     landed.write_manifest(folder, landed.Manifest(dataset=name, files=files))
 
 

@@ -11,7 +11,7 @@ from typing import Literal, cast
 import numpy as np
 
 from pctool import places
-from pctool.data import builtin, cache, datasets, encoded, landed, store
+from pctool.data import builtin, cache, datasets, encoded, landed, lsun, store
 from pctool.data.datasets import DATASETS, Archive, DataSet, Split, describe
 from pctool.data.decoding import EncodedImages
 from pctool.data.pictures import Crop
@@ -133,8 +133,9 @@ def check_files(
     Raises InputError and MissingError.
     """
     with remedied(name, data_dir):
-        folder = places.data_dir(data_dir) / name
-        return landed.check(folder, DATASETS[name].splits[split].files, full=full, advance=advance)
+        about = DATASETS[name]
+        wanted = about.splits[split].files + ((lsun.KEYS,) if about.form == "lsun" else ())
+        return landed.check(places.data_dir(data_dir) / name, wanted, full=full, advance=advance)
 
 
 @contextmanager

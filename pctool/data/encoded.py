@@ -8,7 +8,7 @@ from pathlib import Path
 from pctool import places
 from pctool.data import folders, landed
 from pctool.data.datasets import DATASETS, describe
-from pctool.data.lsun import LmdbPictures
+from pctool.data.lsun import KEYS, LmdbPictures
 from pctool.data.pictures import Crop, Pictures
 from pctool.data.stl10 import RECORD, StlPictures
 from pctool.errors import InputError
@@ -61,5 +61,5 @@ def open_pictures(name: str, split: str | None, data_dir: Path | None) -> Pictur
     if about.form == "stl10":
         sizes = tuple(known.files[file].size for file in wanted)
         return StlPictures(paths, tuple(size // RECORD for size in sizes), tuple(known.files[f].sha256 for f in wanted))
-    landed.check(folder, ("keys.npy",), full=True)
-    return LmdbPictures(paths[0], folder / "keys.npy", about.splits[split].images, known.files["data.mdb"].sha256)
+    landed.check(folder, (KEYS,), full=True)
+    return LmdbPictures(paths[0], folder / KEYS, about.splits[split].images, known.files["data.mdb"].sha256)

@@ -8,17 +8,19 @@ import hashlib
 import json
 import os
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pctool import files, places
 from pctool.data import pictures
+from pctool.data.sources import ZIP_ERRORS
 from pctool.errors import InputError, WriteError
 
 if TYPE_CHECKING:
     from PIL import Image
+
+MAX_FILE = 1 << 30  # bytes that an image in a ZIP may unpack to: a bomb would take all memory
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,11 @@ class ZipPictures:
 
     def picture(self, i: int) -> Image.Image:
         try:
-            data = _archive(self.path, os.getpid()).read(self.names[i])
-        except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            archive = _archive(self.path, os.getpid())
+            if archive.getinfo(self.names[i]).file_size > MAX_FILE:
+                raise InputError(f"{self.name(i)} unpacks to more than {MAX_FILE:,} bytes")
+            data = archive.read(self.names[i])
+        except ZIP_ERRORS as error:
             raise InputError(f"{self.name(i)} cannot be read: {error}") from error
         return pictures.decode(data, self.name(i))
 
@@ -75,7 +80,7 @@ def open_path(path: Path) -> FolderPictures | ZipPictures:
                 for info in archive.infolist()
                 if Path(info.filename).suffix.lower() in pictures.SUFFIXES
             )
-    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+    except ZIP_ERRORS as error:
         raise InputError(f"{path} is not a readable ZIP ({error}); give a folder of images or a ZIP") from error
     _check_some(path, members)
     return ZipPictures(path, tuple(name for name, _, _ in members), _digest(members))

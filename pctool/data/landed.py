@@ -15,7 +15,7 @@ from typing import BinaryIO, Literal, cast
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pctool import files
-from pctool.data.sources import GZIP_MAGIC, TAR_ERRORS
+from pctool.data.sources import GZIP_MAGIC, TAR_ERRORS, ZIP_ERRORS
 from pctool.errors import InputError, MissingError
 
 BLOCK = 1 << 20  # bytes copied at a time
@@ -168,7 +168,7 @@ def _copy(source: BinaryIO, target: BinaryIO | None, advance: Callable[[int], ob
 def _block(source: BinaryIO) -> bytes:
     try:
         return source.read(BLOCK)
-    except (*TAR_ERRORS, zipfile.BadZipFile) as error:  # not to be taken for an error of writing
+    except (*TAR_ERRORS, *ZIP_ERRORS) as error:  # not to be taken for an error of writing
         raise InputError(f"cannot read {getattr(source, 'name', 'the archive')}: {error}") from error
 
 
@@ -196,7 +196,7 @@ def _members(source: Path, names: Mapping[str, object]) -> Iterator[tuple[str, B
                     for info in archive:
                         if Path(info.name).name in names and info.isreg() and not info.issparse():
                             yield Path(info.name).name, cast(BinaryIO, archive.extractfile(info)), None
-    except (*TAR_ERRORS, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+    except (*TAR_ERRORS, *ZIP_ERRORS) as error:
         raise InputError(f"cannot read {source} as a folder, a tar archive or a ZIP: {error}") from error
 
 

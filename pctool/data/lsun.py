@@ -20,7 +20,7 @@ from pctool.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_KEY = 511  # bytes: what LMDB allows; LSUN's keys have 40
+KEYS = "keys.npy"  # the index, beside data.mdb
 
 
 @dataclass(frozen=True)

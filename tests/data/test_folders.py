@@ -1,12 +1,15 @@
 """Folders and ZIPs of images."""
 
 import os
+import random
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pctool.data import catalog, encoded
+from pctool.data.decoding import EncodedImages
+from pctool.data.folders import open_path
 from pctool.errors import InputError
 
 from . import small_encoded
@@ -117,6 +120,35 @@ def test_an_image_too_small_to_be_cut_is_named(tmp_path):
     folder = fill(tmp_path / "a", 1)
     with pytest.raises(InputError, match=r"a/0.png is 90 x 70, smaller than 128 px; use --crop resize"):
         catalog.load(str(folder), resolution=128, crop="centre", workers=0)
+
+
+def test_changed_archives_raise_only_inputerror(tmp_path):
+    """200 ZIPs with changed bytes, half of them in the directory at the end: images, or one line; never a traceback."""
+    whole = small_encoded.zip_folder(fill(tmp_path / "a"), tmp_path / "a.zip", 8).read_bytes()
+    rng = random.Random(0)
+    ends = set()
+    for i in range(200):
+        data = bytearray(whole)
+        for _ in range(rng.choice([1, 4, 16])):
+            position = rng.randrange(len(data)) if rng.random() < 0.5 else len(data) - 1 - rng.randrange(400)
+            data[position] = rng.randrange(256)
+        path = tmp_path / f"{i}.zip"
+        path.write_bytes(data)
+        try:
+            opened = open_path(path)
+            EncodedImages(opened, 32, "resize", len(opened)).decode(range(len(opened)))
+            ends.add("images")
+        except InputError as error:
+            ends.add("one line" if "\n" not in str(error) else str(error))
+    assert ends == {"images", "one line"}
+
+
+def test_a_bomb_in_a_zip_is_refused(tmp_path, monkeypatch):
+    """A member that unpacks beyond the limit is refused by name before it is unpacked."""
+    packed = small_encoded.zip_folder(fill(tmp_path / "a"), tmp_path / "a.zip", 8)
+    monkeypatch.setattr("pctool.data.folders.MAX_FILE", 100)
+    with pytest.raises(InputError, match=r"0.png in .*a.zip unpacks to more than 100 bytes"):
+        catalog.load(str(packed), resolution=64, workers=0)
 
 
 def test_the_resolution_must_be_given_and_known(tmp_path):

@@ -116,6 +116,7 @@ def test_the_index_is_a_plain_array(tower, tmp_path):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
+    assert [state.state for state in catalog.states("lsun-tower", full=True)] == ["damaged"]
     with pytest.raises(InputError, match=r"keys.npy is damaged: SHA-256 .* replace it with 'pctool data fetch"):
         catalog.load("lsun-tower")
 
