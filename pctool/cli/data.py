@@ -111,7 +111,8 @@ def import_(
     about = catalog.describe(name)
     total, unit = sum(split.images for split in about.splits.values()), "images"
     if about.form != "arrays":
-        total, unit = sum(pin.size or 0 for pin in about.files.values()), "bytes"
+        known = sum(pin.size or 0 for pin in about.files.values())
+        total, unit = known or (about.archive.size if about.archive else 0), "bytes"  # LSUN's JPEGs do not pack
     with console.progress(f"reading {name}", total, unit) as advance:
         outcome = acquire.import_files(name, source, data_dir, advance, console.note, link=link)
     _report(name, outcome, data_dir, as_json)

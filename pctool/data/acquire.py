@@ -80,7 +80,7 @@ def fetch(
 
 
 def _is_here(name: str, data_dir: Path | None) -> bool:
-    return all(state.state in ("verified", "here") for state in catalog.states(name, data_dir, full=True))
+    return all(state.state == "verified" for state in catalog.states(name, data_dir, full=True))
 
 
 def _land(

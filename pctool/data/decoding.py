@@ -66,7 +66,8 @@ class EncodedImages:
 
 def default_workers() -> int:
     """The processors this process may use, less one for training, and not more than MAX_WORKERS."""
-    return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) - 1))
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MAX_WORKERS, processors - 1))
 
 
 def decoded(

@@ -19,6 +19,8 @@ PATH_CROPS: tuple[Crop, ...] = ("resize", "centre")
 
 def is_path(name: str) -> bool:
     """Whether `name` means a folder or a ZIP: it is no data set's, and looks like a path or is there."""
+    if "\0" in name:  # which no path can have
+        return False
     return name not in DATASETS and (os.sep in name or name.lower().endswith(".zip") or os.path.exists(name))
 
 

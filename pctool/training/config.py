@@ -120,7 +120,7 @@ class TrainConfig(BaseModel):
         """The settings that decide what the run computes; a folder or ZIP counts by its name, wherever it lies."""
         settings = self.model_dump(mode="json", exclude=set(OPERATIONAL))
         if encoded.is_path(self.dataset):
-            settings["dataset"] = Path(self.dataset).name
+            settings["dataset"] = Path(self.dataset).resolve().name
         return settings
 
     def polynomial(self) -> OddPolynomial:

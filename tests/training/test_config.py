@@ -125,6 +125,7 @@ def test_auto_precision_is_resolved_and_presets_may_depend_on_it(monkeypatch, fa
         ({"channels": 3}, "channels follow from the data set"),
         ({"dataset": "cifar10", "resolution": 64}, "cifar10 has no resolution 64: allowed are 32"),
         ({"dataset": "a/faces"}, "add --resolution"),
+        ({"dataset": "a/fa\0ces", "resolution": 64}, "unknown data set"),
         ({"dataset": "a/faces", "resolution": 64, "split": "train"}, "--split is for data sets"),
         ({"dataset": "stl10", "split": "val"}, "no split 'val': allowed are unlabeled, train, test, all"),
         ({"dataset": "stl10", "crop": "centre"}, "stl10 has no crop 'centre'"),
