@@ -144,6 +144,8 @@ def _no_copy() -> Iterator[None]:
 def _link(path: Path, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.link.tmp")
     try:
+        if target.exists() and target.samefile(path):  # a link to itself would lose the file
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(path.resolve())
@@ -201,15 +203,18 @@ def _members(source: Path, names: Mapping[str, object]) -> Iterator[tuple[str, B
 
 
 def _in_folder(source: Path, names: Mapping[str, object]) -> Iterator[tuple[str, BinaryIO, Path]]:
-    paths = (
-        [source]
-        if source.is_file()
-        else sorted(p for name in names for p in (source / name, *source.glob(f"*/{name}")))
-    )
+    """The files themselves, or else those one folder below; two of a name are refused before any is read."""
+    paths = [source]
+    if source.is_dir():
+        paths = [source / name for name in names if (source / name).is_file()]
+        paths = paths or sorted(path for name in names for path in source.glob(f"*/{name}") if path.is_file())
+    for name in names:
+        folders = [str(path.parent) for path in paths if path.name == name]
+        if len(folders) > 1:
+            raise InputError(f"{source} holds {name} more than once ({', '.join(folders)}); name one of these folders")
     for path in paths:
-        if path.is_file():
-            with path.open("rb") as file:
-                yield path.name, file, path
+        with path.open("rb") as file:
+            yield path.name, file, path
 
 
 def _in_zip(file: BinaryIO, names: Mapping[str, object]) -> Iterator[tuple[str, BinaryIO, None]]:

@@ -95,6 +95,25 @@ def test_damage_is_found(tower, tmp_path):
     assert not [path for path in (tmp_path / "cache" / "images").iterdir() if path.suffix != ".lock"]
 
 
+def test_several_classes_in_one_folder_are_told_apart(tower, tmp_path):
+    """The folder above several classes is refused with their names before anything is copied."""
+    small_encoded.write_lmdb(tmp_path / "tower_val_lmdb", small_encoded.lsun_values(2))
+    with pytest.raises(InputError, match=r"more than once \(.*tower_train_lmdb, .*tower_val_lmdb\); name one of these"):
+        acquire.import_files("lsun-tower", tmp_path)
+    assert not list((tmp_path / "data").rglob("*.mdb"))
+
+
+def test_a_file_that_already_lies_in_its_place_is_not_lost(tower, tmp_path):
+    """A data.mdb that was put where it belongs by hand is imported from there, linked or not."""
+    folder = tmp_path / "data" / "lsun-tower"
+    (tmp_path / "tower_train_lmdb").rename(folder.parent.mkdir() or folder)
+    assert acquire.import_files("lsun-tower", folder, link=True) == "imported"
+    assert not (folder / "data.mdb").is_symlink()
+    (folder / "manifest.json").unlink()
+    assert acquire.import_files("lsun-tower", folder) == "imported"
+    assert catalog.load("lsun-tower", resolution=128, workers=0).images.shape == (5, 3, 128, 128)
+
+
 def crash(path):
     os.kill(os.getpid(), signal.SIGBUS)
 
