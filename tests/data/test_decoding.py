@@ -86,17 +86,19 @@ def test_a_killed_trainer_leaves_no_worker(images, tmp_path):
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "trainer.py"), str(tmp_path / "a")], stdout=subprocess.PIPE, text=True
     )
-    workers = [int(pid) for pid in process.stdout.readline().split()]
-    assert len(workers) == 2
-    for pid in workers:
-        os.kill(pid, signal.SIGTERM)
-        os.kill(pid, signal.SIGINT)
-    time.sleep(0.3)
-    assert process.poll() is None
-    assert all(alive(pid) for pid in workers)
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    try:
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(workers) == 2
+        for pid in workers:
+            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGINT)
+        time.sleep(0.3)
+        assert process.poll() is None
+        assert all(alive(pid) for pid in workers)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
     deadline = time.monotonic() + 10
     while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
