@@ -23,6 +23,7 @@ _PACKAGES = {
     "scipy": "what cvxpy and clean-fid build on",
     "cvxpy": "the solver of fit-poly",
     "h5py": "spectra as HDF5 files",
+    "lmdb": "LSUN's databases",
     "clean-fid": "the resizer that FID is defined with",
     "pydantic": "strict configurations and JSON files",
     "matplotlib": "plots",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class Samples:
 
     draw: Callable[[int, int], Batches]
     available: int | None
-    dataset: str | None = None
+    settings: dict[str, Any] | None = None  # of the run they come from
     step: int | None = None
     run: Path | None = None
     network: str | None = None
@@ -77,10 +77,12 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
         samples_out.check_free(request.samples_out)
     wanted = _metrics(request.metrics)
     samples = _samples(request)
-    against = request.against or samples.dataset
-    if against is None:
+    if request.against is not None:
+        against, real = request.against, _real(request.against, request)
+    elif samples.settings is not None:
+        against, real = samples.settings["dataset"], _real_of_run(samples.settings, request)
+    else:
         raise InputError(f"what is {request.source} to be compared with? add --against DATASET or FOLDER")
-    real = _real(against, request)
     extractor = features.load(
         request.extractor or features.default_for(against), request.weights, _device(request.device)
     )
@@ -162,8 +164,8 @@ def _generated(path: Path, run_folder: Path | None, request: Request) -> Samples
     def draw(n: int, batch_size: int) -> Batches:
         return generate(G, n, seed=request.seed, batch_size=batch_size, device=device, bn=bn)
 
-    dataset = checkpoints.config(checkpoint)["dataset"]
-    return Samples(draw, None, dataset, checkpoint["step"], run_folder, network, bn)
+    settings = checkpoints.config(checkpoint)
+    return Samples(draw, None, settings, checkpoint["step"], run_folder, network, bn)
 
 
 def _real(against: str, request: Request) -> Real:
@@ -174,6 +176,20 @@ def _real(against: str, request: Request) -> Real:
         images = np.concatenate(list(opened.batches(request.batch_size)))
         return Real(images, array_sha256(images), None)
     loaded = catalog.load(against, request.split, request.data_dir)
+    return Real(loaded.images, loaded.sha256, loaded.split)
+
+
+def _real_of_run(settings: dict[str, Any], request: Request) -> Real:
+    """The run's own images, whole, as it was trained on them."""
+    loaded = catalog.load(
+        settings["dataset"],
+        request.split or settings.get("split"),
+        request.data_dir,
+        resolution=settings.get("resolution"),
+        crop=settings.get("crop"),
+        counted=lambda total: progress("decode", total, "images"),
+        say=note,
+    )
     return Real(loaded.images, loaded.sha256, loaded.split)
 
 

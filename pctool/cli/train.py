@@ -25,7 +25,22 @@ def _variable(name: str) -> str:
 
 
 def train(  # noqa: PLR0917  # every setting is a flag of its own
-    dataset: Annotated[str | None, _what("fashion-mnist (built in, the default) or cifar10.", "--dataset")] = None,
+    dataset: Annotated[
+        str | None,
+        _what(
+            "fashion-mnist (built in, the default), cifar10, stl10, lsun-bedroom, lsun-living-room, lsun-tower, or a "
+            "folder or ZIP of images.",
+            "--dataset",
+        ),
+    ] = None,
+    split: Annotated[str | None, _what("Part of the data set. (default the one to train on)", "--split")] = None,
+    resolution: Annotated[
+        int | None, _what("Pixels a side. (default the data set's own; needed for a folder)", "--resolution")
+    ] = None,
+    crop: Annotated[
+        Literal["centre", "resize"] | None,
+        _what("LSUN, folder, ZIP: cut out the middle, or resize the short side first.", "--crop"),
+    ] = None,
     max_images: Annotated[int | None, _what("Use only the first N images.", "--max-images")] = None,
     method: Annotated[
         Literal["none", "sn", "fpc", "apc", "svd"] | None,
@@ -56,7 +71,9 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
             "--skip-linear/--all-layers",
         ),
     ] = None,
-    arch: Annotated[Literal["resnet", "cnn"] | None, _what("Networks. (default resnet)", "--arch")] = None,
+    arch: Annotated[
+        Literal["resnet", "cnn", "dcgan"] | None, _what("Networks. (default resnet, for LSUN dcgan)", "--arch")
+    ] = None,
     variant: Annotated[
         Literal["authors", "sngan"] | None,
         _what("Whose networks, where the two sources differ. (default authors)", "--variant"),
@@ -100,6 +117,13 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
         Literal["auto", "cpu", "cuda"] | None, _where("Where to train. (default auto)", "--device")
     ] = None,
     threads: Annotated[int | None, _where("CPU threads. (default all cores)", "--threads")] = None,
+    cache_limit: Annotated[
+        float | None,
+        _where("GB that decoded images may take on the disk, else they are streamed. (default 100)", "--cache-limit"),
+    ] = None,
+    data_workers: Annotated[
+        int | None, _where("Processes that decode images. (default by the processors)", "--data-workers")
+    ] = None,
     out: Annotated[Path | None, _where("The run folder. (default runs/<named after the settings>)", "--out")] = None,
     resume: Annotated[
         Literal["auto", "never"], _where("Whether the same command continues a run. (default auto)", "--resume")

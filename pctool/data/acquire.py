@@ -11,7 +11,7 @@ from typing import Literal
 import filelock
 
 from pctool import places
-from pctool.data import catalog, cifar, download, store
+from pctool.data import catalog, cifar, download, landed, lsun, store
 from pctool.errors import InputError, WriteError
 
 Outcome = Literal["built in", "already here", "imported", "fetched"]
@@ -21,25 +21,30 @@ def import_files(
     name: str,
     source: Path,
     data_dir: Path | None = None,
-    advance: Callable[[int], object] = lambda images: None,
+    advance: Callable[[int], object] = lambda read: None,
     say: Callable[[str], object] = lambda line: None,
+    *,
+    link: bool = False,
 ) -> Outcome:
-    """Lands the canonical arrays of `name` from the files in `source`, unless they are here and verified.
+    """Lands `name` from the files in `source`, as canonical arrays or official files, unless it is here and verified.
 
-    `advance` is told of images read, `say` of what takes time or is replaced (a damaged file is).
+    `advance` is told of images read (of bytes, for official files), `say` of what takes time or is replaced (a
+    damaged file is). With `link` official files that lie in a folder stay there and get a symbolic link.
     Raises InputError for a source that is not exactly the official data, and WriteError.
     """
     about = catalog.describe(name)
     if about.asset is not None:
         raise InputError(f"{name} is built in: there is nothing to import")
     if not os.path.exists(source):  # unlike Path.exists, False for a path that cannot be one
-        raise InputError(f"{source} does not exist: give one of {cifar.ALLOWED}")
+        raise InputError(f"{source} does not exist: give one of {allowed(name)}")
+    if link and about.form == "arrays":
+        raise InputError(f"--link is for official files that are kept as they are; {name} is not")
     if _is_here(name, data_dir):  # before the lock, which a read-only folder does not allow
         return "already here"
     with _lock(name, places.data_dir(data_dir), say):
         if _is_here(name, data_dir):
             return "already here"
-        _land(name, source, data_dir, advance, say)
+        _land(name, source, data_dir, advance, say, link=link)
     return "imported"
 
 
@@ -50,7 +55,7 @@ def fetch(
     say: Callable[[str], object] = lambda line: None,
     timeout: float = download.TIMEOUT,
 ) -> Outcome:
-    """Downloads the official archive of `name` and lands its canonical arrays, unless they are here and verified.
+    """Downloads the official archive of `name` and lands what it holds, unless that is here and verified.
 
     `advance` is told of bytes received (a negative number where a download starts again), `say` of what takes
     time. The archive is removed afterwards; a partial one stays, and the next call continues it.
@@ -75,14 +80,23 @@ def fetch(
 
 
 def _is_here(name: str, data_dir: Path | None) -> bool:
-    return all(state.state == "verified" for state in catalog.states(name, data_dir))
+    return all(state.state == "verified" for state in catalog.states(name, data_dir, full=True))
 
 
 def _land(
-    name: str, source: Path, data_dir: Path | None, advance: Callable[[int], object], say: Callable[[str], object]
+    name: str,
+    source: Path,
+    data_dir: Path | None,
+    advance: Callable[[int], object],
+    say: Callable[[str], object],
+    *,
+    link: bool = False,
 ) -> None:
-    """Reads all, verifies all, and only then writes, so that wrong data leave no trace."""
+    """Of arrays reads all, verifies all, and only then writes, so that wrong data leave no trace."""
     about = catalog.DATASETS[name]
+    if about.form != "arrays":
+        _land_files(name, source, places.data_dir(data_dir) / name, advance, say, link=link)
+        return
     arrays = cifar.read(source, about.splits["test"].images, advance)
     for split, images in arrays.items():
         found, expected = store.sha256(images), about.splits[split].sha256
@@ -95,6 +109,42 @@ def _land(
             say(f"replacing {state.path}, which was damaged")
         if state.path is not None and state.state != "verified":
             store.write(state.path, arrays[state.split])
+
+
+def _land_files(
+    name: str,
+    source: Path,
+    folder: Path,
+    advance: Callable[[int], object],
+    say: Callable[[str], object],
+    *,
+    link: bool,
+) -> None:
+    """Official files one by one, each verified; LSUN's with the index of its keys; then the manifest of them all."""
+    about = catalog.DATASETS[name]
+    files = landed.land(source, folder, about.files, link=link, advance=advance)
+    if about.form == "lsun":
+        say("numbering the images")
+        data, expected = folder / "data.mdb", about.splits["train"].images
+        try:
+            keys = lsun.index(data)
+            if len(keys) != expected:
+                raise InputError(f"{source} is not the official {name}: {len(keys):,} images, expected {expected:,}")
+        except InputError:
+            data.unlink()
+            raise
+        store.write(folder / lsun.KEYS, keys)
+        files |= {lsun.KEYS: landed.record_of(folder / lsun.KEYS)}
+    landed.write_manifest(folder, landed.Manifest(dataset=name, files=files))
+
+
+def allowed(name: str) -> str:
+    """What can be imported as the data set `name`."""
+    return {
+        "arrays": cifar.ALLOWED,
+        "stl10": "stl10_binary.tar.gz, or the folder it unpacks to",
+        "lsun": "the official ..._train_lmdb.zip, the folder it unpacks to, or its data.mdb",
+    }[catalog.describe(name).form]
 
 
 @contextlib.contextmanager

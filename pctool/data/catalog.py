@@ -1,181 +1,208 @@
-"""The data sets by name: what they are, where they come from, and the one function that loads them."""
+"""Loading a data set by its name, and what of it is here."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
 from pctool import places
-from pctool.data import builtin, store
+from pctool.data import builtin, cache, datasets, encoded, landed, lsun, store
+from pctool.data.datasets import DATASETS, Archive, DataSet, Split, describe
+from pctool.data.decoding import EncodedImages
+from pctool.data.pictures import Crop
 from pctool.errors import InputError, MissingError
 
+__all__ = ["DATASETS", "Archive", "DataSet", "ImageSet", "Split", "SplitState", "describe", "load", "states"]
 
-@dataclass(frozen=True)
-class Split:
-    """A part of a data set: its number of images, and the SHA-256 of its canonical array's bytes."""
-
-    images: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Archive:
-    """The official file of a data set: address, size in bytes, SHA-256."""
-
-    url: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A data set. Its canonical arrays are uint8 [images, channels, resolution, resolution], a split each.
-
-    One that comes with the package has an `asset`; any other has the official `archive`.
-    """
-
-    splits: Mapping[str, Split]
-    default_split: str
-    resolution: int
-    channels: int
-    licence: str
-    address: str
-    asset: str | None = None
-    archive: Archive | None = None
-
-    def shape(self, split: str) -> tuple[int, int, int, int]:
-        """The canonical array's shape."""
-        return (self.splits[split].images, self.channels, self.resolution, self.resolution)
-
-
-DATASETS: dict[str, DataSet] = {
-    "fashion-mnist": DataSet(
-        # Of the official images padded to 32 x 32; tests compare the unpadded bytes with the published sum.
-        splits={"test": Split(10_000, "2364637858a173aa0e745190f014fc8725b7e094c85554c0da5de720bfb02d3d")},
-        default_split="test",
-        resolution=32,
-        channels=1,
-        licence="MIT",
-        address="https://github.com/zalandoresearch/fashion-mnist",
-        asset="fashion-mnist-test.xz",
-    ),
-    "cifar10": DataSet(
-        # Of the pixels of data_batch_1..5.bin and test_batch.bin in that order; docs/data.md has the evidence.
-        splits={
-            "train": Split(50_000, "9d5c2eddadb0deff02c14c350c0385aab7b1d5ff1edfeb4997c8dc8644960111"),
-            "test": Split(10_000, "177777c33ba79825320efa646ad04a94bdc3c80e4ebe3bd21724f8cdfd4b9d56"),
-        },
-        default_split="train",
-        resolution=32,
-        channels=3,
-        licence="not stated; its authors ask for a citation",
-        address="https://www.cs.toronto.edu/~kriz/cifar.html",
-        # Size and sum as TensorFlow Datasets' url_checksums/cifar10.txt gives them.
-        archive=Archive(
-            url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-            size=170_052_171,
-            sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-        ),
-    ),
-}
+CACHE_LIMIT = 100_000_000_000  # bytes of a decoded set, by default: LSUN bedroom at 128 px has 149 GB, tower 35 GB
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images in canonical order, verified.
+    """Images in canonical order.
 
-    `images` is uint8 [N, C, H, W] and read-only (memory-mapped where it is a file): copy it once, as in
-    `torch.tensor(images)`. `sha256` is of these bytes, so it differs where `max_images` cut the set.
+    `images` is uint8 [N, C, H, W] and read-only (memory-mapped where it is a file), or `EncodedImages`, which is read
+    in the same way. `sha256` identifies them: it is of the bytes of a canonical array (so it differs where
+    `max_images` cut the set), and otherwise of the encoded images and of how they are decoded.
     """
 
     name: str
-    split: str
+    split: str | None
     images: np.ndarray
     sha256: str
 
 
-State = Literal["built in", "verified", "absent", "damaged"]
+def load(
+    name: str,
+    split: str | None = None,
+    data_dir: Path | None = None,
+    max_images: int | None = None,
+    *,
+    resolution: int | None = None,
+    crop: Crop | None = None,
+    cache_limit: int = CACHE_LIMIT,
+    workers: int | None = None,
+    counted: Callable[[int], AbstractContextManager[Callable[[int], object]]] = lambda total: nullcontext(_ignore),
+    say: Callable[[str], object] = lambda line: None,
+) -> ImageSet:
+    """The images of a split of a data set, or of a folder or ZIP.
+
+    `split` defaults to the one to train on; `max_images` takes that many from the start (all, if there are fewer).
+    Canonical arrays have every byte checked against the sum pinned here. Other sets are decoded at `resolution`
+    with `crop`: taken from the cache, or decoded into it where they have at most `cache_limit` bytes (by `workers`
+    processes; `counted` gives what counts so many images, `say` gets a line about what takes time), else left encoded.
+    Raises InputError for an unknown name or split, a value that is not allowed and damaged data, MissingError for
+    data that is not here, WriteError where the cache cannot be written.
+    """
+    if max_images is not None and max_images < 1:
+        raise InputError(f"max_images is {max_images}: allowed are 1 and more")
+    is_path = encoded.is_path(name)
+    resolution, crop = encoded.check_choice(name, resolution, crop)
+    split = None if is_path else datasets.split_of(name, split)
+    if crop is None:
+        assert split is not None
+        images = read_array(name, split, data_dir)
+        sha256 = cast(str, DATASETS[name].splits[split].sha256)
+        if max_images is not None and max_images < len(images):
+            images = images[:max_images]
+            sha256 = store.sha256(images)
+        return ImageSet(name, split, images, sha256)
+    with nullcontext() if is_path else remedied(name, data_dir):
+        source = encoded.open_pictures(name, split, data_dir)
+    asked = EncodedImages(source, resolution, crop, min(max_images or len(source), len(source)))
+    label = encoded.label(name, split)
+    found = cache.find(label, asked)
+    if found is None and asked.nbytes <= cache_limit:
+        say(f"decoding {len(asked):,} images ({asked.nbytes / 1e9:.2f} GB) into {cache.path_of(label, asked)}, once")
+        with counted(len(asked)) as advance:
+            cache.build(label, asked, workers=workers, advance=advance, say=say)
+        found = cache.find(label, asked)
+    if found is None:
+        say(f"{asked.nbytes / 1e9:.0f} GB of decoded images are more than --cache-limit: they are decoded as they come")
+    # EncodedImages has what is used of an array here: len, shape, and indexing by a slice or an array.
+    return ImageSet(name, split, cast(np.ndarray, asked) if found is None else found, cache.key_of(asked))
+
+
+State = Literal["built in", "verified", "here", "absent", "damaged"]
 
 
 @dataclass(frozen=True)
 class SplitState:
-    """What is here of a split: its state, where it lies (None: in the package), and what is wrong, if anything."""
+    """What is here of a split: its state, where it lies (None: in the package), and what is wrong, if anything.
+
+    `here` is what `verified` would be had every byte been read: files whose sizes are right.
+    """
 
     name: str
     split: str
     state: State
     path: Path | None
     problem: str | None
+    images: int
+    resolution: int
+    channels: int
+    sha256: str | None
 
 
-def describe(name: str) -> DataSet:
-    """The data set of that name. Raises InputError with the allowed names, and with a close one."""
-    if name in DATASETS:
-        return DATASETS[name]
-    close = difflib.get_close_matches(name, DATASETS, n=1)
-    guess = f"; did you mean {close[0]}?" if close else ""
-    raise InputError(f"unknown data set '{name}': allowed are {', '.join(DATASETS)}{guess}")
-
-
-def load(name: str, split: str | None = None, data_dir: Path | None = None, max_images: int | None = None) -> ImageSet:
-    """The images of a split, every byte checked against the sum pinned here.
-
-    `split` defaults to the one to train on; `max_images` takes that many from the start (all, if there are fewer).
-    Raises InputError for an unknown name or split, a `max_images` below 1 and damaged data, MissingError for
-    data that is not here.
-    """
-    about = describe(name)
-    split = split or about.default_split
-    if split not in about.splits:
-        raise InputError(f"{name} has no split '{split}': allowed are {', '.join(about.splits)}")
-    if max_images is not None and max_images < 1:
-        raise InputError(f"max_images is {max_images}: allowed are 1 and more")
-    images = _read(name, split, data_dir)
-    sha256 = about.splits[split].sha256
-    if max_images is not None and max_images < len(images):
-        images = images[:max_images]
-        sha256 = store.sha256(images)
-    return ImageSet(name, split, images, sha256)
-
-
-def _read(name: str, split: str, data_dir: Path | None) -> np.ndarray:
+def read_array(name: str, split: str, data_dir: Path | None) -> np.ndarray:
+    """A canonical array, every byte checked against the sum pinned here. Raises InputError and MissingError."""
     about = DATASETS[name]
     shape, expected = about.shape(split), about.splits[split].sha256
+    assert expected is not None
     if about.asset is not None:
         return builtin.read_fashion_mnist(about.asset, shape, expected)
-    path = store.path_of(places.data_dir(data_dir), name, split)
-    try:
-        return store.read(path, shape, expected)
-    except MissingError as error:
-        raise MissingError(f"{name} is not here ({path}): get it with {_remedy(name, data_dir)}") from error
-    except InputError as error:
-        raise InputError(f"{error}; replace it with {_remedy(name, data_dir)}") from error
+    with remedied(name, data_dir):
+        return store.read(store.path_of(places.data_dir(data_dir), name, split), shape, expected)
 
 
-def _remedy(name: str, data_dir: Path | None) -> str:
+def check_files(
+    name: str,
+    split: str,
+    data_dir: Path | None,
+    *,
+    full: bool = False,
+    advance: Callable[[int], object] = lambda n: None,
+) -> landed.Manifest:
+    """The manifest of a split's official files, which have their sizes, and with `full` their sums.
+
+    Raises InputError and MissingError.
+    """
+    with remedied(name, data_dir):
+        about = DATASETS[name]
+        wanted = about.splits[split].files + ((lsun.KEYS,) if about.form == "lsun" else ())
+        return landed.check(places.data_dir(data_dir) / name, wanted, full=full, advance=advance)
+
+
+@contextmanager
+def remedied(name: str, data_dir: Path | None) -> Iterator[None]:
+    """Errors of the files end with the commands that mend them."""
     place = f" --data-dir {data_dir}" if data_dir else ""
-    return f"'pctool data fetch {name}{place}' or 'pctool data import {name} --from FILE|FOLDER{place}'"
+    remedy = f"'pctool data fetch {name}{place}' or 'pctool data import {name} --from FILE|FOLDER{place}'"
+    try:
+        yield
+    except MissingError as error:
+        path = str(error).removesuffix(" is not there")
+        raise MissingError(f"{name} is not here ({path}): get it with {remedy}") from error
+    except InputError as error:
+        raise InputError(f"{error}; replace it with {remedy}") from error
 
 
-def states(name: str, data_dir: Path | None = None) -> list[SplitState]:
-    """What is here of each split, every byte read. Raises InputError for an unknown name."""
+def states(
+    name: str,
+    data_dir: Path | None = None,
+    *,
+    full: bool = False,
+    advance: Callable[[int], object] = lambda n: None,
+) -> list[SplitState]:
+    """What is here of each split. Arrays are always read whole, official files with `full` only.
+
+    Raises InputError for an unknown name.
+    """
     about = describe(name)
     folder = places.data_dir(data_dir)
     found = []
-    for split in about.splits:
+    for split, part in about.splits.items():
         path = None if about.asset else store.path_of(folder, name, split)
         state: State = "built in" if about.asset else "verified"
         problem = None
         try:
-            _read(name, split, data_dir)
+            if part.files:
+                path = folder / name / part.files[0] if len(part.files) == 1 else folder / name
+                state = "verified" if full else "here"
+                check_files(name, split, data_dir, full=full, advance=advance)
+            else:
+                read_array(name, split, data_dir)
         except MissingError as error:
             state, problem = "absent", str(error)
         except InputError as error:
             state, problem = "damaged", str(error)
-        found.append(SplitState(name, split, state, path, problem))
+        size = (part.images, about.resolution, about.channels, part.sha256)
+        found.append(SplitState(name, split, state, path, problem, *size))
     return found
+
+
+def cached_states(name: str) -> list[SplitState]:
+    """What was decoded of a data set, a folder or a ZIP, every byte read; the split says at what resolution."""
+    splits = [None] if encoded.is_path(name) else list(describe(name).splits)
+    found = []
+    for split in splits:
+        for path, record in cache.of_dataset(encoded.label(name, split)):
+            state: State = "verified"
+            problem = None
+            try:
+                cache.open_verified(path, full=True)
+            except (InputError, MissingError) as error:
+                state, problem = "damaged", f"{error}; remove it: 'pctool data prepare {name}' makes it again"
+            part = f"{split or 'all'}, decoded"
+            size = (record.images, record.resolution, 3, record.sha256)
+            found.append(SplitState(name, part, state, path, problem, *size))
+    return found
+
+
+def _ignore(n: int) -> None:
+    """Counts nothing."""

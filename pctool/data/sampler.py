@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from pctool.core.seeds import mix
@@ -34,6 +36,12 @@ class SampleOrder:
         self._permutations = {e: self._permutation(e) for e in epochs}
         parts = [p[max(start - e * self.n, 0) : stop - e * self.n] for e, p in self._permutations.items()]
         return torch.cat([torch.empty(0, dtype=torch.int64), *parts])
+
+    def batches(self, start: int, count: int) -> Iterator[torch.Tensor]:
+        """`indices(start, count)`, then the `count` after them, without an end."""
+        while True:
+            yield self.indices(start, count)
+            start += count
 
     def _permutation(self, epoch: int) -> torch.Tensor:
         """int64 [n], from the last call where it is still there."""

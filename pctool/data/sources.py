@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +19,11 @@ GZIP_MAGIC = b"\x1f\x8b"
 MAX_UNPACKED = 256 << 20
 # What Python's tar and gzip readers raise for damaged input (a chain of long-name headers recurses).
 TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, OverflowError, RecursionError)
+# The same for a ZIP: an encrypted member is a RuntimeError, an unknown method a NotImplementedError.
+ZIP_ERRORS = (
+    *(zipfile.BadZipFile, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError),
+    *(RuntimeError, NotImplementedError, KeyError, MemoryError),
+)
 
 
 class _Capped:

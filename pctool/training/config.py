@@ -18,12 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pctool.core.layers.preconditioner import Method
 from pctool.core.layers.strength import HISTORY, PUBLISHED_TAUS, Ladder
 from pctool.core.linalg import Precision
-from pctool.core.models import Arch, default_widths
+from pctool.core.models import RESOLUTIONS, Arch, default_widths
 from pctool.core.models.blocks import Variant
 from pctool.core.polynomial import PUBLISHED, OddPolynomial
-from pctool.data import catalog
+from pctool.data import catalog, datasets, encoded
+from pctool.data.pictures import Crop
 from pctool.errors import InputError, MissingError
-from pctool.training.recipes import recipe
+from pctool.training.recipes import default_arch, recipe
 
 Count = Annotated[int, Field(ge=1)]
 Every = Annotated[int, Field(ge=0)]
@@ -37,6 +38,8 @@ OPERATIONAL = (
     "data_dir",
     "device",
     "threads",
+    "cache_limit",
+    "data_workers",
     "out",
     "log_every",
     "save_every",
@@ -49,14 +52,7 @@ OPERATIONAL = (
     "stop_on_collapse",
     "fork",
 )
-NAMED_IN_OUT = (
-    "dataset",
-    "arch",
-    "method",
-    "degree",
-    "d_iters",
-    "seed",
-)  # spelled out in the default run folder
+NAMED_IN_OUT = ("dataset", "arch", "method", "degree", "d_iters", "seed")  # spelled out in the default run folder
 
 
 class TrainConfig(BaseModel):
@@ -65,8 +61,10 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str = "fashion-mnist"
+    split: str | None = None
     max_images: Count | None = None
     resolution: int
+    crop: Crop | None = None
     channels: int
     method: Method = "apc"
     degree: Literal[3, 5, 7, 9] = 7
@@ -100,6 +98,8 @@ class TrainConfig(BaseModel):
     data_dir: Path | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     threads: Count | None = None
+    cache_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = catalog.CACHE_LIMIT / 1e9
+    data_workers: Annotated[int, Field(ge=0)] | None = None
     out: Path
     log_every: Every = 50
     save_every: Every = 1000
@@ -120,11 +120,18 @@ class TrainConfig(BaseModel):
             raise ValueError(f"a polynomial file goes with method fpc, not {self.method}")
         if self.ladder is not None and self.method != "apc":
             raise ValueError(f"a ladder file goes with method apc, not {self.method}")
+        if self.arch == "dcgan" and self.variant != "authors":
+            raise ValueError("arch dcgan has one source, the authors' code; leave --variant out")
+        if self.resolution not in RESOLUTIONS[self.arch]:
+            raise ValueError(_no_network(self.arch, self.resolution))
         return self
 
     def identity(self) -> dict[str, Any]:
-        """The settings that decide what the run computes."""
-        return self.model_dump(mode="json", exclude=set(OPERATIONAL))
+        """The settings that decide what the run computes; a folder or ZIP counts by its name, wherever it lies."""
+        settings = self.model_dump(mode="json", exclude=set(OPERATIONAL))
+        if encoded.is_path(self.dataset):
+            settings["dataset"] = Path(self.dataset).resolve().name
+        return settings
 
     def polynomial(self) -> OddPolynomial:
         """fpc's polynomial: the file's, or the published one of `degree`."""
@@ -154,9 +161,8 @@ def resolve(flags: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -
     without_bf16 = from_preset.pop("without_bf16", {})
     if not isinstance(without_bf16, dict):
         raise InputError(f"without_bf16 is a table of settings, not {without_bf16!r}")
-    for key in ("resolution", "channels"):
-        if key in {**from_preset, **without_bf16, **flags}:
-            raise InputError(f"{key} follows from the data set; leave it out")
+    if "channels" in {**from_preset, **without_bf16, **flags}:
+        raise InputError("channels follow from the data set; leave them out")
     given = {**from_preset, **flags}
     slow = {**from_preset, **without_bf16, **flags, "precision": "fp32"}
     device = _device(given.get("device", "auto"))
@@ -186,22 +192,42 @@ def _checked(given: dict[str, Any], flags: Mapping[str, Any], device: str) -> Tr
 
 
 def _open_settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Recipe, resolution and published widths for the experiment that `given` names."""
+    """Recipe, split, resolution, crop and published widths for the experiment that `given` names."""
     dataset = str(given.get("dataset", TrainConfig.model_fields["dataset"].default))
-    arch = str(given.get("arch", TrainConfig.model_fields["arch"].default))
-    entry = catalog.describe(dataset)
-    settings: dict[str, Any] = {"resolution": entry.resolution, "channels": entry.channels}
-    if arch in ("resnet", "cnn"):  # anything else is refused by TrainConfig, with what is allowed
-        settings["width_g"], settings["width_d"] = default_widths(arch, entry.resolution)  # type: ignore[arg-type]
+    arch = str(given.get("arch", default_arch(dataset)))
+    resolution, crop = encoded.check_choice(dataset, given.get("resolution"), given.get("crop"))
+    is_path = encoded.is_path(dataset)
+    if is_path and given.get("split") is not None:
+        raise InputError(f"--split is for data sets; {dataset} is taken whole")
+    settings: dict[str, Any] = {
+        "arch": arch,
+        "split": None if is_path else datasets.split_of(dataset, given.get("split")),
+        "resolution": resolution,
+        "crop": crop,
+        "channels": 3 if is_path else catalog.describe(dataset).channels,
+    }
+    if arch in RESOLUTIONS:  # anything else is refused by TrainConfig, with what is allowed
+        if resolution not in RESOLUTIONS[arch]:
+            raise InputError(_no_network(arch, resolution))
+        settings["width_g"], settings["width_d"] = default_widths(arch, resolution)  # type: ignore[arg-type]
     return {**settings, **recipe(dataset, arch, given.get("d_iters", 1))}
+
+
+def _no_network(arch: str, resolution: int) -> str:
+    others = ", ".join(name for name, sizes in RESOLUTIONS.items() if resolution in sizes)
+    sizes = ", ".join(map(str, RESOLUTIONS[arch]))
+    return f"arch {arch} has no networks at {resolution} px, but at {sizes}; at {resolution} px there are: {others}"
 
 
 def default_out(config: TrainConfig) -> Path:
     """`runs/<dataset>-<arch>-<method with degree>-d<d_iters>-s<seed>`, plus a hash of what departs from the recipe."""
     method = f"fpc{config.degree}" if config.method == "fpc" and config.poly is None else config.method
-    name = f"{config.dataset}-{config.arch}-{method}-d{config.d_iters}-s{config.seed}"
+    label, named = config.dataset, {key: getattr(config, key) for key in NAMED_IN_OUT}
+    if encoded.is_path(config.dataset):  # which has no resolution of its own
+        label, named["resolution"] = f"{Path(config.dataset).resolve().stem}{config.resolution}", config.resolution
+    name = f"{label}-{config.arch}-{method}-d{config.d_iters}-s{config.seed}"
     own = config.identity()
-    plain = resolve({**{key: own[key] for key in NAMED_IN_OUT}, "out": "-"}).identity()
+    plain = resolve({**named, "out": "-"}).identity()
     departs = {key: value for key, value in own.items() if key != "steps" and value != plain[key]}
     if departs:
         name += "-" + hashlib.sha256(json.dumps(departs, sort_keys=True).encode()).hexdigest()[:6]

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from pctool.data import catalog
 from pctool.evaluation import features, protocols, score
 from pctool.evaluation.generate import generate
+from pctool.training import images
 from pctool.training.config import TrainConfig
 
 N_FAKE = 10_000  # samples an evaluation: as many as the built-in data has images, and as the paper's code takes
@@ -24,7 +24,7 @@ class Scorer:
 
     def __init__(self, config: TrainConfig) -> None:
         self.extractor = features.load(features.default_for(config.dataset), device=config.device)
-        self.dataset = catalog.load(config.dataset, data_dir=config.data_dir)
+        self.dataset = images.load_whole(config)
         self.seed = config.seed
         self.n_images = N_FAKE + len(self.dataset.images)
         name = protocols.default_for(self.extractor.name)

@@ -16,6 +16,11 @@ _FIVE_TO_ONE = {"beta1": 0.0, "beta2": 0.9}
 _ONE_TO_ONE = {"beta1": 0.5, "beta2": 0.999}
 
 
+def default_arch(dataset: str) -> str:
+    """The networks of the paper's runs on a data set: the LSUN nets for LSUN, else the residual ones."""
+    return "dcgan" if dataset.startswith("lsun-") else "resnet"
+
+
 def recipe(dataset: str, arch: str, d_iters: int) -> dict[str, Any]:
     """The settings an experiment starts from. Steps and decay are the authors'; see docs/train.md for each source.
 
@@ -25,8 +30,12 @@ def recipe(dataset: str, arch: str, d_iters: int) -> dict[str, Any]:
         betas = {"beta1": 0.5, "beta2": 0.999 if d_iters == 1 else 0.9}
         return {**_ALWAYS, **betas, "loss": "log", "lr_g": 1e-4, "lr_d": 1e-4, "steps": 100_000}
     betas = _ONE_TO_ONE if d_iters == 1 else _FIVE_TO_ONE
+    if arch == "dcgan":  # the authors' LSUN runs, all of them (1,1): the decay starts at 50k of 200k steps
+        return {**_ALWAYS, **betas, "loss": "log", "steps": 200_000, "decay_from": 0.25}
     if dataset == "fashion-mnist":  # built in: sized for a laptop, from no paper
         return {**_ALWAYS, **betas, "width_g": 64, "width_d": 64, "steps": 10_000, "decay_from": 0.5}
+    if dataset == "stl10" and d_iters == 1:  # the authors' run; the decay starts at 150k of 200k steps
+        return {**_ALWAYS, **betas, "steps": 200_000, "decay_from": 0.75}
     return {**_ALWAYS, **betas, "steps": 200_000 if d_iters == 1 else 100_000, "decay_from": 0.5}
 
 

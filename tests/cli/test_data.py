@@ -10,7 +10,7 @@ import pytest
 
 from pctool.cli.main import run
 from pctool.data import catalog, store
-from tests.data import small_cifar
+from tests.data import small_cifar, small_encoded
 from tests.data.server import Behaviour, serve
 
 
@@ -52,12 +52,19 @@ def test_list_shows_every_split_and_its_state(cifar, pctool):
         ("fashion-mnist", "test", "10,000"),
         ("cifar10", "train", "20"),
         ("cifar10", "test", "4"),
+        ("stl10", "unlabeled", "100,000"),
+        ("stl10", "train", "5,000"),
+        ("stl10", "test", "8,000"),
+        ("stl10", "all", "113,000"),
+        ("lsun-bedroom", "train", "3,033,042"),
+        ("lsun-living-room", "train", "1,315,802"),
+        ("lsun-tower", "train", "708,264"),
     ]
-    for state, line in zip(["built in", "absent", "absent"], out.splitlines()[1:], strict=True):
+    for state, line in zip(["built in", *["absent"] * 9], out.splitlines()[1:], strict=True):
         assert state in line
     code, out, _ = pctool("list", "--json")
     assert code == 0
-    assert [split["state"] for split in json.loads(out)["splits"]] == ["built in", "absent", "absent"]
+    assert [split["state"] for split in json.loads(out)["splits"]] == ["built in", *["absent"] * 9]
 
 
 def test_import_then_verify_then_damage(cifar, pctool, tmp_path):
@@ -79,7 +86,7 @@ def test_import_then_verify_then_damage(cifar, pctool, tmp_path):
         assert "damaged" in out
         assert err.startswith(f"pctool: {train} is damaged: SHA-256")
         assert err.count("\n") == 1
-    assert [split["state"] for split in json.loads(out)["splits"]] == ["built in", "damaged", "verified"]
+    assert [split["state"] for split in json.loads(out)["splits"]][:3] == ["built in", "damaged", "verified"]
 
     train.unlink()
     for arguments in (["verify", "cifar10"], ["verify"]):
@@ -136,7 +143,8 @@ def test_a_host_out_of_reach_is_exit_code_4(cifar, pctool, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fetch", "cifar"], "unknown data set 'cifar': allowed are fashion-mnist, cifar10; did you mean cifar10?"),
+        (["fetch", "cifar"], "unknown data set 'cifar': allowed are fashion-mnist, cifar10, stl10, "),
+        (["fetch", "cifar"], "lsun-tower; did you mean cifar10?"),
         (["import", "cifar11", "--from", "."], "unknown data set 'cifar11'"),
         (["verify", "stl"], "unknown data set 'stl'"),
         (["import", "cifar10"], "--from"),
@@ -165,6 +173,83 @@ def test_a_folder_that_cannot_be_written_is_exit_code_5(cifar, pctool, tmp_path)
     assert code == 5
     assert str(tmp_path / "file") in err
     assert err.count("\n") == 1
+
+
+def test_stl10_from_import_to_prepared(pctool, monkeypatch, tmp_path):
+    """import keeps the official files, prepare decodes them once, verify reads all; damage of either is exit 2."""
+    files = small_encoded.stl_files(small_encoded.stl_images())
+    small_encoded.install_stl(monkeypatch, files)
+    source = small_cifar.write_folder(tmp_path / "stl10_binary", files)
+    code, out, err = pctool("import", "stl10", "--from", source)
+    assert code == 0, err
+    assert "stl10 is imported" in out
+    code, out, _ = pctool("prepare", "stl10", "--data-workers", 0, "--json")
+    answer = json.loads(out)
+    assert (code, answer["images"], answer["shape"], answer["streamed"]) == (0, 6, [3, 48, 48], False)
+    cached = tmp_path / "cache" / "images"
+    assert [str(path) for path in cached.glob("stl10-unlabeled-48px-*.npy")] == [answer["cache"]]
+    code, out, _ = pctool("verify", "stl10")
+    assert code == 0
+    assert out.count("verified") == 5  # four splits and what is decoded
+    assert "here" in pctool("list")[1]
+    flip_last_byte(next(cached.glob("*.npy")))
+    code, _, err = pctool("verify", "stl10")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "'pctool data prepare stl10' makes it again" in err
+    assert pctool("prepare", "stl10", "--data-workers", 0)[0] == 0
+    assert pctool("verify", "stl10")[0] == 0
+    flip_last_byte(tmp_path / "data" / "stl10" / "test_X.bin")
+    code, _, err = pctool("verify", "stl10")
+    assert code == 2
+    assert "test_X.bin is damaged: SHA-256" in err
+
+
+def test_prepare_fetches_what_is_not_here(pctool, monkeypatch, tmp_path):
+    """On a login node one command does all: download, unpack, number, decode."""
+    small_encoded.install_lsun(monkeypatch)
+    small_encoded.write_lmdb(tmp_path / "tower_train_lmdb", small_encoded.lsun_values())
+    body = small_encoded.zip_folder(tmp_path / "tower_train_lmdb", tmp_path / "t.zip").read_bytes()
+    with serve(Behaviour(body)) as url:
+        archive = catalog.Archive(url, len(body), hashlib.sha256(body).hexdigest())
+        about = dataclasses.replace(catalog.DATASETS["lsun-tower"], archive=archive)
+        monkeypatch.setitem(catalog.DATASETS, "lsun-tower", about)
+        code, out, err = pctool("prepare", "lsun-tower", "--resolution", 128, "--max-images", 3, "--data-workers", 0)
+    assert code == 0, err
+    assert "lsun-tower: 3 images of 128x128x3, in " in out
+    assert not list((tmp_path / "data" / "lsun-tower").glob("*.zip*"))
+    code, out, err = pctool("prepare", "lsun-tower", "--cache-limit", 0, "--json")
+    assert (code, json.loads(out)["streamed"], json.loads(out)["cache"]) == (0, True, None)
+    assert "--cache-limit" in err
+
+
+def test_a_folder_is_prepared_and_verified(pctool, tmp_path):
+    """A path takes the place of a name; verify wants it prepared first."""
+    folder = small_cifar.write_folder(
+        tmp_path / "faces", {f"{i}.png": small_encoded.encoded(small_encoded.smooth(40, 50, i)) for i in range(3)}
+    )
+    code, _, err = pctool("verify", folder)
+    assert code == 4
+    assert "'pctool data prepare " in err
+    assert pctool("prepare", folder)[0] == 2
+    code, out, _ = pctool("prepare", folder, "--resolution", 32, "--data-workers", 0)
+    assert code == 0
+    assert "3 images of 32x32x3, in " in out
+    code, out, _ = pctool("verify", folder)
+    assert code == 0
+    assert "all, decoded" in out
+    assert pctool("prepare", "fashion-mnist")[1] == "fashion-mnist: 10,000 images of 32x32x1, inside the package\n"
+
+
+def test_a_link_leaves_the_files_where_they_are(cifar, pctool, monkeypatch, tmp_path):
+    """--link makes symbolic links of official files; arrays, which are made anew, refuse it."""
+    small_encoded.install_lsun(monkeypatch)
+    small_encoded.write_lmdb(tmp_path / "l", small_encoded.lsun_values())
+    assert pctool("import", "lsun-tower", "--from", tmp_path / "l", "--link")[0] == 0
+    link = tmp_path / "data" / "lsun-tower" / "data.mdb"
+    assert link.resolve() == tmp_path / "l" / "data.mdb"
+    code, _, err = pctool("import", "cifar10", "--from", tmp_path / "source", "--link")
+    assert code == 2
+    assert "--link is for official files" in err
 
 
 def test_listing_does_not_load_torch(tmp_path):

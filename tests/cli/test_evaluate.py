@@ -1,5 +1,6 @@
 """`pctool eval`: what it scores, what it leaves behind, and what it refuses."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,14 +13,16 @@ import pytest
 import torch
 import typer
 
+from pctool.cli import evaluation_session
 from pctool.cli.evaluate import evaluate
 from pctool.core import checkpoint as checkpoints
 from pctool.core.models import build_generator
-from pctool.data import catalog
+from pctool.data import acquire, catalog
 from pctool.errors import InputError, MissingError
 from pctool.evaluation.images import open_images
 from pctool.evaluation.metrics_file import Metrics
 from pctool.evaluation.samples_out import writer
+from tests.data import small_cifar, small_encoded
 
 FEW = ("--n-fake", "40", "--n-real", "60")
 CLOTHES = catalog.load("fashion-mnist").images
@@ -240,3 +243,18 @@ def test_help_is_light():
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "Example: pctool eval" in shown
     assert shown.splitlines()[-1] == "[]"
+
+
+def test_a_run_is_scored_against_the_images_it_was_trained_on(monkeypatch, tmp_path):
+    """Split and resolution are the run's, not the data set's defaults; --split still wins."""
+    files = small_encoded.stl_files(small_encoded.stl_images())
+    small_encoded.install_stl(monkeypatch, files)
+    acquire.import_files("stl10", small_cifar.write_folder(tmp_path / "stl10_binary", files))
+    settings = {"dataset": "stl10", "split": "train", "resolution": 64, "crop": "resize"}
+    request = evaluation_session.Request(*[None] * 16)
+    real = evaluation_session._real_of_run(settings, request)
+    trained_on = catalog.load("stl10", "train", resolution=64)
+    assert (real.split, real.sha256, len(real.images)) == ("train", trained_on.sha256, 3)
+    np.testing.assert_array_equal(real.images, trained_on.images)
+    other = evaluation_session._real_of_run(settings, dataclasses.replace(request, split="test"))
+    assert (other.split, other.images.shape) == ("test", (2, 3, 64, 64))

@@ -70,3 +70,10 @@ def test_empty_and_wrong_arguments():
         SampleOrder(3, 0).indices(-1, 2)
     with pytest.raises(ValueError, match="negative"):
         SampleOrder(3, 0).indices(1, -2)
+
+
+def test_batches_are_the_indices_one_after_the_other():
+    """`batches` goes on where `indices` would, across epochs."""
+    batches = SampleOrder(10, 1).batches(7, 4)
+    for i in range(6):
+        assert next(batches).tolist() == SampleOrder(10, 1).indices(7 + 4 * i, 4).tolist()

@@ -36,6 +36,52 @@ def test_cifar10_recipes(flags, expected):
     assert {key: values[key] for key in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [  # the authors' public code, and what is nearest to it
+        ({"dataset": "stl10"}, {"steps": 200_000, "decay_from": 0.75, "loss": "hinge", "beta1": 0.5, "resolution": 48}),
+        ({"dataset": "stl10", "d_iters": 5}, {"steps": 100_000, "decay_from": 0.5, "beta1": 0.0, "beta2": 0.9}),
+        ({"dataset": "stl10", "arch": "cnn"}, {"steps": 100_000, "loss": "log", "lr_g": 1e-4, "width_g": 512}),
+        (
+            {"dataset": "lsun-tower"},
+            {"arch": "dcgan", "resolution": 256, "width_d": 1024, "loss": "log", "decay_from": 0.25, "lr_g": 2e-4},
+        ),
+        ({"dataset": "lsun-tower", "resolution": 128}, {"arch": "dcgan", "width_g": 512, "crop": "centre"}),
+        ({"dataset": "lsun-bedroom", "arch": "resnet"}, {"resolution": 128, "width_g": 64, "loss": "hinge"}),
+        ({"dataset": "lsun-bedroom", "d_iters": 5}, {"beta1": 0.0, "beta2": 0.9, "steps": 200_000}),
+    ],
+)
+def test_recipes_of_the_larger_sets(flags, expected):
+    """STL-10 and LSUN alone are the authors' runs; the networks follow the data set and the resolution."""
+    values = resolve(flags).model_dump()
+    assert {key: values[key] for key in expected} == expected
+
+
+def test_split_resolution_and_crop_are_resolved():
+    """What the data set has by default is written into the configuration, so that the identity is complete."""
+    assert (resolve({}).split, resolve({}).crop, resolve({}).resolution) == ("test", None, 32)
+    stl10 = resolve({"dataset": "stl10"})
+    assert (stl10.split, stl10.crop, stl10.channels) == ("unlabeled", "resize", 3)
+    for flags in ({"split": "all"}, {"resolution": 64}):
+        other = resolve({"dataset": "stl10", **flags})
+        assert other.identity() != stl10.identity()
+        assert other.out != stl10.out
+    bedroom = resolve({"dataset": "lsun-bedroom"})
+    assert resolve({"dataset": "lsun-bedroom", "crop": "centre"}).identity() == bedroom.identity()
+    assert resolve({"dataset": "lsun-bedroom", "crop": "resize"}).identity() != bedroom.identity()
+
+
+def test_where_the_images_are_decoded_is_no_identity():
+    """The cache's limit, the workers and the folder that a path lies in may change when a run is continued."""
+    plain = resolve({"dataset": "lsun-tower"})
+    moved = resolve({"dataset": "lsun-tower", "cache_limit": 0.0, "data_workers": 3})
+    assert moved.identity() == plain.identity()
+    here, there = (resolve({"dataset": f"{place}/faces.zip", "resolution": 64}) for place in ("a", "/scratch/b"))
+    assert here.identity() == there.identity()
+    assert here.out == there.out == Path("runs/faces64-resnet-apc-d1-s0")
+    assert resolve({"dataset": "a/faces.zip", "resolution": 128}).out == Path("runs/faces128-resnet-apc-d1-s0")
+
+
 def test_learning_rate_decay_starts_where_the_recipe_says():
     """CIFAR-10 (1,1) decays from step 100,000 of 200,000; a shorter run from the same share; a step stays a step."""
     assert resolve({"dataset": "cifar10"}).decay_start() == 100_000
@@ -76,6 +122,18 @@ def test_auto_precision_is_resolved_and_presets_may_depend_on_it(monkeypatch, fa
         ({"method": "fpc", "poly": (1.5, -0.5), "degree": 5}, "--poly and --degree contradict"),
         ({"ladder": ((5.0, (1.5, -0.5)),), "taus": (5.0, 10.0, 20.0, 30.0)}, "--ladder and --taus contradict"),
         ({"batch_sise": 3}, "unknown setting 'batch_sise'"),
+        ({"channels": 3}, "channels follow from the data set"),
+        ({"dataset": "cifar10", "resolution": 64}, "cifar10 has no resolution 64: allowed are 32"),
+        ({"dataset": "a/faces"}, "add --resolution"),
+        ({"dataset": "a/fa\0ces", "resolution": 64}, "unknown data set"),
+        ({"dataset": "a/faces", "resolution": 64, "split": "train"}, "--split is for data sets"),
+        ({"dataset": "stl10", "split": "val"}, "no split 'val': allowed are unlabeled, train, test, all"),
+        ({"dataset": "stl10", "crop": "centre"}, "stl10 has no crop 'centre'"),
+        ({"dataset": "stl10", "arch": "dcgan"}, "no networks at 48 px, but at 64, 128, 256; at 48 px .*resnet, cnn$"),
+        ({"dataset": "lsun-tower", "variant": "sngan"}, "arch dcgan has one source"),
+        ({"dataset": "lsun-tower", "arch": "cnn"}, "arch cnn has no networks at 256 px"),
+        ({"cache_limit": -1.0}, "--cache-limit: -1.0"),
+        ({"arch": "mlp"}, "--arch: 'mlp'"),
     ],
 )
 def test_bad_values_get_one_line(flags, message):

@@ -6,20 +6,26 @@ from typing import Literal
 
 from torch import nn
 
-from pctool.core.models import cnn, resnet
+from pctool.core.models import cnn, dcgan, resnet
 from pctool.core.models.blocks import Variant
 
-Arch = Literal["resnet", "cnn"]
+Arch = Literal["resnet", "cnn", "dcgan"]
 
 DIM_Z = 128  # z ~ N(0, I_128), in the paper and in SN-GAN
-_MODULES = {"resnet": resnet, "cnn": cnn}
+_MODULES = {"resnet": resnet, "cnn": cnn, "dcgan": dcgan}
+RESOLUTIONS: dict[str, tuple[int, ...]] = {  # that each architecture is built at
+    "resnet": tuple(resnet.G_STAGES),
+    "cnn": tuple(cnn.BASE),
+    "dcgan": tuple(dcgan.G_STAGES),
+}
 
 
 def default_widths(arch: Arch, resolution: int) -> tuple[int, int]:
     """The published widths of G and D; KeyError for a resolution the table does not have."""
     if arch == "cnn":
         return cnn.DEFAULT_WIDTH, cnn.DEFAULT_WIDTH
-    return resnet.G_STAGES[resolution][0], resnet.D_STAGES[resolution][0]
+    tables = resnet if arch == "resnet" else dcgan
+    return tables.G_STAGES[resolution][0], tables.D_STAGES[resolution][0]
 
 
 def build_generator(arch: Arch, resolution: int, channels: int, width: int, variant: Variant) -> nn.Module:

@@ -73,9 +73,15 @@ def initialise_generator(G: nn.Module, variant: Variant) -> None:
 
 
 @torch.no_grad()
-def initialise_discriminator(D: nn.Module, variant: Variant) -> None:
-    """Xavier uniform (authors) or Glorot uniform with SN-GAN's gains; biases 0."""
+def initialise_discriminator(D: nn.Module, variant: Variant, *, orthogonal: bool = False) -> None:
+    """Xavier uniform (authors) or Glorot uniform with SN-GAN's gains; biases 0.
+
+    `orthogonal` is what the authors start their LSUN nets with.
+    """
     for name, module in _weighted(D):
+        if orthogonal:
+            nn.init.orthogonal_(module.weight)
+            continue
         nn.init.xavier_uniform_(module.weight, gain=1.0 if variant == "authors" else _sngan_gain(name, module))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pctool.core.models.blocks import Variant, initialise_discriminator, initialise_generator
 
 DEFAULT_WIDTH = 512  # of both networks: the dense stage of G, the last convolution of D
-BASE = {32: 4}  # resolution: side of G's dense stage
+BASE = {32: 4, 48: 6, 64: 8}  # resolution: side of G's dense stage, and of D's last convolution
 LEAK = 0.1
 # D's convolutions as (width / channels, kernel, stride)
 D_STAGES = ((8, 3, 1), (8, 4, 2), (4, 3, 1), (4, 4, 2), (2, 3, 1), (2, 4, 2), (1, 3, 1))

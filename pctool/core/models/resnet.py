@@ -17,11 +17,23 @@ from pctool.core.models.blocks import (
     initialise_generator,
 )
 
-# resolution: (default width, G's stages as fractions of the width; the first is the dense 4 x 4 one)
-G_STAGES: dict[int, tuple[int, tuple[float, ...]]] = {32: (256, (1, 1, 1, 1))}
-# resolution: (default width, D's stages as (fraction of the width, whether it halves the resolution))
-D_STAGES: dict[int, tuple[int, tuple[tuple[float, bool], ...]]] = {
-    32: (128, ((1, True), (1, True), (1, False), (1, False)))
+# resolution: (default width, G's stages as fractions of the width; the first is the dense one). Above 32 px the
+# width is that of the narrowest stage: the authors' STL-10 run names 64 so.
+G_STAGES: dict[int, tuple[int, tuple[float, ...]]] = {
+    32: (256, (1, 1, 1, 1)),
+    48: (64, (8, 4, 2, 1)),
+    64: (64, (16, 8, 4, 2, 1)),
+    128: (64, (16, 16, 8, 4, 2, 1)),
+    256: (64, (16, 16, 16, 8, 4, 2, 1)),
+}
+BOTH, NEITHER, AUTHORS = ("authors", "sngan"), (), ("authors",)  # the variants in which a stage halves the resolution
+# resolution: (default width, D's stages as (fraction of the width, in which variants it halves the resolution))
+D_STAGES: dict[int, tuple[int, tuple[tuple[float, tuple[str, ...]], ...]]] = {
+    32: (128, ((1, BOTH), (1, BOTH), (1, NEITHER), (1, NEITHER))),
+    48: (64, ((1, BOTH), (2, BOTH), (4, BOTH), (8, BOTH), (16, AUTHORS))),
+    64: (64, ((1, BOTH), (2, BOTH), (4, BOTH), (8, BOTH), (16, NEITHER))),
+    128: (64, ((1, BOTH), (2, BOTH), (4, BOTH), (8, BOTH), (16, BOTH), (16, NEITHER))),
+    256: (64, ((1, BOTH), (2, BOTH), (4, BOTH), (8, BOTH), (16, BOTH), (16, BOTH), (16, NEITHER))),
 }
 
 
@@ -55,8 +67,8 @@ class Discriminator(nn.Module):
         widths = [channels, *[round(width * share) for share, _ in stages]]
         self.blocks = nn.Sequential(
             *[
-                DownBlock(widths[i], widths[i + 1], down=down, first=i == 0, leak=self.leak)
-                for i, (_, down) in enumerate(stages)
+                DownBlock(widths[i], widths[i + 1], down=variant in halving, first=i == 0, leak=self.leak)
+                for i, (_, halving) in enumerate(stages)
             ]
         )
         self.linear = nn.Linear(widths[-1], 1, bias=False)
