@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def show_config(config: TrainConfig, *, as_json: bool) -> None:
         print_json(config.model_dump(mode="json"))
         return
     for name, value in config.model_dump(mode="json", exclude_none=True).items():
-        comment = "# " if name in ("resolution", "channels") else ""  # of the data set; a preset may not have them
+        comment = "# " if name == "channels" else ""  # of the data set; a preset may not have them
         print(f"{comment}{name} = {json.dumps(value)}")
 
 
@@ -88,7 +89,11 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
     from pctool.training import session  # late: torchvision and matplotlib take seconds, a wrong setting should not
     from pctool.training.ranks import joined
 
-    with joined(config.device) as ranks, session.opened(config, ranks, may_resume=may_resume) as opened:
+    decoding = partial(progress, "decode", unit="images")
+    with (
+        joined(config.device) as ranks,
+        session.opened(config, ranks, may_resume=may_resume, counted=decoding, say=note) as opened,
+    ):
         if not ranks.main:
             opened.train(_Silent())
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pctool.core.layers.strength import DELAY
-from pctool.data.sampler import SampleOrder
 from pctool.errors import NonFiniteError
 from pctool.training import ema
 from pctool.training.config import TrainConfig
@@ -33,7 +32,7 @@ SPEED_WINDOW = 10.0  # seconds that images_per_second looks back
 
 def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
     config: TrainConfig,
-    images: Tensor,
+    reals: Iterator[Tensor],
     state: TrainingState,
     run: RunFolder,
     *,
@@ -43,13 +42,12 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
 ) -> bool:
     """Trains from `state.step` to `config.steps`; returns False when it was asked to stop, with the state saved.
 
-    images: uint8 [N, C, H, W] on the training device. Of several `ranks` each trains on its share of every batch, and
-    the first alone has a `recorder` and writes. Raises NonFiniteError before a non-finite update is applied,
-    WriteError when a file cannot be written.
+    reals: batches of uint8 [n, C, H, W] on the training device, from `state.step` on, n the batch size or, of several
+    `ranks`, this one's share of it; the first alone has a `recorder` and writes. Raises NonFiniteError before a
+    non-finite update is applied, WriteError when a file cannot be written.
     """
     G, D, pre = state.G, state.D, state.preconditioner
     loss = LOSSES[config.loss]
-    order = SampleOrder(len(images), config.seed)
     autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     z_samples = state.latent(N_SAMPLES, "samples")
@@ -91,8 +89,7 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
 
         # Update D, real and fake in one batch, then its effective weights.
         for i in range(config.d_iters):
-            indices = order.indices((step * config.d_iters + i) * config.batch_size, config.batch_size)
-            real = ranks.share(state.dequantise(images[indices.to(images.device)], "dequantise", step, i))
+            real = state.dequantise(next(reals), "dequantise", step, i)
             with autocast:
                 with torch.no_grad():
                     fake = G(ranks.share(state.latent(config.batch_size, "z-d", step, i)))

@@ -6,9 +6,8 @@ import torch
 
 from pctool import files
 from pctool.core import checkpoint as checkpoints
-from pctool.data import catalog
 from pctool.errors import WriteError
-from pctool.training import evaluation
+from pctool.training import evaluation, images
 from pctool.training.config import TrainConfig
 from pctool.training.run_folder import RunFolder
 from pctool.training.session import identity_hashes
@@ -21,7 +20,7 @@ def preflight(config: TrainConfig, *, may_resume: bool = True) -> dict[str, str]
     One line of what was found each. Raises InputError, MissingError or WriteError for the first that is wrong.
     """
     found = {}
-    dataset = catalog.load(config.dataset, data_dir=config.data_dir, max_images=config.max_images)
+    dataset = images.load(config)
     found["data"] = f"{config.dataset}: {len(dataset.images):,} images of {config.resolution} px, sums verified"
     state = TrainingState(config)
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in (("G", state.G), ("D", state.D))}

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from pctool.core import checkpoint as checkpoints
-from pctool.data import catalog
+from pctool.data import catalog, feed
+from pctool.data.sampler import SampleOrder
 from pctool.errors import InputError
 from pctool.spectrum.plots import evolution_figure
 from pctool.spectrum.reader import read_spectrum
-from pctool.training import loop
+from pctool.training import images, loop
 from pctool.training.config import TrainConfig
 from pctool.training.ranks import Ranks
 from pctool.training.recorder import Recorder, Watcher
@@ -38,7 +39,16 @@ class Outcome:
 
 
 @contextlib.contextmanager
-def opened(config: TrainConfig, ranks: Ranks = Ranks(), *, may_resume: bool = True) -> Iterator[Session]:  # noqa: B008
+def opened(
+    config: TrainConfig,
+    ranks: Ranks = Ranks(),  # noqa: B008  # frozen
+    *,
+    may_resume: bool = True,
+    counted: Callable[[int], contextlib.AbstractContextManager[Callable[[int], object]]] = lambda total: (
+        contextlib.nullcontext(lambda n: None)
+    ),
+    say: Callable[[str], object] = lambda line: None,
+) -> Iterator[Session]:
     """Loads the data and takes the run folder; nothing is touched when either fails.
 
     Of several ranks the first takes the folder. Raises InputError (an unknown data set, another run's folder, one in
@@ -48,7 +58,7 @@ def opened(config: TrainConfig, ranks: Ranks = Ranks(), *, may_resume: bool = Tr
         if getattr(config, name) % ranks.size:
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} {getattr(config, name)} does not divide among {ranks.size} processes")
-    dataset = catalog.load(config.dataset, data_dir=config.data_dir, max_images=config.max_images)
+    dataset = images.load(config, counted=counted, say=say) if ranks.main else images.load(config)
     folder = RunFolder(config.out)
     ranks.first(lambda: folder.open(config, identity_hashes(config, dataset), may_resume=may_resume))
     try:
@@ -87,11 +97,15 @@ def _train(session: Session, watcher: Watcher, stop: StopRequest) -> Outcome:
         torch.set_num_threads(config.threads)
     state = TrainingState(config, ranks)
     _resume(state, folder, watcher, ranks)
-    images = torch.tensor(dataset.images).to(state.device)
+    source = feed.open_feed(dataset, state.device, config.data_workers)
+    order = SampleOrder(len(source), config.seed)
+    first = state.step * config.d_iters * config.batch_size
+    own = map(ranks.share, order.batches(first, config.batch_size))
     recorder = Recorder(config, folder, state, watcher, stop) if ranks.main else None
     if state.step < config.steps:
         watcher.begin(state.step, config.steps)
-    finished = loop.train(config, images, state, folder, ranks=ranks, stop=stop, recorder=recorder)
+    with contextlib.closing(source.batches(own)) as reals:
+        finished = loop.train(config, reals, state, folder, ranks=ranks, stop=stop, recorder=recorder)
     if recorder is None:
         return Outcome(folder.path, state.step, finished, stop.requeue, stop.collapse)
     recorder.close()

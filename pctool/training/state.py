@@ -24,7 +24,7 @@ class TrainingState:
     """G, D, G_ema, both optimizers, D's preconditioner, the step reached and the seconds spent."""
 
     def __init__(self, config: TrainConfig, ranks: Ranks = Ranks()) -> None:  # noqa: B008  # frozen
-        self.config = config
+        self.config, self.ranks = config, ranks
         self.device = torch.device(config.device)
         torch.manual_seed(mix(config.seed, "weights"))
         sizes = (config.arch, config.resolution, config.channels)
@@ -61,7 +61,11 @@ class TrainingState:
 
     def dequantise(self, pixels: Tensor, *purpose: str | int) -> Tensor:
         """uint8 [n, C, H, W] -> float32 in [-1, 1]: x / 128 - 1 + U(0, 1/128), as SN-GAN's public code."""
-        noise = torch.rand(pixels.shape, generator=self._generator(*purpose), device=self.device)
+        shape = (
+            self.ranks.size * len(pixels),
+            *pixels.shape[1:],
+        )  # the global batch's noise, of which this rank's share
+        noise = self.ranks.share(torch.rand(shape, generator=self._generator(*purpose), device=self.device))
         return ((pixels + noise) / 128 - 1).contiguous(memory_format=torch.channels_last)
 
     def _generator(self, *purpose: str | int) -> torch.Generator:

@@ -93,7 +93,7 @@ def test_a_dry_run_is_toml_that_sets_the_same_again(tmp_path, capsys):
     text = capsys.readouterr().out
     assert None not in tomllib.loads(text).values()
     assert "null" not in text
-    assert "# resolution = 32" in text
+    assert "# channels = 3" in text
     (tmp_path / "again.toml").write_text(text)
     assert run([*command, "--json"]) == 0
     expected = json.loads(capsys.readouterr().out)

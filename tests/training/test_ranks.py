@@ -55,7 +55,7 @@ def test_two_ranks_equal_one_process(tmp_path):
     compared = 0
     for name, value in one.items():
         assert torch.equal(first[name], second[name]), name
-        # A norm follows every convolution of G's blocks: its bias has rounding for a gradient, of which Adam makes steps.
+        # A norm follows every convolution of G's blocks: its bias has mere rounding as gradient, which Adam enlarges.
         cancelled = name.startswith("/G") and ("/blocks" in name and ".bias" in name and "norm" not in name)
         if not name.startswith("/optim") and not cancelled and "running_mean" not in name:
             torch.testing.assert_close(first[name], value, rtol=0, atol=1e-10, msg=name)
