@@ -131,7 +131,7 @@ def test_the_loop_is_the_plain_training_written_out(tmp_path, monkeypatch):
             raise AssertionError("not scored")
 
     build = session.TrainingState
-    monkeypatch.setattr(session, "TrainingState", lambda config: states.append(build(config)) or states[-1])
+    monkeypatch.setattr(session, "TrainingState", lambda *a: states.append(build(*a)) or states[-1])
     with session.opened(config) as opened:
         opened.train(Watcher())
     assert [(r.loss_d, r.loss_g) for r in seen] == [pytest.approx(pair, rel=2e-4, abs=2e-5) for pair in losses]
