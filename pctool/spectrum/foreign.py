@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -54,7 +55,13 @@ def _safetensors(data: bytes, path: Path) -> dict[str, Any]:
     except Exception as error:  # its own class, and whatever torch says of the dtypes in a foreign header
         reason = " ".join(str(error).split())[:80]
         raise InputError(f"{path} is damaged or no safetensors file ({reason}); {GIVE_ANOTHER}") from None
-    return {**{key: int(text) for key, text in metadata.items() if text.isdecimal() and len(text) < 19}, **tensors}
+    numbers = {key: int(text) for key, text in metadata.items() if text.isdecimal() and len(text) < 19}
+    return {**numbers, **{key: tensors[key] for key in sorted(tensors, key=_in_counting_order)}}
+
+
+def _in_counting_order(key: str) -> list[tuple[int, str]]:
+    """conv2 before conv10: such a file does not keep the network's own order."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d{1,18})", key)]
 
 
 def _pickled(data: bytes, path: Path) -> Any:

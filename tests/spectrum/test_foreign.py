@@ -115,6 +115,15 @@ def test_vectors_of_another_layer_are_refused(tmp_path: Path) -> None:
         read_layers(path)
 
 
+def test_layers_of_a_safetensors_file_stand_in_counting_order(tmp_path: Path) -> None:
+    """The file keeps no order of its own: conv2 comes before conv10."""
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file({f"conv{i}.weight": torch.ones(2, 2) for i in (10, 2, 1, 30)}, path)
+    _, _, states = read_layers(path)
+    assert states is not None
+    assert [state.name for state in states] == ["conv1", "conv2", "conv10", "conv30"]
+
+
 def test_safetensors_and_their_metadata(tmp_path: Path) -> None:
     """The same layers; the step stands in the metadata; half precision and bfloat16 are read."""
     state = {key: value.to(torch.bfloat16) for key, value in _network().state_dict().items()}
