@@ -16,7 +16,8 @@ MAY_IMPORT = {
     "spectrum": {"core"},
     "evaluation": {"core"},
     "training": {"core", "data", "spectrum", "evaluation"},
-    "cli": {"core", "data", "fitting", "spectrum", "evaluation", "training"},
+    "report": {"core", "data", "spectrum", "evaluation", "training"},
+    "cli": {"core", "data", "fitting", "spectrum", "evaluation", "training", "report"},
 }
 
 
@@ -46,7 +47,9 @@ def test_imports_go_downward_only(part):
         assert not beyond, f"{module.relative_to(PACKAGE)} imports {beyond}"
 
 
-@pytest.mark.parametrize("command", ["", "fit-poly", "train", "spectrum", "eval", "data", "data import", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["", "fit-poly", "train", "spectrum", "eval", "data", "data import", "doctor", "report", "export"]
+)
 def test_help_imports_nothing_heavy(command):
     """No --help imports torch, cvxpy, matplotlib, scipy or h5py, and each shows an example."""
     code = (

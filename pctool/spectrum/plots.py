@@ -52,7 +52,7 @@ def figures(spectrum: Spectrum) -> dict[str, bytes]:
             "heatmap": heatmap_figure(spectrum),
         }
         return {
-            f"{name}.{ending}": _render(figure, ending) for name, figure in drawn.items() for ending in ("png", "svg")
+            f"{name}.{ending}": render(figure, ending) for name, figure in drawn.items() for ending in ("png", "svg")
         }
 
 
@@ -82,7 +82,7 @@ def evolution_figure(spectrum_path: Path, png_path: Path, title: str) -> None:
         _log_scale(axes[1, 0])
         _label_steps(axes[1], spectrum)
         _layer_legend(figure, axes[0, 0])
-        files.write_bytes(png_path, _render(figure, "png"))
+        files.write_bytes(png_path, render(figure, "png"))
 
 
 def smallest_figure(spectrum: Spectrum) -> Figure:
@@ -215,7 +215,8 @@ def _layer_legend(figure: Figure, ax: Axes) -> None:
     figure.legend(handles, labels, loc="outside right upper", ncols=math.ceil(len(labels) / 20), handlelength=2.6)
 
 
-def _render(figure: Figure, ending: str) -> bytes:
+def render(figure: Figure, ending: str) -> bytes:
+    """A figure as the bytes of a `png` or `svg` file: the same figure gives the same bytes (in STYLE)."""
     buffer = io.BytesIO()
     metadata = {"Date": None} if ending == "svg" else {"Software": None}
     figure.savefig(buffer, format=ending, dpi=PNG_DPI, metadata=metadata)
