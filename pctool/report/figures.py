@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from pctool.report.rows import Row
 from pctool.report.runs import Run
 from pctool.report.tables import title_of
-from pctool.spectrum.plots import DASHES, STYLE, render
+from pctool.spectrum.drawing import DASHES, STYLE, render
 from pctool.spectrum.reader import Array, Spectrum
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -17,6 +17,8 @@ from pctool.spectrum.reader import read_spectrum
 from pctool.spectrum.store import SpectrumWriter
 from tests.spectrum.samples import SHAPES, row, write_checkpoint
 
+FIGURES = ("smallest", "condition", "heatmap", "strength", "ratio")
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -80,11 +82,11 @@ def test_another_content_is_overwritten_only_with_force(folder: Path, capsys: py
 
 
 def test_plot_writes_all_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Three figures as PNG and SVG, and another next command."""
+    """Five figures as PNG and SVG, and another next command."""
     assert run(["spectrum", "runs/demo", "--plot", "figures", "--out", "sub/x.h5", "--layers", "*conv*"]) == 0
     assert _files(folder) >= {
         "sub/x.h5",
-        *(f"figures/{name}.{end}" for name in ("smallest", "condition", "heatmap") for end in ("png", "svg")),
+        *(f"figures/{name}.{end}" for name in FIGURES for end in ("png", "svg")),
     }
     assert capsys.readouterr().out.splitlines()[-2:] == ["figures: figures", "next: pctool eval runs/demo"]
     assert len(read_spectrum(folder / "sub/x.h5").layers) == 2
@@ -133,7 +135,7 @@ def test_a_layer_that_is_not_finite_ends_in_6_after_everything_was_written(
     layer = read_spectrum(folder / "demo.spectrum.h5").layers[1]
     assert np.isfinite(layer.raw[0]).all()
     assert np.isnan(layer.raw[1]).all()
-    assert len(list((folder / "figures").iterdir())) == 6
+    assert len(list((folder / "figures").iterdir())) == 10
 
 
 @pytest.mark.parametrize(
