@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,10 +156,13 @@ def measure_all(
             min(jobs, len(paths)), mp_context=multiprocessing.get_context("spawn"), initializer=_leave_signals
         ) as pool,
     ):
-        futures = [pool.submit(measure_file, path, request, max(1, cores // jobs)) for path in paths]
+        futures = {pool.submit(measure_file, path, request, max(1, cores // jobs)): path for path in paths}
         try:
             for future in as_completed(futures):
-                yield future.result()
+                try:
+                    yield future.result()
+                except BrokenExecutor:  # the system killed a process, as it does when memory runs out
+                    yield Unread(futures[future], f"the process measuring {futures[future]} was killed; try --jobs 1")
                 if stopped():
                     return
         finally:

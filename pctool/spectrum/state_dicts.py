@@ -134,10 +134,11 @@ def layer_states(weights: Mapping[str, Any]) -> list[LayerState]:
             continue
         name, form = layer
         check_tensor(weight, key)
-        plain = weight if weight.dtype in (torch.float64, torch.float32, torch.float16) else weight.float()
+        short = weight.is_floating_point() and weight.element_size() < 4
+        plain = weight.float() if short else weight  # integers stay, and are refused where they are measured
         u, v = (weights.get((name + ending).removeprefix(".")) for ending in VECTORS.get(form, ("", "")))
         sigma_hat = None
-        if form != PLAIN and isinstance(u, torch.Tensor):
+        if form != PLAIN and isinstance(u, torch.Tensor) and weight.is_floating_point():
             plain, sigma_hat = _estimate(plain, u, v if isinstance(v, torch.Tensor) else None, key)
         kind: LayerKind = "linear" if weight.dim() == 2 else "conv"
         normalised = sigma_hat is not None

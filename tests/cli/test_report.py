@@ -21,6 +21,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes seconds; one test looks at what it makes."""
+    monkeypatch.setattr("pctool.report.figures.overlays", lambda rows: {"losses.png": b"png", "losses.svg": b"svg"})
+
+
 def test_tables_figures_and_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All files; the answer shows both methods beside the paper's values in 80 columns."""
     assert run(["report", "apc?", "sn"]) == 0
@@ -33,6 +39,7 @@ def test_tables_figures_and_page(folder: Path, capsys: pytest.CaptureFixture[str
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_same_again_and_another_content(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same bytes twice; other runs into the same folder need --force, and nothing is half-written."""
     assert run(["report", "apc?"]) == 0
@@ -44,6 +51,7 @@ def test_the_same_again_and_another_content(folder: Path, capsys: pytest.Capture
     assert run(["report", "sn", "--force"]) == 0
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_json_is_one_strict_object(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rows with their values, the paper's, and the files."""
     assert run(["report", "apc?", "sn", "--select", "best", "--json"]) == 0
@@ -54,6 +62,7 @@ def test_json_is_one_strict_object(folder: Path, capsys: pytest.CaptureFixture[s
     assert "report/report.html" in answer["files"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_scores_of_different_protocols_are_warned_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On stderr and in every file to be read."""
     make_run(Path("more"), scores={20: 19.0}, method="none", protocol={**PROTOCOL, "n_fake": 50_000})

@@ -192,6 +192,40 @@ def test_a_small_file_cannot_claim_a_large_tensor(tmp_path: Path) -> None:
         read_layers(path)
 
 
+@pytest.mark.parametrize(
+    "weight",
+    [torch.eye(4).to_sparse(), torch.empty(2**20, 2**20, device="meta")],
+    ids=["sparse", "meta"],
+)
+def test_tensors_without_plain_memory_are_refused(tmp_path: Path, weight: torch.Tensor) -> None:
+    """Sparse ones and those without any data: one line."""
+    with pytest.raises(InputError, match=r"fc\.weight is no plain tensor|is damaged or no weights file"):
+        read_layers(_save(tmp_path / "x.pt", {"fc.weight": weight}))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.bool])
+def test_weights_that_are_no_real_numbers_are_a_problem_of_their_layer(tmp_path: Path, dtype: torch.dtype) -> None:
+    """NaN with the reason, beside layers that are measured."""
+    state = {"a.weight": torch.ones(3, 4).to(dtype), "b.weight": torch.eye(3)}
+    _, _, states = read_layers(_save(tmp_path / "x.pt", state))
+    assert states is not None
+    broken, whole = (measure_layer(state) for state in states)
+    assert broken.problem is not None
+    assert "real floating-point" in broken.problem
+    assert np.isnan(broken.raw).all()
+    assert whole.raw.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_short_floating_point_formats_are_measured_as_they_are(tmp_path: Path, dtype: torch.dtype) -> None:
+    """The spectrum of those very numbers."""
+    weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    _, _, states = read_layers(_save(tmp_path / "x.pt", {"a.weight": weight}))
+    assert states is not None
+    expected = np.linalg.svd(weight.double().numpy(), compute_uv=False)
+    assert measure_layer(states[0]).raw == pytest.approx(expected, rel=1e-12)
+
+
 def test_a_packed_archive_is_refused(tmp_path: Path) -> None:
     """100 MB of zeros pack into 100 kB; PyTorch itself never packs."""
     source = io.BytesIO()
