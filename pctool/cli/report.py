@@ -42,7 +42,7 @@ def report(  # noqa: PLR0917  # every setting is a flag of its own
     Example: pctool report runs/cifar10-resnet-sn-d1-s0 runs/cifar10-resnet-apc-d1-s0 --select best
     """
     from pctool.report import page, tables
-    from pctool.report.figures import overlays
+    from pctool.report.figures import overlays, spectra_of
     from pctool.report.rows import rows_of
     from pctool.report.runs import find_runs, read_run
 
@@ -51,13 +51,14 @@ def report(  # noqa: PLR0917  # every setting is a flag of its own
     rows = rows_of([read_run(path) for path in find_runs(inputs)], metric, select)
     remarks = _remarks(rows, select)
     figures = overlays(rows)
+    spectra = {run: spectra_of(run) for row in rows for run in row.runs}
     which = {"final": "last evaluation", "best": "evaluation of smallest distance"}[select]
     about = f"Of each run its {which}, and the condition numbers recorded at that step."
     contents = {
         "report.md": tables.markdown(rows, remarks).encode(),
         "report.csv": tables.csv_text(rows).encode(),
         "report.tex": tables.latex(rows).encode(),
-        "report.html": page.html(rows, figures, remarks, about).encode(),
+        "report.html": page.html(rows, figures, spectra, remarks, about).encode(),
         **figures,
     }
     write_new({out / name: data for name, data in contents.items()}, force=force)

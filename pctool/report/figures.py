@@ -19,6 +19,8 @@ from pctool.report.rows import Row
 from pctool.report.runs import Run
 from pctool.report.tables import title_of
 from pctool.spectrum.drawing import DASHES, STYLE, render
+from pctool.spectrum.normalisation_plots import strength_figure
+from pctool.spectrum.plots import heatmap_figure
 from pctool.spectrum.reader import Array, Spectrum
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -40,6 +42,18 @@ def overlays(rows: Sequence[Row]) -> dict[str, bytes]:
             if figure
             for ending in ("png", "svg")
         }
+
+
+def spectra_of(run: Run) -> dict[str, bytes]:
+    """A run's own spectra as captions -> PNG: its worst layer's as a heat map, and the strengths; {} without any."""
+    if run.spectrum is None or not len(run.spectrum.steps):
+        return {}
+    with mpl.rc_context(STYLE):
+        drawn = {
+            "All singular values of the worst-conditioned layer over the steps.": heatmap_figure(run.spectrum),
+            "The polynomial's degree of each layer over the steps.": strength_figure(run.spectrum),
+        }
+        return {caption: render(figure, "png") for caption, figure in drawn.items() if figure}
 
 
 Panels = dict[str, Callable[[Row, Run], Series | None]]

@@ -45,8 +45,17 @@ CAPTIONS = {
 }
 
 
-def html(rows: Sequence[Row], figures: Mapping[str, bytes], remarks: Sequence[str], about: str) -> str:
-    """The page. `figures` are PNG files by name, `remarks` warnings to be read first, `about` says what was chosen."""
+def html(
+    rows: Sequence[Row],
+    figures: Mapping[str, bytes],
+    spectra: Mapping[Run, Mapping[str, bytes]],
+    remarks: Sequence[str],
+    about: str,
+) -> str:
+    """The page. `figures` are PNG files by name, `spectra` those of each run by caption.
+
+    `remarks` are warnings to be read first, `about` says what was chosen.
+    """
     parts = [HEAD, "<h1>Report</h1>", f"<p>{escape(about)}</p>"]
     parts += [f'<p class="warning">{escape(remark)}</p>' for remark in remarks]
     for number, found in tables_of(rows).items():
@@ -58,11 +67,9 @@ def html(rows: Sequence[Row], figures: Mapping[str, bytes], remarks: Sequence[st
     parts.append("<h2>Over the steps</h2>")
     for name, caption in CAPTIONS.items():
         if f"{name}.png" in figures:
-            parts.append(
-                f"<figure>{_image(figures[f'{name}.png'], caption)}<figcaption>{caption}</figcaption></figure>"
-            )
+            parts.append(_captioned(figures[f"{name}.png"], caption))
     parts.append("<h2>Runs</h2>")
-    parts += [_run(row, run) for row in rows for run in row.runs]
+    parts += [_run(row, run, spectra.get(run, {})) for row in rows for run in row.runs]
     return "\n".join([*parts, "</body>", "</html>", ""])
 
 
@@ -74,14 +81,15 @@ def _table(rows: Sequence[Row]) -> str:
     return "\n".join([*text, "</table>"])
 
 
-def _run(row: Row, run: Run) -> str:
-    """Samples, what the last evaluation said, configuration, versions and command of one run."""
+def _run(row: Row, run: Run, spectra: Mapping[str, bytes]) -> str:
+    """Samples, spectra, what the last evaluation said, configuration, versions and command of one run."""
     text = [f"<h3>{escape(run.path.name)}</h3>"]
     text.append(
         f"<p>{escape(row.label)}, seed {escape(str(run.config.get('seed')))}: {run.ended}, step {run.step:,}.</p>"
     )
     if run.samples:
         text.append(_image(run.samples, f"Samples of {run.path.name}", "samples"))
+    text += [_captioned(png, caption) for caption, png in spectra.items()]
     if run.metrics:
         text.append(_details("Newest scores and their protocol", json.dumps(run.metrics[-1], indent=2)))
     text.append(_details("Configuration", json.dumps(run.record.config, indent=2)))
@@ -91,6 +99,10 @@ def _run(row: Row, run: Run) -> str:
 
 def _details(title: str, text: str) -> str:
     return f"<details><summary>{title}</summary><pre>{escape(text)}</pre></details>"
+
+
+def _captioned(png: bytes, caption: str) -> str:
+    return f"<figure>{_image(png, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _image(png: bytes, alt: str, style: str = "") -> str:

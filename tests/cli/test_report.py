@@ -25,6 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes seconds; one test looks at what it makes."""
     monkeypatch.setattr("pctool.report.figures.overlays", lambda rows: {"losses.png": b"png", "losses.svg": b"svg"})
+    monkeypatch.setattr("pctool.report.figures.spectra_of", lambda run: {})
 
 
 def test_tables_figures_and_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from pctool.errors import InputError
 from pctool.report import page, tables
-from pctool.report.figures import overlays
+from pctool.report.figures import overlays, spectra_of
 from pctool.report.paper import TABLE_1, TABLE_2, published
 from pctool.report.rows import departures, kappas_at, metric_of, protocols, rows_of
 from pctool.report.runs import find_runs, read_run
@@ -182,7 +182,8 @@ def test_the_page_holds_everything_and_loads_nothing(tmp_path: Path) -> None:
     path = make_run(tmp_path / "<script>alert(1)<", scores={20: 19.0})
     rows = rows_of([read_run(path)])
     figures = overlays(rows)
-    text = page.html(rows, figures, ["beware <of> this"], "about")
+    spectra = {run: spectra_of(run) for run in rows[0].runs}
+    text = page.html(rows, figures, spectra, ["beware <of> this"], "about")
     tags = _Tags()
     tags.feed(text)
     assert not tags.open
@@ -190,6 +191,8 @@ def test_the_page_holds_everything_and_loads_nothing(tmp_path: Path) -> None:
     inside = [base64.b64decode(source.partition(",")[2]) for source in tags.sources]
     assert (path / "samples" / "00000020.png").read_bytes() in inside
     assert {figures[name] for name in figures if name.endswith("png")} <= set(inside)
+    assert set(spectra[rows[0].runs[0]].values()) <= set(inside)
+    assert len(spectra[rows[0].runs[0]]) == 2
     assert "<script>" not in text
     assert "beware <of> this" in tags.text
     assert '"width_d": 128' in tags.text
@@ -208,6 +211,7 @@ def test_figures_are_there_where_there_is_data(tmp_path: Path) -> None:
     figures = overlays(rows_of([read_run(path)]))
     assert set(figures) == {"losses.png", "losses.svg"}
     assert overlays(rows_of([read_run(path)])) == figures
+    assert spectra_of(read_run(path)) == {}
 
 
 def test_runs_are_found_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
