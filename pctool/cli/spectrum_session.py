@@ -207,8 +207,8 @@ def _watch(run: Path, path: Path, *, quiet: bool) -> None:
     try:
         while True:
             ended = _ended(run)
-            if path.exists():
-                measured = read_spectrum(path)
+            measured = _look(path, last=ended)
+            if measured is not None:
                 if tuple(measured.steps) != seen and len(measured.steps) and not quiet:
                     console = output()
                     console.clear()  # on a terminal; elsewhere it prints nothing
@@ -224,6 +224,16 @@ def _watch(run: Path, path: Path, *, quiet: bool) -> None:
     except KeyboardInterrupt:
         if not seen:
             raise
+
+
+def _look(path: Path, *, last: bool) -> Spectrum | None:
+    """The file as it is now; None where it is not there, or was read while a row was being written."""
+    try:
+        return read_spectrum(path) if path.exists() else None
+    except InputError:
+        if last:
+            raise
+        return None
 
 
 def _ended(run: Path) -> bool:

@@ -38,7 +38,9 @@ def find_checkpoints(inputs: Sequence[str]) -> list[Path]:
         )
         paths = [path for match in matches for path in _of_one(match)]
         if not paths:
-            raise InputError(f"no checkpoint at {text}: {WHAT_TO_GIVE}")
+            recorded = Path(text) / "spectrum.h5"
+            what = f"what was recorded is in {recorded}, give that" if recorded.is_file() else WHAT_TO_GIVE
+            raise InputError(f"no checkpoint at {text}: {what}")
         for path in paths:
             found.setdefault(path.resolve(), path)
     return list(found.values())
@@ -119,7 +121,9 @@ def read_layers(path: Path, wanted: Network | None = None) -> tuple[Network, int
     if None in found and len(found) == 1:
         network = named or wanted or "D"
         return network, step, found[None] if wanted in (None, network) else None
-    told: dict[Network, list[LayerState]] = {network or "D": layers for network, layers in found.items()}
+    told: dict[Network, list[LayerState]] = {network: layers for network, layers in found.items() if network}
+    if None in found:
+        told.setdefault("D", found[None])
     first = next(iter(told))
     network = wanted or (named if named in told else "D" if "D" in told else first)
     return (network, step, told[network]) if network in told else (first, step, None)

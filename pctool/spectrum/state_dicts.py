@@ -31,12 +31,10 @@ NAMES: dict[str, Network] = {
 }
 EMA = {"ema", "gema", "averaged"}
 # By how exactly they tell: updates before images before passes over the data.
-STEP_KEYS = (
-    *("step", "global_step", "steps", "iteration", "iterations", "iter", "itr", "n_iter", "it"),
-    *("cur_nimg", "kimg", "epoch", "epochs"),
-)
+# Not their plurals, which are totals.
+STEP_KEYS = ("step", "global_step", "iteration", "iter", "itr", "n_iter", "it", "cur_nimg", "kimg", "epoch")
 STEP_WORDS = "step|iteration|iter|itr|it|kimg|epoch|ep|checkpoint|ckpt"
-STEP_IN_NAME = re.compile(rf"(?:{STEP_WORDS})s?[-_= ]*(\d{{1,18}})(?!\d)", re.IGNORECASE)
+STEP_IN_NAME = re.compile(rf"(?<![a-z])(?:{STEP_WORDS})s?[-_= ]*(\d{{1,18}})(?!\d)", re.IGNORECASE)
 NUMBER_AT_END = re.compile(r"(?:^|[-_=. ])(\d{1,18})$")
 
 
@@ -51,9 +49,8 @@ def named_network(text: str) -> Network | None:
 
 def step_in(content: object) -> int | None:
     """The step that a file's content tells: the outermost whole number called step, iteration, ... or epoch."""
-    found = [mapping for _, mapping in mappings(content)]
-    for key in STEP_KEYS:
-        for mapping in found:
+    for _, mapping in mappings(content):
+        for key in STEP_KEYS:
             step = _whole(mapping.get(key))
             if step is not None:
                 return step
@@ -101,7 +98,7 @@ def _split(mapping: Mapping[str, Any], told: Network | None) -> dict[Network | N
     for key, value in mapping.items():
         bare = _bare(key)
         first, _, rest = bare.partition(".")
-        own = named_network(first) if told is None and "." in rest else None
+        own = named_network(first) if told is None and not re.search(r"\d", first) and "." in rest else None
         parts.setdefault(own or told, {})[rest if own else bare] = value
     return parts
 

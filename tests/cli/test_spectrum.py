@@ -257,6 +257,8 @@ def test_watch_follows_a_run_to_its_end(
     writer = SpectrumWriter(demo / "spectrum.h5", "x", "D")
     moments = iter(
         [
+            lambda: (demo / "spectrum.h5").write_bytes(b"half a write"),
+            (demo / "spectrum.h5").unlink,
             lambda: writer.append(row(5)),
             lambda: None,
             lambda: writer.append(row(9)),

@@ -284,6 +284,7 @@ def test_a_file_that_differs_from_the_sum_beside_it_is_refused(tmp_path: Path) -
         ("00000500.pt", None, 500),
         ("resnet50-0676ba61.pth", None, None),
         ("resnet50.pth", None, None),
+        ("deep3-split10x.pth", None, None),
         ("DCGAN.pth", None, None),
     ],
 )
@@ -301,6 +302,8 @@ def test_the_content_counts_before_the_name(tmp_path: Path) -> None:
         ({"state_dict": state, "epoch": 2, "global_step": 900}, 900),
         ({"state_dict": state, "epoch": np.int64(2)}, 2),
         ({"state_dict": state, "info": {"iteration": torch.tensor(40)}}, 40),
+        ({"state_dict": state, "epoch": 5, "args": {"step": 2}}, 5),
+        ({"state_dict": state, "args": {"epochs": 100, "steps": 50}}, 7),
         ({"state_dict": state, "step": "many"}, 7),
         ({"state_dict": state, "step": -1, "epoch": True}, 7),
     ]:
@@ -323,6 +326,23 @@ def test_several_networks_in_one_file(tmp_path: Path) -> None:
         assert network == "G"
         assert states is not None
         assert [state.name for state in states] == ["fc"]
+
+
+def test_layers_called_d1_and_g2_are_no_networks(tmp_path: Path) -> None:
+    """Only words without a number, before a layer's own name, tell of a network."""
+    state = {f"{name}.conv.weight": torch.eye(2) for name in ("d1", "g2", "e3")} | {"d.weight": torch.eye(2)}
+    _, _, states = read_layers(_save(tmp_path / "unet.pt", state))
+    assert states is not None
+    assert [state.name for state in states] == ["d1.conv", "g2.conv", "e3.conv", "d"]
+
+
+def test_a_named_discriminator_counts_before_a_nameless_network(tmp_path: Path) -> None:
+    """Whichever stands first in the file."""
+    named, nameless = {"netD": {"a.weight": torch.eye(2)}}, {"model": {"b.weight": torch.eye(2)}}
+    for content in ({**named, **nameless}, {**nameless, **named}):
+        _, _, states = read_layers(_save(tmp_path / "x.pt", content))
+        assert states is not None
+        assert states[0].name == "a"
 
 
 def test_what_is_asked_for_and_not_there_has_no_layers(tmp_path: Path) -> None:

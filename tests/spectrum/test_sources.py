@@ -50,6 +50,13 @@ def test_an_input_without_checkpoints_is_named(run: Path, text: str) -> None:
         find_checkpoints([text])
 
 
+def test_a_run_without_checkpoints_points_to_what_it_recorded(tmp_path: Path) -> None:
+    """Its spectrum.h5 can be shown instead."""
+    (tmp_path / "spectrum.h5").touch()
+    with pytest.raises(InputError, match=r"recorded is in .*spectrum\.h5, give that"):
+        find_checkpoints([str(tmp_path)])
+
+
 def test_rows_are_in_the_order_of_steps_and_equal_a_direct_measurement(run: Path) -> None:
     """Whatever the order of the files."""
     network, rows = merged(_measured(find_checkpoints(["run"])[::-1]))
