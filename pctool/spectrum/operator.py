@@ -8,8 +8,8 @@ matrix out x (in k k) instead; both are of the same weight and may differ by ord
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pctool.core.spectra import EPS, GRAM_ERROR, Array
 from pctool.errors import InputError
 
-CHUNK = 16  # frequencies a task: enough to keep two cores busy to the end
+CHUNK = 4  # frequencies a task: their matrices stay in a core's cache
 
 
 def operator_singular_values(kernel: Array, grid: int, threads: int = 1) -> Array:
@@ -38,42 +38,45 @@ def operator_singular_values(kernel: Array, grid: int, threads: int = 1) -> Arra
     if largest == 0.0:
         return np.zeros(grid ** len(spatial) * min(kernel.shape[:2]))
     scale = math.ldexp(1.0, math.frexp(largest)[1] - 1)
-    matrices, counts = _frequencies(kernel / scale, grid)
-    chunks = [matrices[i : i + CHUNK] for i in range(0, len(matrices), CHUNK)]
+    taps = np.ascontiguousarray(np.moveaxis(kernel / scale, (0, 1), (-2, -1))).reshape(-1, *kernel.shape[:2])
+    phases, counts = _phases(spatial, grid)
+
+    def squares(some: NDArray[np.complex128]) -> Array:
+        matrices = _matrices(some, taps)
+        return np.asarray(np.linalg.eigvalsh(matrices @ matrices.conj().swapaxes(1, 2)), dtype=np.float64)
+
     with ThreadPoolExecutor(threads) as pool:  # LAPACK runs without Python's lock
-        squares = np.concatenate(list(pool.map(_squares, chunks)))
+        chunks = [phases[i : i + CHUNK] for i in range(0, len(phases), CHUNK)]
+        found = np.concatenate(list(pool.map(squares, chunks)))
     # The same bound as for a matrix, the largest value being that of the whole map: no frequency is worse off.
-    ceiling = squares[:, -1].max()
-    rough = squares[:, 0] * GRAM_ERROR < EPS * ceiling
-    sigmas = np.sqrt(squares.clip(0.0))
+    rough = found[:, 0] * GRAM_ERROR < EPS * found[:, -1].max()
+    sigmas = np.sqrt(found.clip(0.0))
     if rough.any():
-        sigmas[rough] = np.linalg.svd(matrices[rough], compute_uv=False)[:, ::-1]
+        sigmas[rough] = np.linalg.svd(_matrices(phases[rough], taps), compute_uv=False)[:, ::-1]
     return np.sort(np.repeat(sigmas, counts, axis=0), axis=None)[::-1] * scale
 
 
-def _squares(matrices: NDArray[np.complex128]) -> Array:
-    return np.asarray(np.linalg.eigvalsh(matrices @ matrices.conj().swapaxes(1, 2)), dtype=np.float64)
+def _matrices(phases: NDArray[np.complex128], taps: Array) -> NDArray[np.complex128]:
+    """The kernel's Fourier transform [F, n, m] at some frequencies, n <= m: sums of its points times their phases."""
+    flat = taps.reshape(len(taps), -1)
+    found = np.empty((len(phases), flat.shape[1]), dtype=np.complex128)
+    found.real, found.imag = phases.real @ flat, phases.imag @ flat
+    matrices = found.reshape(-1, *taps.shape[1:])
+    return matrices if matrices.shape[1] <= matrices.shape[2] else matrices.swapaxes(1, 2)
 
 
-def _frequencies(kernel: Array, grid: int) -> tuple[NDArray[np.complex128], NDArray[np.int64]]:
-    """The matrices that differ, [F, n, m] with n <= m, and how often each occurs on the grid.
+def _phases(sides: Sequence[int], grid: int) -> tuple[NDArray[np.complex128], NDArray[np.int64]]:
+    """exp(-2 pi i f t / grid) for frequencies f and points t of the kernel, [F, k^d], and how often each f counts.
 
     Of f and -f one; a kernel of one point (a 1 x 1 shortcut) has the same matrix everywhere.
     """
-    sides = kernel.ndim - 2
-    if math.prod(kernel.shape[2:]) == 1:
-        grid_points = np.zeros((1, sides), dtype=np.int64)
-        counts = np.array([grid**sides])
-    else:
-        points = np.indices((grid,) * sides).reshape(sides, -1).T
-        mirrored = -points % grid
-        weights = grid ** np.arange(sides)
-        own, other = points @ weights, mirrored @ weights
-        grid_points, counts = points[own <= other], np.where(own < other, 2, 1)[own <= other]
-    spectrum: Any = np.ascontiguousarray(np.moveaxis(kernel, (0, 1), (-2, -1)))  # [k, ..., out, in]
-    for _ in range(sides):  # transform the first side, which moves behind the others
-        k = spectrum.shape[0]
-        phases = np.exp(-2j * np.pi * (np.outer(np.arange(grid), np.arange(k)) % grid) / grid)
-        spectrum = np.moveaxis(np.tensordot(phases, spectrum, axes=(1, 0)), 0, sides - 1)
-    matrices: NDArray[np.complex128] = spectrum[tuple(grid_points.T)].astype(np.complex128)
-    return (matrices if matrices.shape[1] <= matrices.shape[2] else matrices.swapaxes(1, 2)), counts
+    d = len(sides)
+    points = np.indices(tuple(sides)).reshape(d, -1)
+    if points.shape[1] == 1:
+        return np.ones((1, 1), dtype=np.complex128), np.array([grid**d])
+    frequencies = np.indices((grid,) * d).reshape(d, -1).T
+    weights = grid ** np.arange(d)
+    own, other = frequencies @ weights, (-frequencies % grid) @ weights
+    kept = own <= other
+    turns = (frequencies[kept] @ points % grid) / grid
+    return np.exp(-2j * np.pi * turns), np.where(own < other, 2, 1)[kept]
