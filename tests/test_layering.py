@@ -16,7 +16,8 @@ MAY_IMPORT = {
     "spectrum": {"core"},
     "evaluation": {"core"},
     "training": {"core", "data", "spectrum", "evaluation"},
-    "cli": {"core", "data", "fitting", "spectrum", "evaluation", "training"},
+    "report": {"core", "data", "spectrum", "evaluation", "training"},
+    "cli": {"core", "data", "fitting", "spectrum", "evaluation", "training", "report"},
 }
 
 
@@ -52,7 +53,8 @@ def test_imports_go_downward_only(part):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "fit-poly", "train", "spectrum", "eval", "data", "data import", "data prepare", "doctor"]
+    "command",
+    ["", "fit-poly", "train", "spectrum", "eval", "data", "data import", "data prepare", "doctor", "report", "export"],
 )
 def test_help_imports_nothing_heavy(command):
     """No --help imports torch, cvxpy, matplotlib, scipy or h5py, and each shows an example."""

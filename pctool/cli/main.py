@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from pctool import errors
-from pctool.cli import data, doctor, evaluate, fit_poly, spectrum, train
+from pctool.cli import data, doctor, evaluate, export, fit_poly, report, spectrum, train
 from pctool.cli.exit_codes import INTERRUPTED, exit_code
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app.command("fit-poly")(fit_poly.fit_poly)
 app.command("train")(train.train)
 app.command("spectrum")(spectrum.spectrum)
 app.command("eval")(evaluate.evaluate)
+app.command("report")(report.report)
+app.command("export")(export.export)
 app.add_typer(data.app, name="data")
 app.command("doctor")(doctor.doctor)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,15 +13,17 @@ import numpy as np
 from pctool.core.layers.state import LayerState
 from pctool.core.spectra import Array, condition_number, modified_condition_number, singular_values
 from pctool.errors import InputError
+from pctool.spectrum.operator import operator_singular_values
 
 
 @dataclass(frozen=True, eq=False)
 class LayerSpectrum:
-    """A layer at one step. Arrays are float64 [r], descending, r the smaller side of the matrix.
+    """A layer at one step. Arrays are float64 [r], descending: r is the smaller side of the matrix, or what
+    `operator.operator_singular_values` has.
 
     `shape`: the weight's own. `raw`: singular values of W. `normalized`: of SN(W) = W / sigma_hat.
     `effective`: of what the layer applies, |g(SN(W))|, or W itself without normalisation.
-    `sigma_over_sigma_hat`: the true norm over the power iteration's estimate.
+    `sigma_over_sigma_hat`: the matrix's true norm over the power iteration's estimate.
     `kappa*` are `condition_number`s, `modified_kappa*` the paper's Sec. 3.4: `_raw` of W (what APC decides on),
     the others of the effective weight. `strength` is LayerState's. `normalized` and `sigma_over_sigma_hat`
     are None without normalisation; what cannot be measured is NaN, and `problem` says why.
@@ -55,27 +58,46 @@ class Row:
         return [f"{layer.name}: {layer.problem}" for layer in self.layers if layer.problem]
 
 
-def measure(step: int, states: Sequence[LayerState], pattern: str = "*") -> Row:
+def measure(
+    step: int, states: Sequence[LayerState], pattern: str = "*", grid: int | None = None, threads: int = 1
+) -> Row:
     """Measures the layers whose name fits the glob `pattern`.
 
-    Raises InputError where none fits. A layer that is not finite does not stop the others: see `problem`.
+    Without `grid` a layer is its matrix, out x in k k, as in the paper; with it a convolution is the operator on
+    a torus of so many points a side. So many `threads` share the work and change no bit of the result, if the
+    linear algebra itself runs on one thread.
+    Raises InputError where no name fits. A layer that is not finite does not stop the others: see `problem`.
     """
-    layers = tuple(measure_layer(state) for state in states if fnmatch.fnmatchcase(state.name, pattern))
+    chosen = [state for state in states if fnmatch.fnmatchcase(state.name, pattern)]
+    if threads > 1 and grid is None:  # layers at once; an operator shares its frequencies instead
+        with ThreadPoolExecutor(threads) as pool:
+            layers = tuple(pool.map(measure_layer, chosen))
+    else:
+        layers = tuple(measure_layer(state, grid, threads) for state in chosen)
     if not layers:
         names = ", ".join(state.name for state in states) or "none"
         raise InputError(f"no layer fits {pattern!r}; its layers are: {names}")
     return Row(step, layers, summarise(layers, head=head_name(states)))
 
 
-def measure_layer(state: LayerState) -> LayerSpectrum:
+def measure_layer(state: LayerState, grid: int | None = None, threads: int = 1) -> LayerSpectrum:
     """Singular values of one layer: raw, normalised and effective, with their condition numbers."""
     W = state.weight.flatten(1)
-    nothing = np.full(min(W.shape), math.nan)
-    raw = normalized = effective = nothing
+    if state.kind == "linear":
+        grid = None  # it has no places to move along
+    count = min(W.shape) if grid is None else grid ** (state.weight.dim() - 2) * min(state.weight.shape[:2])
+    raw = normalized = effective = np.full(count, math.nan)
+    ratio = math.nan
     problem = None
     try:
-        raw = singular_values(W)
-        normalized, effective = _applied(raw, state)
+        matrix = singular_values(W)
+        raw = matrix if grid is None else operator_singular_values(_kernel(state), grid, threads)
+        of_matrix, effective_of_matrix = _applied(matrix, state)
+        ratio = float(of_matrix[0])
+        if grid is None:
+            normalized, effective = of_matrix, effective_of_matrix
+        else:
+            normalized, effective = _applied_operator(raw, state, grid, threads)
     except ValueError as error:
         problem = str(error)
     plain = state.sigma_hat is None
@@ -87,7 +109,7 @@ def measure_layer(state: LayerState) -> LayerSpectrum:
         raw=raw,
         normalized=None if plain else normalized,
         effective=effective,
-        sigma_over_sigma_hat=None if plain else float(normalized[0]),
+        sigma_over_sigma_hat=None if plain else ratio,
         kappa_raw=_or_nan(condition_number, raw),
         modified_kappa_raw=_or_nan(modified_condition_number, raw),
         kappa=_or_nan(condition_number, effective),
@@ -109,6 +131,30 @@ def _applied(raw: Array, state: LayerState) -> tuple[Array, Array]:
     if not np.isfinite(effective).all():
         raise ValueError(f"the polynomial overflows at sigma / sigma_hat = {normalized[0]:.3g}")
     return normalized, effective
+
+
+def _applied_operator(raw: Array, state: LayerState, grid: int, threads: int) -> tuple[Array, Array]:
+    """The same as operators. g acts on the matrix, not on the operator, so its weight has to be formed."""
+    if state.sigma_hat is None:
+        return raw, raw
+    normalized = raw / abs(state.sigma_hat)
+    coeffs = state.coeffs or (1.0,)
+    if coeffs == (1.0,):
+        return normalized, normalized
+    kernel = _kernel(state)
+    A = kernel.reshape(len(kernel), -1) / abs(state.sigma_hat)
+    turned = A.shape[0] > A.shape[1]
+    A = A.T if turned else A
+    S = A @ A.T
+    P = np.zeros_like(S)
+    for a in reversed(coeffs):  # Horner
+        P = P @ S + a * np.eye(len(S))
+    W_hat = P @ A
+    return normalized, operator_singular_values((W_hat.T if turned else W_hat).reshape(kernel.shape), grid, threads)
+
+
+def _kernel(state: LayerState) -> Array:
+    return state.weight.detach().cpu().double().numpy()
 
 
 def _or_nan(number: Callable[[Array], float], sigmas: Array) -> float:

@@ -18,7 +18,7 @@ import contextlib
 import io
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +105,15 @@ class SpectrumWriter:
             files.write_bytes(self.path, image.getbuffer())
 
 
-def file_image(rows: Sequence[Row], source: str, network: str, operator: str = "matrix") -> bytes:
+def file_image(
+    rows: Sequence[Row], source: str, network: str, operator: str = "matrix", extra: Mapping[str, Any] | None = None
+) -> bytes:
     """A whole spectrum file of at least one row, as bytes: the same rows give the same bytes.
 
-    Large datasets are compressed (shuffle and gzip). Raises ValueError for steps that do not rise, or rows
-    of other layers than the first's.
+    Large datasets are compressed (shuffle and gzip). `extra` are more attributes of the file; an array stands
+    beside `/step` instead. Raises ValueError for steps that do not rise, or rows of other layers than the first's.
     """
-    return _image(rows, {"source": source, "network": network, "operator": operator}, live=False)
+    return _image(rows, {"source": source, "network": network, "operator": operator, **(extra or {})}, live=False)
 
 
 def layer_key(name: str) -> str:
@@ -120,11 +122,16 @@ def layer_key(name: str) -> str:
     return key if key.strip(".") else f"({key})"
 
 
-def _image(rows: Sequence[Row], attrs: dict[str, str], live: bool) -> bytes:
+def _image(rows: Sequence[Row], attrs: Mapping[str, Any], live: bool) -> bytes:
     for before, row in itertools.pairwise(rows):
         _check_next(row, before.step, _structure(before))
     with h5py.File("spectrum", "w", driver="core", backing_store=False) as file:
-        file.attrs.update(format=FORMAT, version=VERSION, **attrs)
+        file.attrs.update(format=FORMAT, version=VERSION)
+        for name, value in attrs.items():
+            if isinstance(value, np.ndarray):
+                file.create_dataset(name, data=value)
+            else:
+                file.attrs[name] = value
         _fill(file, rows, live)
         file.flush()
         return bytes(file.id.get_file_image())

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
+import os
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
 from pctool.cli.main import run
-from pctool.core import checkpoint as checkpoints
-from pctool.core.layers.state import LayerState
-from pctool.errors import InputError
 from pctool.spectrum.reader import read_spectrum
-from tests.spectrum.samples import SHAPES, row, states
+from pctool.spectrum.store import SpectrumWriter
+from tests.spectrum.samples import SHAPES, row, write_checkpoint
+
+FIGURES = ("smallest", "condition", "heatmap", "strength", "ratio")
 
 
 @pytest.fixture
@@ -26,21 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     saved = tmp_path / "runs" / "demo" / "checkpoints"
     saved.mkdir(parents=True)
     for step in (10, 20):
-        (saved / f"{step:08d}.pt").write_text(str(step))
-
-    def read(path: Path) -> dict[str, Any]:
-        if not path.read_text().isdigit():
-            raise InputError(f"{path} is no checkpoint; give a .pt file")
-        return {"step": int(path.read_text())}
-
-    def layer_states(checkpoint: dict[str, Any], network: str) -> list[LayerState]:
-        made = states(checkpoint["step"], normalised=network == "D")
-        if (tmp_path / "broken").exists() and checkpoint["step"] == 20:
-            made[1].weight[0, 0, 0, 0] = math.nan
-        return made
-
-    monkeypatch.setattr(checkpoints, "read", read)
-    monkeypatch.setattr(checkpoints, "layer_states", layer_states)
+        write_checkpoint(saved / f"{step:08d}.pt", step)
     return tmp_path
 
 
@@ -95,11 +82,11 @@ def test_another_content_is_overwritten_only_with_force(folder: Path, capsys: py
 
 
 def test_plot_writes_all_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Three figures as PNG and SVG, and another next command."""
+    """Five figures as PNG and SVG, and another next command."""
     assert run(["spectrum", "runs/demo", "--plot", "figures", "--out", "sub/x.h5", "--layers", "*conv*"]) == 0
     assert _files(folder) >= {
         "sub/x.h5",
-        *(f"figures/{name}.{end}" for name in ("smallest", "condition", "heatmap") for end in ("png", "svg")),
+        *(f"figures/{name}.{end}" for name in FIGURES for end in ("png", "svg")),
     }
     assert capsys.readouterr().out.splitlines()[-2:] == ["figures: figures", "next: pctool eval runs/demo"]
     assert len(read_spectrum(folder / "sub/x.h5").layers) == 2
@@ -136,7 +123,7 @@ def test_a_layer_that_is_not_finite_ends_in_6_after_everything_was_written(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """NaN in the file, null in the answer, the layer, step and reason on stderr, exit 6."""
-    (folder / "broken").touch()
+    write_checkpoint(folder / "runs/demo/checkpoints/00000020.pt", 20, bad=True)
     assert run(["spectrum", "runs/demo", "--json", "--plot", "figures"]) == 6
     printed = capsys.readouterr()
     answer = json.loads(printed.out)
@@ -148,7 +135,7 @@ def test_a_layer_that_is_not_finite_ends_in_6_after_everything_was_written(
     layer = read_spectrum(folder / "demo.spectrum.h5").layers[1]
     assert np.isfinite(layer.raw[0]).all()
     assert np.isnan(layer.raw[1]).all()
-    assert len(list((folder / "figures").iterdir())) == 6
+    assert len(list((folder / "figures").iterdir())) == 10
 
 
 @pytest.mark.parametrize(
@@ -157,13 +144,20 @@ def test_a_layer_that_is_not_finite_ends_in_6_after_everything_was_written(
         (["nowhere"], "no checkpoint at nowhere"),
         (["runs"], "no checkpoint at runs"),
         (["runs/*/none*.pt"], "no checkpoint at"),
-        (["notes.txt"], "notes.txt is no checkpoint"),
+        (["notes.txt"], "notes.txt is damaged or no weights file"),
         (["runs/demo", "copy.pt"], "both of step 10"),
         (["runs/demo", "--layers", "conv9"], "no layer fits 'conv9'"),
         (["runs/demo", "--network", "X"], "network"),
         (["runs/demo", "--out", "runs"], "is a folder"),
         (["runs/demo", "--out", "runs/demo/checkpoints/00000010.pt", "--force"], "one of the checkpoints"),
         (["runs/demo", "--plot", "notes.txt"], "notes.txt is a file"),
+        (["runs/demo", "--grid", "8"], "--grid is for --operator fft"),
+        (["runs/demo", "--operator", "fft", "--grid", "2"], "at least 3"),
+        (["runs/demo", "--jobs", "0"], "--jobs"),
+        (["runs/demo", "--watch", "--layers", "*conv*"], "--watch follows one run: leave out --layers"),
+        (["runs", "--watch"], "no run folder"),
+        (["runs/none.h5"], "cannot read runs/none.h5"),
+        (["runs/none.h5", "--out", "x.h5"], "leave out --out"),
         ([], "CKPT"),
     ],
 )
@@ -172,7 +166,7 @@ def test_bad_input_is_one_line_and_no_file(
 ) -> None:
     """Exit 2, the cause in one line on stderr, and the folder as it was."""
     (folder / "notes.txt").write_text("hello")
-    (folder / "copy.pt").write_text("10")
+    write_checkpoint(folder / "copy.pt", 10)
     before = _files(folder)
     assert run(["spectrum", *arguments]) == 2
     assert message in _error(capsys)
@@ -184,3 +178,121 @@ def test_a_place_that_cannot_be_written_ends_in_5(folder: Path, capsys: pytest.C
     (folder / "file").touch()
     assert run(["spectrum", "runs/demo", "--out", "file/x.h5"]) == 5
     assert "file/x.h5" in _error(capsys)
+
+
+def test_a_state_dict_of_anybody(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Network and step from the name; the spectra are NumPy's."""
+    import torch
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3), torch.nn.Linear(6, 2))
+    torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, folder / "G_step40.pth")
+    assert run(["spectrum", "G_step40.pth", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["network"], answer["steps"]) == ("G", [40])
+    sigmas = np.linalg.svd(net[0].weight.detach().flatten(1).double().numpy(), compute_uv=False)
+    assert answer["layers"][0]["smallest"] == pytest.approx(sigmas[::-1][:5], rel=1e-12)
+    assert answer["layers"][0]["kappa"] == pytest.approx(sigmas[0] / sigmas[-1])
+
+
+def test_a_damaged_file_among_others_is_skipped_and_ends_in_6(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The others are measured and written; the file and its reason are on stderr and in the answer."""
+    path = folder / "runs/demo/checkpoints/00000020.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert run(["spectrum", "runs/demo", "--json"]) == 6
+    printed = capsys.readouterr()
+    answer = json.loads(printed.out)
+    assert answer["steps"] == [10]
+    assert list(answer["skipped"]) == ["runs/demo/checkpoints/00000020.pt"]
+    assert "1 files were skipped" in printed.err.splitlines()[-1]
+    assert read_spectrum(folder / "demo.spectrum.h5").steps.tolist() == [10]
+
+
+def test_files_of_another_network_are_left_out_with_a_note(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pattern over D's and G's weights: D's are measured, each of G's is named; --network G turns it round."""
+    import torch
+
+    for step in (1, 2):
+        for network in "DG":
+            torch.save({"fc.weight": torch.eye(3)}, folder / f"model={network}-step={step}.pth")
+    assert run(["spectrum", "model=*.pth", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["steps"] == [1, 2]
+    assert json.loads(printed.out)["network"] == "D"
+    assert printed.err.count("is left out: it holds G; --network G measures that") == 2
+    assert run(["spectrum", "model=*.pth", "--network", "G", "--out", "g.h5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["network"] == "G"
+
+
+def test_an_operator_spectrum_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The view and its grid are attributes; the follow-up command repeats them."""
+    assert run(["spectrum", "runs/demo", "--operator", "fft", "--grid", "4"]) == 0
+    follow = "next: pctool spectrum runs/demo --operator fft --grid 4 --plot figures"
+    assert capsys.readouterr().out.splitlines()[-1] == follow
+    with h5py.File(folder / "demo.spectrum.h5") as file:
+        assert (file.attrs["operator"], file.attrs["grid"]) == ("fft", 4)
+        assert file["layers/blocks.0.conv2/raw"].shape == (2, 96)
+
+
+def test_a_recorded_file_is_shown_and_drawn_and_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run's own spectrum.h5: the same tables, the figures, and no other file."""
+    assert run(["spectrum", "runs/demo", "--out", "runs/demo/spectrum.h5"]) == 0
+    tables = capsys.readouterr().out.splitlines()[:-2]
+    before = (folder / "runs/demo/spectrum.h5").read_bytes()
+    assert run(["spectrum", "runs/demo/spectrum.h5", "--plot", "figures"]) == 0
+    assert capsys.readouterr().out.splitlines()[:-3] == tables
+    assert (folder / "figures/smallest.png").exists()
+    assert (folder / "runs/demo/spectrum.h5").read_bytes() == before
+    assert not list(folder.glob("*.h5"))
+
+
+def test_watch_follows_a_run_to_its_end(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waits for the first row, shows the tables after every new one, and ends when exit.json says so."""
+    demo = folder / "runs/demo"
+    (demo / "exit.json").write_text("{}")  # of the time before it continued
+    os.utime(demo / "exit.json", (1, 1))
+    (demo / "config.json").write_text("{}")
+    writer = SpectrumWriter(demo / "spectrum.h5", "x", "D")
+    moments = iter(
+        [
+            lambda: (demo / "spectrum.h5").write_bytes(b"half a write"),
+            (demo / "spectrum.h5").unlink,
+            lambda: writer.append(row(5)),
+            lambda: None,
+            lambda: writer.append(row(9)),
+            lambda: (demo / "exit.json").write_text("{}"),
+        ]
+    )
+    monkeypatch.setattr("pctool.cli.spectrum_session.time.sleep", lambda seconds: next(moments)())
+    assert run(["spectrum", "runs/demo", "--watch"]) == 0
+    printed = capsys.readouterr()
+    assert "waiting" in printed.err
+    assert printed.out.count("Layers at step 5:") == 1
+    assert printed.out.count("Layers at step 9:") == 1
+    assert printed.out.splitlines()[-2] == "all singular values: runs/demo/spectrum.h5"
+
+
+def test_watching_ends_with_ctrl_c(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 0 once something was shown: there is nothing to continue."""
+    (folder / "runs/demo/config.json").write_text("{}")
+    SpectrumWriter(folder / "runs/demo/spectrum.h5", "x", "D").append(row(5))
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pctool.cli.spectrum_session.time.sleep", interrupt)
+    assert run(["spectrum", "runs/demo", "--watch"]) == 0
+
+
+@pytest.mark.slow
+def test_the_same_file_for_one_and_two_jobs(folder: Path) -> None:
+    """Byte by byte, from processes of their own, for matrices and operators."""
+    for step in (30, 40, 50):
+        write_checkpoint(folder / "runs/demo/checkpoints" / f"{step:08d}.pt", step)
+    for view in ([], ["--operator", "fft", "--grid", "6"]):
+        for jobs in ("1", "2"):
+            command = [sys.executable, "-m", "pctool", "spectrum", "runs/demo", *view, "--jobs", jobs]
+            subprocess.run([*command, "--out", f"{jobs}.h5", "--force"], check=True, capture_output=True)
+        assert (folder / "1.h5").read_bytes() == (folder / "2.h5").read_bytes()

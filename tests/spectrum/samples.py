@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+from typing import Any
+
 import torch
 
-from pctool.core.layers.state import LayerKind, LayerState
+from pctool.core import checkpoint as checkpoints
+from pctool.core.layers.preconditioner import layer_states
+from pctool.core.layers.state import LayerState
 from pctool.spectrum.measure import Row, measure
 
 DEGREE_7 = (2.909, -4.649, 4.023, -1.283)  # the published polynomial of degree 7
@@ -16,18 +22,39 @@ SHAPES: dict[str, tuple[int, ...]] = {
 }
 
 
-def states(seed: int = 0, normalised: bool = True) -> list[LayerState]:
-    """Random layers; sigma_hat is 2 % below the true norm, as a late power iteration's may be."""
+def saved(seed: int = 0) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
+    """Random weights as a state dict, and what a preconditioner keeps beside them.
+
+    sigma_hat is 2 % below the true norm, as a late power iteration's may be.
+    """
     generator = torch.Generator().manual_seed(seed)
-    made = []
-    for name, shape in SHAPES.items():
-        kind: LayerKind = "linear" if len(shape) == 2 else "conv"
-        weight = torch.randn(shape, generator=generator)
-        sigma_hat = 0.98 * float(torch.linalg.matrix_norm(weight.flatten(1).double(), 2)) if normalised else None
-        strength = (1 if kind == "linear" else 7) if normalised else 0
-        coeffs = {0: None, 1: (1.0,), 7: DEGREE_7}[strength]
-        made.append(LayerState(name, kind, weight, sigma_hat, coeffs, strength))
-    return made
+    weights = {f"{name}.weight": torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+    beside = {}
+    for key, weight in weights.items():
+        U, _, Vh = torch.linalg.svd(weight.flatten(1).double(), full_matrices=False)
+        coeffs = (1.0,) if weight.dim() == 2 else DEGREE_7
+        beside[key.removesuffix(".weight")] = {
+            "u": 0.98 * U[:, 0].float(),
+            "v": Vh[0].float(),
+            "coeffs": list(coeffs),
+            "history": [],
+        }
+    return weights, beside
+
+
+def states(seed: int = 0, normalised: bool = True) -> list[LayerState]:
+    """The layers of `saved(seed)`."""
+    weights, beside = saved(seed)
+    return layer_states(weights, beside if normalised else None)
+
+
+def write_checkpoint(path: Path, step: int, *, bad: bool = False) -> None:
+    """A checkpoint of ours: D with its preconditioner, G without one, of `saved(step)`; `bad` puts a NaN into D."""
+    weights, beside = saved(step)
+    plain = {key: weight.clone() for key, weight in weights.items()}
+    if bad:
+        weights["blocks.0.conv2.weight"][0, 0, 0, 0] = math.nan
+    checkpoints.write(path, {"step": step, "config": "{}", "D": weights, "G": plain, "preconditioner": beside})
 
 
 def row(step: int, normalised: bool = True) -> Row:

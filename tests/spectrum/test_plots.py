@@ -16,6 +16,7 @@ from PIL import Image
 
 from pctool.errors import InputError
 from pctool.spectrum.measure import measure
+from pctool.spectrum.normalisation_plots import ratio_figure, strength_figure
 from pctool.spectrum.plots import condition_figure, evolution_figure, figures, heatmap_figure, smallest_figure
 from pctool.spectrum.reader import Spectrum, parse_spectrum
 from pctool.spectrum.store import file_image
@@ -61,11 +62,41 @@ def test_the_heat_map_is_of_the_worst_conditioned_layer() -> None:
     assert np.allclose(after, worst.effective.T.clip(min=after.min()))
 
 
+def test_the_ratio_figure_draws_every_layer_and_shades_what_is_beyond_the_fit() -> None:
+    """sigma / sigma_hat over the steps (Fig. 5); the shade begins at 1.1; nothing without normalisation."""
+    spectrum = _spectrum()
+    figure = ratio_figure(spectrum)
+    assert figure is not None
+    (ax,) = figure.axes
+    for line, layer in zip(ax.lines, spectrum.layers, strict=True):
+        assert np.array_equal(line.get_ydata(), layer.sigma_over_sigma_hat)
+    assert ax.patches[0].get_y() == 1.1
+    assert ratio_figure(_spectrum(normalised=False)) is None
+
+
+def test_the_strength_figure_is_a_strip_a_layer() -> None:
+    """Its cells are the degrees, its ticks the layers; colours differ for every degree there is."""
+    spectrum = _spectrum()
+    chosen = (1, 3, 5, 7, 9)
+    layers = [
+        dataclasses.replace(spectrum.layers[0], name=str(degree), strength=np.full(3, degree)) for degree in chosen
+    ]
+    figure = strength_figure(dataclasses.replace(spectrum, layers=tuple(layers)))
+    assert figure is not None
+    ax = figure.axes[0]
+    mesh = ax.collections[0]
+    assert (mesh.get_array() == np.repeat(chosen, 3).reshape(5, 3)).all()
+    assert [label.get_text() for label in ax.get_yticklabels()] == [str(degree) for degree in chosen]
+    assert len({tuple(colour) for colour in mesh.to_rgba(np.array(chosen))}) == 5
+    assert strength_figure(_spectrum(normalised=False)) is None
+
+
 @pytest.mark.parametrize(("steps", "normalised"), [(1, True), (3, False)])
 def test_every_figure_comes_out_as_png_and_svg(steps: int, normalised: bool) -> None:
     """Also for a single step, and without normalisation."""
     made = figures(_spectrum(steps, normalised))
-    assert sorted(made) == [f"{name}.{end}" for name in ("condition", "heatmap", "smallest") for end in ("png", "svg")]
+    names = {"condition", "heatmap", "smallest"} | ({"ratio", "strength"} if normalised else set())
+    assert set(made) == {f"{name}.{end}" for name in names for end in ("png", "svg")}
     for name, data in made.items():
         if name.endswith("png"):
             image = Image.open(io.BytesIO(data))
@@ -90,9 +121,9 @@ def test_nan_and_inf_leave_gaps() -> None:
     broken[0].weight[0, 0, 0, 0] = math.nan
     broken[1] = dataclasses.replace(broken[1], weight=broken[1].weight * 0)
     made = parse_spectrum(file_image([measure(0, broken), measure(1, broken)], "x", "D"), "x")
-    assert len(figures(made)) == 6
+    assert len(figures(made)) == 10
     only = dataclasses.replace(made, layers=made.layers[:1])
-    assert len(figures(only)) == 6
+    assert len(figures(only)) == 10
 
 
 def test_the_evolution_figure_is_written_whole(tmp_path: Path) -> None:

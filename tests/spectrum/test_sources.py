@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,33 +10,26 @@ import torch
 
 from pctool.core import checkpoint as checkpoints
 from pctool.core.layers.preconditioner import Preconditioner
-from pctool.core.layers.state import LayerState
 from pctool.errors import InputError
-from pctool.spectrum.sources import find_checkpoints, measure_checkpoints
+from pctool.spectrum.sources import Measured, Request, Unread, find_checkpoints, measure_all, measure_file, merged
 
-from .samples import row, states
+from .samples import row, saved, write_checkpoint
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run folder with checkpoints of steps 0, 10 and 200, which stand for `states(step)`."""
+    """A run folder with checkpoints of steps 0, 10 and 200, which hold `saved(step)`."""
     monkeypatch.chdir(tmp_path)
     folder = Path("run")
-    (folder / "checkpoints").mkdir(parents=True)
     for step in (0, 10, 200):
-        (folder / "checkpoints" / f"{step:08d}.pt").write_text(str(step))
-
-    def read(path: Path) -> dict[str, Any]:
-        if not path.read_text().isdigit():
-            raise InputError(f"{path} is no checkpoint")
-        return {"step": int(path.read_text())}
-
-    def layer_states(checkpoint: dict[str, Any], network: str) -> list[LayerState]:
-        return states(checkpoint["step"], normalised=network == "D")
-
-    monkeypatch.setattr(checkpoints, "read", read)
-    monkeypatch.setattr(checkpoints, "layer_states", layer_states)
+        write_checkpoint(folder / "checkpoints" / f"{step:08d}.pt", step)
     return folder
+
+
+def _measured(paths: list[Path], request: Request = Request(), jobs: int = 1) -> list[Measured]:  # noqa: B008
+    results = list(measure_all(paths, request, jobs))
+    assert all(isinstance(result, Measured) for result in results), results
+    return [result for result in results if isinstance(result, Measured)]
 
 
 def test_folders_files_and_patterns_are_found_once_each(run: Path) -> None:
@@ -58,51 +50,75 @@ def test_an_input_without_checkpoints_is_named(run: Path, text: str) -> None:
         find_checkpoints([text])
 
 
+def test_a_run_without_checkpoints_points_to_what_it_recorded(tmp_path: Path) -> None:
+    """Its spectrum.h5 can be shown instead."""
+    (tmp_path / "spectrum.h5").touch()
+    with pytest.raises(InputError, match=r"recorded is in .*spectrum\.h5, give that"):
+        find_checkpoints([str(tmp_path)])
+
+
 def test_rows_are_in_the_order_of_steps_and_equal_a_direct_measurement(run: Path) -> None:
-    """Whatever the order of the files; `advance` counts every file."""
-    counted: list[int] = []
-    paths = find_checkpoints(["run"])
-    rows = measure_checkpoints(paths[::-1], advance=counted.append)
+    """Whatever the order of the files."""
+    network, rows = merged(_measured(find_checkpoints(["run"])[::-1]))
+    assert network == "D"
     assert [each.step for each in rows] == [0, 10, 200]
-    assert counted == [1, 1, 1]
     for each in rows:
         for got, expected in zip(each.layers, row(each.step).layers, strict=True):
             assert (got.effective == expected.effective).all()
 
 
+def test_two_jobs_give_what_one_gives(run: Path) -> None:
+    """Processes of their own, the same bits: of the raw values and of everything behind them."""
+    paths = find_checkpoints(["run"])
+    one, two = merged(_measured(paths, jobs=1))[1], merged(_measured(paths, jobs=2))[1]
+    assert [each.step for each in two] == [0, 10, 200]
+    for left, right in zip(one, two, strict=True):
+        assert left.summary == right.summary
+        for a, b in zip(left.layers, right.layers, strict=True):
+            assert (a.effective == b.effective).all()
+            assert a.sigma_over_sigma_hat == b.sigma_over_sigma_hat
+
+
+def test_what_is_asked_to_stop_stops(run: Path) -> None:
+    """No file is begun after the request."""
+    asked = iter([False, True])
+    assert len(list(measure_all(find_checkpoints(["run"]), Request(), stopped=lambda: next(asked)))) == 1
+
+
 def test_the_network_and_the_pattern_are_passed_on(run: Path) -> None:
     """G has no normalisation here, and only the layers asked for are measured."""
-    rows = measure_checkpoints(find_checkpoints(["run"]), "G", "*conv1")
+    _, rows = merged(_measured(find_checkpoints(["run"]), Request("G", "*conv1")))
     assert [layer.name for layer in rows[0].layers] == ["blocks.0.conv1"]
     assert rows[0].layers[0].normalized is None
 
 
 def test_two_files_of_one_step_are_refused(run: Path) -> None:
     """Steps are unique in a spectrum: both files are named."""
-    (run / "copy.pt").write_text("10")
+    write_checkpoint(run / "copy.pt", 10)
     with pytest.raises(InputError, match=r"00000010\.pt and run/copy\.pt are both of step 10"):
-        measure_checkpoints(find_checkpoints(["run", "run/copy.pt"]))
+        merged(_measured(find_checkpoints(["run", "run/copy.pt"])))
 
 
 @pytest.mark.parametrize("difference", ["layers", "normalisation"])
-def test_networks_that_differ_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch, difference: str) -> None:
+def test_networks_that_differ_are_refused(run: Path, difference: str) -> None:
     """Another architecture, or one with and one without normalisation: both files are named."""
-
-    def layer_states(checkpoint: dict[str, Any], network: str) -> list[LayerState]:
-        if checkpoint["step"] < 200:
-            return states(0)
-        return states(0)[1:] if difference == "layers" else states(0, normalised=False)
-
-    monkeypatch.setattr(checkpoints, "layer_states", layer_states)
+    weights, beside = saved(200)
+    if difference == "layers":
+        del weights["blocks.0.conv1.weight"]
+    else:
+        beside.clear()
+    path = run / "checkpoints" / "00000200.pt"
+    checkpoints.write(path, {"step": 200, "config": "{}", "D": weights, "preconditioner": beside})
     with pytest.raises(InputError, match=r"00000000\.pt and .*00000200\.pt hold different networks"):
-        measure_checkpoints(find_checkpoints(["run"]))
+        merged(_measured(find_checkpoints(["run"])))
 
 
-def test_a_file_that_is_no_checkpoint_is_refused(run: Path) -> None:
-    """Whatever `checkpoint.read` refuses."""
+def test_a_file_that_is_no_checkpoint_is_named_with_its_reason(run: Path) -> None:
+    """It does not stop the others: the caller decides."""
     (run / "notes.txt").write_text("hello")
-    with pytest.raises(InputError, match=r"notes\.txt is no checkpoint"):
-        measure_checkpoints(find_checkpoints(["run/notes.txt"]))
+    result = measure_file(run / "notes.txt", Request())
+    assert isinstance(result, Unread)
+    assert "notes.txt is damaged or no weights file" in result.reason
 
 
 def test_effective_spectra_are_those_of_the_weights_the_network_runs_with(tmp_path: Path) -> None:
@@ -112,9 +128,9 @@ def test_effective_spectra_are_those_of_the_weights_the_network_runs_with(tmp_pa
     preconditioner = Preconditioner(network, "fpc")
     weights = preconditioner.weights()
     path = tmp_path / "3.pt"
-    saved = {"step": 3, "config": "{}", "D": network.state_dict(), "preconditioner": preconditioner.state()}
-    checkpoints.write(path, saved)
-    (measured,) = measure_checkpoints([path])
+    state = {"step": 3, "config": "{}", "D": network.state_dict(), "preconditioner": preconditioner.state()}
+    checkpoints.write(path, state)
+    _, (measured,) = merged(_measured([path]))
     assert measured.step == 3
     assert [layer.strength for layer in measured.layers] == [7, 7, 1]
     for layer in measured.layers:

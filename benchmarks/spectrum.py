@@ -1,0 +1,176 @@
+"""How fast are spectra? Against PyTorch's SVD in the same process, and WeightWatcher on the same file.
+
+    python benchmarks/spectrum.py --json
+
+Random weights in the shapes of torchvision's ResNet-50, of the 48 px discriminator and of the 32 px one. Repeats
+of the two ways to singular values are interleaved; medians count. Then `pctool spectrum` and, where it is
+installed, WeightWatcher read the same state dict, each in a process of its own, start-up included.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+# ruff: noqa: E402  # the libraries read the environment when they load
+for library in ("OMP", "OPENBLAS", "MKL"):  # as the command does: its threads share layers, not matrices
+    os.environ[f"{library}_NUM_THREADS"] = "1"
+
+import torch
+import torchvision
+import typer
+
+from pctool.core.layers.state import LayerState
+from pctool.spectrum.measure import measure
+from pctool.spectrum.state_dicts import layer_states
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+GRID = 16
+
+WEIGHTWATCHER = """
+import sys, time, warnings, logging, json
+logging.disable(logging.CRITICAL); warnings.simplefilter("ignore")
+import torch, torchvision, weightwatcher
+model = torchvision.models.resnet50()
+model.load_state_dict(torch.load(sys.argv[1], weights_only=True))
+watcher = weightwatcher.WeightWatcher(model=model)
+start = time.perf_counter()
+if sys.argv[2] == "esd":
+    for layer in watcher.describe().layer_id:
+        watcher.get_ESD(layer=int(layer))
+else:
+    watcher.analyze()
+print(json.dumps({"version": weightwatcher.__version__, "inside_seconds": time.perf_counter() - start}))
+"""
+
+
+def resnet50() -> dict[str, torch.Tensor]:
+    """Its state dict, randomly initialised."""
+    torch.manual_seed(0)
+    return torchvision.models.resnet50().state_dict()
+
+
+def discriminator(widths: tuple[int, ...], downs: int) -> list[LayerState]:
+    """The layers of a residual discriminator: first block in, out, out, the others in, in, out; shortcuts 1 x 1.
+
+    `widths` are those behind each block; the first `downs` blocks go down and so have a shortcut in any case.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    n_in = 3
+    for i, n_out in enumerate(widths):
+        middle = n_out if i == 0 else n_in
+        shapes[f"{i}.conv1.weight"] = (middle, n_in, 3, 3)
+        shapes[f"{i}.conv2.weight"] = (n_out, middle, 3, 3)
+        if i < downs or n_in != n_out:
+            shapes[f"{i}.shortcut.weight"] = (n_out, n_in, 1, 1)
+        n_in = n_out
+    shapes["linear.weight"] = (1, n_in)
+    generator = torch.Generator().manual_seed(0)
+    return layer_states({key: torch.randn(shape, generator=generator) * 0.05 for key, shape in shapes.items()})
+
+
+def svdvals(states: list[LayerState]) -> None:
+    """What PyTorch offers: float64, all cores."""
+    torch.set_num_threads(CORES)
+    for state in states:
+        torch.linalg.svdvals(state.weight.flatten(1).double())
+
+
+def interleaved(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each way, taken in turn so that a disturbance meets all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+# A process inherits its parent's peak memory: this parent of a few MiB keeps ours, with PyTorch loaded, out of it.
+METER = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
+seconds = time.perf_counter() - start
+last = (done.stdout.rstrip().splitlines() or [""])[-1]
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+extra = json.loads(last) if last.startswith("{") else {}
+print(json.dumps({"seconds": seconds, "peak_mib": peak, **extra}))
+sys.exit(done.returncode)
+"""
+
+
+def in_child(command: list[str]) -> dict[str, Any]:
+    """Seconds and peak memory of a process, start-up included, and the JSON that ends its output."""
+    environment = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
+    metered = [sys.executable, "-c", METER, *command]
+    done = subprocess.run(metered, stdout=subprocess.PIPE, text=True, env=environment, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def compare_commands(folder: Path, analyze: bool) -> dict[str, Any]:
+    """`pctool spectrum` and WeightWatcher on one file."""
+    path = folder / "resnet50.pth"
+    torch.save(resnet50(), path)
+    ours = [sys.executable, "-m", "pctool", "spectrum", str(path), "--out", str(folder / "x.h5"), "--force"]
+    found: dict[str, Any] = {
+        "pctool_spectrum": in_child(ours),
+        "weightwatcher_esd": None,
+        "weightwatcher_analyze": None,
+    }
+    if importlib.util.find_spec("weightwatcher"):
+        ways = ["esd", "analyze"] if analyze else ["esd"]
+        found |= {
+            f"weightwatcher_{way}": in_child([sys.executable, "-c", WEIGHTWATCHER, str(path), way]) for way in ways
+        }
+    return found
+
+
+def main(
+    repeats: Annotated[int, typer.Option(min=1, help="Of each way.")] = 5,
+    analyze: Annotated[bool, typer.Option(help="Also WeightWatcher's own analysis, which takes minutes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Prints the ratio of torch.linalg.svdvals' time to ours, and the times of whole commands."""
+    states = layer_states(resnet50())
+    large, small = discriminator((64, 128, 256, 512, 1024), 5), discriminator((128, 128, 128, 128), 2)
+    measure(0, small, threads=CORES)  # threads and libraries are warm
+    resnet = interleaved(
+        {"gram": lambda: measure(0, states, threads=CORES), "svdvals": lambda: svdvals(states)}, repeats
+    )
+    alone = interleaved({"48": lambda: measure(0, large, threads=CORES)}, repeats)
+    operator = interleaved({"32": lambda: measure(0, small, grid=GRID, threads=CORES)}, min(repeats, 3))
+    with tempfile.TemporaryDirectory() as folder:
+        commands = compare_commands(Path(folder), analyze)
+    answer = {
+        "cores": CORES,
+        "torch": torch.__version__,
+        "repeats": repeats,
+        "resnet50": {"layers": len(states), **resnet, "ratio": resnet["svdvals"] / resnet["gram"]},
+        "discriminator_48": {"layers": len(large), "seconds": alone["48"]},
+        "discriminator_32_operator": {"layers": len(small), "grid": GRID, "seconds": operator["32"]},
+        "resnet50_file": commands,
+    }
+    if as_json:
+        print(json.dumps(answer, indent=2))
+        return
+    print(f"ResNet-50: {resnet['gram']:.2f} s, torch.linalg.svdvals {resnet['svdvals']:.2f} s")
+    print(f"48 px discriminator: {alone['48']:.2f} s; 32 px one as operators: {operator['32']:.2f} s")
+    for name, taken in commands.items():
+        text = f"{taken['seconds']:.1f} s, {taken['peak_mib']:.0f} MiB" if taken else "not installed, or not asked for"
+        print(f"{name}: {text}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,131 @@
+"""`pctool report`: the paper's tables and figures from run folders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from pctool.cli.console import note, output, print_json
+from pctool.cli.outputs import write_new
+from pctool.errors import InputError
+
+if TYPE_CHECKING:
+    from pctool.report.rows import Row, Value
+
+
+def report(  # noqa: PLR0917  # every setting is a flag of its own
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="RUN", help="Run folders that 'pctool train' wrote, or quoted patterns.")
+    ],
+    select: Annotated[
+        Literal["final", "best"],
+        typer.Option("--select", help="A run's last evaluation, or the one of its smallest distance."),
+    ] = "final",
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", help="The distance to tabulate. [fid, else the fd_... there is]", show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write into.")] = Path("report"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that hold something else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Tables 1 and 2 of the paper from run folders, each row beside the paper's, and figures that overlay methods.
+
+    Runs that differ only in their seed make one row: mean and standard deviation, diverged ones counted and left
+    out of the values. Writes report.md, report.csv, report.tex, report.html (one page, no network needed) and
+    the figures as PNG and SVG.
+
+    Example: pctool report runs/cifar10-resnet-sn-d1-s0 runs/cifar10-resnet-apc-d1-s0 --select best
+    """
+    from pctool.report import page, tables
+    from pctool.report.figures import overlays, spectra_of
+    from pctool.report.rows import rows_of
+    from pctool.report.runs import find_runs, read_run
+
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; give a folder")
+    rows = rows_of([read_run(path) for path in find_runs(inputs)], metric, select)
+    remarks = _remarks(rows, select)
+    figures = overlays(rows)
+    spectra = {run: spectra_of(run) for row in rows for run in row.runs}
+    which = {"final": "last evaluation", "best": "evaluation of smallest distance"}[select]
+    about = f"Of each run its {which}, and the condition numbers recorded at that step."
+    contents = {
+        "report.md": tables.markdown(rows, remarks).encode(),
+        "report.csv": tables.csv_text(rows).encode(),
+        "report.tex": tables.latex(rows).encode(),
+        "report.html": page.html(rows, figures, spectra, remarks, about).encode(),
+        **figures,
+    }
+    write_new({out / name: data for name, data in contents.items()}, force=force)
+    for remark in remarks:
+        note(remark)
+    if as_json:
+        written = [str(out / name) for name in contents]
+        print_json({"select": select, "files": written, "remarks": remarks, "rows": [_row(row) for row in rows]})
+        return
+    _show(rows, out, figures)
+
+
+def _remarks(rows: Sequence[Row], select: Literal["final", "best"]) -> list[str]:
+    """What makes numbers of a table unfit to be compared, for each of the tables' settings."""
+    from pctool.report.rows import protocols
+
+    remarks = []
+    for setting in dict.fromkeys(row.setting for row in rows):
+        found = protocols([row for row in rows if row.setting == setting], select)
+        apart = [key for key in found[0] if len({str(one[key]) for one in found}) > 1] if found else []
+        if apart:
+            differ = "; ".join(f"{key} {' or '.join(sorted({str(one[key]) for one in found}))}" for key in apart)
+            remarks.append(f"The scores of {setting} have different protocols ({differ}): do not compare them.")
+    return remarks
+
+
+def _show(rows: Sequence[Row], out: Path, figures: Collection[str]) -> None:
+    from rich.table import Table
+
+    from pctool.report.tables import heading, lines
+
+    console = output()
+    for setting in dict.fromkeys(row.setting for row in rows):
+        found = [row for row in rows if row.setting == setting]
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        for i, name in enumerate(heading(found)[1:]):
+            table.add_column(name, justify="right" if i else "left", overflow="fold")
+        for line in lines(found, short=True):
+            table.add_row(*line[1:])
+        console.print(setting, markup=False)
+        console.print(table)
+        console.print()
+    console.print(f"tables: {out / 'report.md'}, report.csv, report.tex", markup=False)
+    console.print(f"figures: {', '.join(name for name in figures if name.endswith('.png'))}", markup=False)
+    console.print(f"one page: {out / 'report.html'}", markup=False)
+
+
+def _row(row: Row) -> dict[str, Any]:
+    paper = row.paper
+    return {
+        "setting": row.setting,
+        "method": row.method,
+        "table": row.table,
+        "runs": [str(run.path) for run in row.runs],
+        "diverged": row.diverged,
+        "unfinished": row.unfinished,
+        "steps": list(row.steps),
+        "metric": row.metric,
+        "score": _value(row.score),
+        "kappas": {name: _value(value) for name, value in row.kappas.items()},
+        "paper": vars(paper) if paper else None,
+        "departs": row.departs,
+    }
+
+
+def _value(value: Value | None) -> dict[str, float | None] | None:
+    if value is None:
+        return None
+    std = value.std if value.std is not None and math.isfinite(value.std) else None
+    return {"mean": value.mean if math.isfinite(value.mean) else None, "std": std}

@@ -1,0 +1,68 @@
+"""The answer of `pctool spectrum`: tables on a terminal, or one JSON object."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pctool.cli.console import output
+from pctool.spectrum.reader import LayerSeries, Spectrum
+from pctool.spectrum.tables import layer_table, smallest, summary_table
+
+
+def show(measured: Spectrum) -> None:
+    """Table 1's columns, and the layers of the last step."""
+    console = output()
+    console.print(summary_table(measured))
+    console.print()
+    console.print(layer_table(measured, ascii_only=console.options.ascii_only))
+    console.print()
+
+
+def follow_up(target: Path, plot: Path | None, command: Sequence[str], scored: str) -> None:
+    """Names the files, and the next command: figures first, then the scores of `scored`."""
+    console = output()
+    console.print(f"all singular values: {target}", markup=False)
+    if plot:
+        console.print(f"figures: {plot}", markup=False)
+    follow = ["eval", scored] if plot else [*command, "--plot", "figures"]
+    console.print(f"next: {shlex.join(['pctool', *follow])}", markup=False)
+
+
+def summary(measured: Spectrum, target: Path, plots: Sequence[Path], skipped: Mapping[str, str]) -> dict[str, Any]:
+    """What `--json` prints: the summary a step, the layers at the last step; null for inf and NaN."""
+    return {
+        "out": str(target),
+        "plots": [str(path) for path in plots],
+        "skipped": dict(skipped),
+        "source": measured.source,
+        "network": measured.network,
+        "operator": measured.operator,
+        "steps": measured.steps.tolist(),
+        "summary": {name: [_finite(value) for value in values] for name, values in measured.summary.items()},
+        "layers": [_layer(layer) for layer in measured.layers],
+    }
+
+
+def _layer(layer: LayerSeries) -> dict[str, Any]:
+    ratio = layer.sigma_over_sigma_hat
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "shape": list(layer.shape),
+        "strength": int(layer.strength[-1]),
+        "kappa": _finite(layer.kappa[-1]),
+        "modified_kappa": _finite(layer.modified_kappa[-1]),
+        "kappa_raw": _finite(layer.kappa_raw[-1]),
+        "modified_kappa_raw": _finite(layer.modified_kappa_raw[-1]),
+        "sigma_over_sigma_hat": None if ratio is None else _finite(ratio[-1]),
+        "smallest": [_finite(sigma) for sigma in smallest(layer.effective[-1])[::-1]],
+        "problem": layer.problem,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,242 @@
+"""What `pctool spectrum` does between its flags and its answer: measuring, continuing, watching, writing."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pctool.cli.console import note, output, print_json, progress
+from pctool.cli.outputs import write_new
+from pctool.errors import InputError, PartialError, SavedInterrupt
+
+if "numpy" not in sys.modules:  # before it loads: one thread for linear algebra, so that no result depends on it
+    os.environ.update({f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")})
+
+from pctool import files
+from pctool.cli.spectrum_answer import follow_up, show, summary
+from pctool.spectrum.reader import Spectrum, parse_spectrum, read_spectrum
+from pctool.spectrum.resume import already_measured, unfinished_image
+from pctool.spectrum.sources import Measured, Request, Unread, find_checkpoints, measure_all, merged
+from pctool.spectrum.store import file_image
+from pctool.training.signals import StopRequest, listen
+
+SECONDS_BETWEEN_SAVES = 10.0  # of what is measured so far
+SECONDS_BETWEEN_LOOKS = 2.0  # of --watch; runs record a row in a minute or so
+FILES_A_JOB = 4  # below, starting another process takes longer than its share of the work
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The flags of a measurement, as typed; `grid` None for matrices."""
+
+    inputs: Sequence[str]
+    network: Literal["D", "G", "G_ema"] | None
+    layers: str
+    grid: int | None
+    out: Path | None
+    plot: Path | None
+    jobs: int | None
+
+
+def measure(settings: Settings, *, force: bool, as_json: bool) -> None:
+    """Measures, writes the file and the figures, and answers.
+
+    Raises InputError, WriteError, PartialError for what could not be measured, and SavedInterrupt where a
+    signal came after something had been measured: the same command then continues.
+    """
+    paths = find_checkpoints(settings.inputs)
+    target = settings.out or default_out(settings.inputs, paths)
+    _check_places(target, settings.plot, paths)
+    request = Request(settings.network, settings.layers, settings.grid)
+    source = " ".join(settings.inputs).encode("utf-8", "replace").decode()  # a file name need not be valid text
+    begun = already_measured(target, request, paths)
+    jobs = settings.jobs or max(1, min(os.cpu_count() or 1, len(paths) // FILES_A_JOB))
+    with listen() as stop, progress("spectrum", len(paths), "checkpoints") as advance:
+        collected = _Collected(target, request, source, begun or [], may_save=force or begun is not None)
+        advance(len(collected.measured))
+        if begun:
+            note(f"{target} has {len(begun)} of {len(paths)} checkpoints; measuring the others")
+        done = {result.path for result in collected.measured}
+        left = [path for path in paths if path not in done]
+        for result in measure_all(left, request, jobs, lambda: stop.signal is not None):
+            collected.add(result)
+            advance(1)
+        collected.stop_if_asked(stop, len(paths))
+    collected.check()
+    network, rows = merged(collected.measured)
+    extra = {} if request.grid is None else {"grid": request.grid}
+    contents = {target: file_image(rows, source, network, request.operator, extra)}
+    measured = parse_spectrum(contents[target], str(target))
+    contents |= _figures(measured, settings.plot)
+    write_new(contents, force=force, own=[target] if begun is not None or collected.saved else [])
+    if as_json:
+        print_json(summary(measured, target, list(contents)[1:], collected.skipped))
+    else:
+        show(measured)
+        command = _again(settings)
+        follow_up(target, settings.plot, command, settings.inputs[0])
+    _report([f"step {row.step}: {problem}" for row in rows for problem in row.problems], collected.skipped)
+
+
+class _Collected:
+    """The results so far, saved every now and then where the target is ours to write."""
+
+    def __init__(
+        self, target: Path, request: Request, source: str, begun: Sequence[Measured], *, may_save: bool
+    ) -> None:
+        self.target, self.request, self.source = target, request, source
+        self.measured = list(begun)
+        self.skipped: dict[str, str] = {}
+        self.left_out: list[str] = []
+        self.may_save = may_save or not target.exists()
+        self.saved = False
+        self.last_save = time.monotonic()
+
+    def add(self, result: Measured | Unread) -> None:
+        if isinstance(result, Unread):
+            self.skipped[str(result.path)] = result.reason
+        elif result.row is None:
+            self.left_out.append(f"{result.path} is left out: {result.left_out}")
+        else:
+            self.measured.append(result)
+        if self.measured and time.monotonic() - self.last_save >= SECONDS_BETWEEN_SAVES:
+            self.save()
+
+    def save(self) -> None:
+        self.last_save = time.monotonic()
+        if self.may_save:
+            files.write_bytes(self.target, unfinished_image(self.measured, self.request, self.source))
+            self.saved = True
+
+    def stop_if_asked(self, stop: StopRequest, total: int) -> None:
+        if stop.signal is None or len(self.measured) + len(self.skipped) + len(self.left_out) == total:
+            return
+        if not self.measured or not self.may_save:
+            raise KeyboardInterrupt
+        self.save()
+        raise SavedInterrupt(
+            f"interrupted after {len(self.measured)} of {total} checkpoints, kept in {self.target}; "
+            "the same command continues"
+        )
+
+    def check(self) -> None:
+        """Notes what is left out; raises the first file's reason where nothing could be measured."""
+        for line in sorted(self.left_out):
+            note(line)
+        if not self.measured:
+            reasons = [self.skipped[path] for path in sorted(self.skipped)] or sorted(self.left_out)
+            raise InputError(reasons[0])
+        for path, reason in sorted(self.skipped.items()):
+            note(f"skipped: {reason if path in reason else f'{path}: {reason}'}")
+
+
+def default_out(inputs: Sequence[str], paths: Sequence[Path]) -> Path:
+    """`<name>.spectrum.h5` in the current folder: of the first input, or the first file that a pattern gave."""
+    first = Path(inputs[0]) if Path(inputs[0]).exists() else paths[0]
+    name = first.resolve().name if first.is_dir() else first.stem
+    return Path(f"{name}.spectrum.h5")
+
+
+def _check_places(target: Path | None, plot: Path | None, paths: Sequence[Path]) -> None:
+    """Before any work: what could not be written in any case."""
+    if target and target.is_dir():
+        raise InputError(f"--out {target} is a folder; give a file name such as {target / 'spectrum.h5'}")
+    if target and target.resolve() in {path.resolve() for path in paths}:
+        raise InputError(f"--out {target} is one of the checkpoints to read; give another name")
+    if plot and plot.exists() and not plot.is_dir():
+        raise InputError(f"--plot {plot} is a file; give a folder")
+
+
+def _figures(measured: Spectrum, plot: Path | None) -> dict[Path, bytes]:
+    if plot is None:
+        return {}
+    from pctool.spectrum.plots import figures
+
+    return {plot / name: data for name, data in figures(measured).items()}
+
+
+def _again(settings: Settings) -> list[str]:
+    """The same command, to be followed by --plot."""
+    command = ["spectrum", *settings.inputs]
+    command += ["--network", settings.network] if settings.network else []
+    command += ["--layers", settings.layers] if settings.layers != "*" else []
+    command += ["--operator", "fft", "--grid", str(settings.grid)] if settings.grid else []
+    return [*command, *(["--out", str(settings.out)] if settings.out else [])]
+
+
+def _report(problems: Sequence[str], skipped: dict[str, str]) -> None:
+    """A note a layer that could not be measured, then exit 6: everything else has been written."""
+    for problem in problems:
+        note(problem)
+    lines = [f"{len(problems)} measurements are NaN, the first: {problems[0]}"] if problems else []
+    lines += [f"{len(skipped)} files were skipped, the first: {min(skipped)}"] if skipped else []
+    if lines:
+        raise PartialError(f"{'; '.join(lines)}; the rest is complete")
+
+
+def show_recorded(text: str, *, watch: bool, plot: Path | None, force: bool, as_json: bool) -> None:
+    """Shows a spectrum file, with `watch` that of a run while it grows. Writes nothing but the figures."""
+    path = Path(text)
+    _check_places(None, plot, [])
+    if watch:
+        path = path / "spectrum.h5"
+        _watch(path.parent, path, quiet=as_json)
+    measured = read_spectrum(path)
+    if not len(measured.steps):
+        raise InputError(f"{path} has no row yet; wait for the run, or give another file")
+    contents = _figures(measured, plot)
+    write_new(contents, force=force)
+    if as_json:
+        print_json(summary(measured, path, list(contents), {}))
+        return
+    if not watch:
+        show(measured)
+    follow_up(path, plot, ["spectrum", str(path)], str(path.parent))
+
+
+def _watch(run: Path, path: Path, *, quiet: bool) -> None:
+    """The tables after every new row, until the run ends or Ctrl-C; `quiet` only waits."""
+    if not (run / "config.json").is_file():
+        raise InputError(f"{run} is no run folder; --watch wants the folder that 'pctool train' writes into")
+    seen: tuple[Any, ...] = ()
+    try:
+        while True:
+            ended = _ended(run)
+            measured = _look(path, last=ended)
+            if measured is not None:
+                if tuple(measured.steps) != seen and len(measured.steps) and not quiet:
+                    console = output()
+                    console.clear()  # on a terminal; elsewhere it prints nothing
+                    show(measured)
+                seen = tuple(measured.steps)
+            if ended:
+                if not seen:
+                    raise InputError(f"{run} has ended without a spectrum; see its exit.json")
+                return
+            if not seen and not quiet:
+                note(f"{run} has no spectrum yet; waiting")
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    except KeyboardInterrupt:
+        if not seen:
+            raise
+
+
+def _look(path: Path, *, last: bool) -> Spectrum | None:
+    """The file as it is now; None where it is not there, or was read while a row was being written."""
+    try:
+        return read_spectrum(path) if path.exists() else None
+    except InputError:
+        if last:
+            raise
+        return None
+
+
+def _ended(run: Path) -> bool:
+    """A run writes config.json when it begins or continues, and exit.json when it ends."""
+    ended, began = run / "exit.json", run / "config.json"
+    return ended.exists() and ended.stat().st_mtime >= began.stat().st_mtime

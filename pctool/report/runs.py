@@ -1,0 +1,119 @@
+"""Run folders as a report needs them: configuration, how they ended, scores, spectra, newest samples."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from pydantic import ValidationError
+
+from pctool.errors import InputError
+from pctool.spectrum.reader import Spectrum, read_spectrum
+from pctool.training.run_folder import RunRecord
+
+Ended = Literal["finished", "diverged", "unfinished"]
+NON_FINITE = 3  # the exit code of a run whose training became non-finite (docs/cli.md)
+MAX_LOG_BYTES = 2**28  # a line a log step: 200,000 steps make 1 MB
+MAX_PICTURE_BYTES = 2**25
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run. `stats` and `metrics` are the lines of its logs; `samples` its newest grid of images, PNG."""
+
+    path: Path
+    record: RunRecord
+    ended: Ended
+    step: int
+    stats: tuple[dict[str, Any], ...]
+    metrics: tuple[dict[str, Any], ...]
+    spectrum: Spectrum | None
+    samples: bytes | None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration."""
+        return self.record.config
+
+
+def find_runs(inputs: Sequence[str]) -> list[Path]:
+    """The run folders meant by paths and quoted patterns, each once. InputError for one that gives none."""
+    found: dict[Path, Path] = {}
+    for text in inputs:
+        matches = [Path(text)] if Path(text).exists() else [Path(name) for name in sorted(glob.glob(text))]
+        folders = [path for path in matches if (path / "config.json").is_file()]
+        if not folders:
+            raise InputError(f"no run folder at {text}; give folders that 'pctool train' wrote, or a pattern")
+        for folder in folders:
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values())
+
+
+def read_run(path: Path) -> Run:
+    """Reads a run folder. Raises InputError for a damaged file; logs and spectrum may be missing."""
+    try:
+        record = RunRecord.model_validate_json((path / "config.json").read_bytes())
+    except (OSError, ValidationError):
+        raise InputError(f"{path / 'config.json'} is damaged or cannot be read; restore it, or leave it out") from None
+    stats, metrics = _log(path / "stats.jsonl"), _log(path / "metrics.jsonl")
+    spectrum = read_spectrum(path / "spectrum.h5") if (path / "spectrum.h5").exists() else None
+    recorded = spectrum.steps.tolist() if spectrum else []
+    step = max([0, *recorded, *(entry["step"] for entry in stats)])
+    code = _exit_code(path / "exit.json")
+    wanted = record.config.get("steps")
+    done = code == 0 and isinstance(wanted, int) and step >= wanted - 1  # the last log line may be a step short
+    ended: Ended = "diverged" if code == NON_FINITE else "finished" if done else "unfinished"
+    return Run(path, record, ended, step, stats, metrics, spectrum, _newest_picture(path / "samples"))
+
+
+def _log(path: Path) -> tuple[dict[str, Any], ...]:
+    """The lines of a log; a last one that a crash cut short is left out."""
+    if not path.exists():
+        return ()
+    try:
+        if path.stat().st_size > MAX_LOG_BYTES:
+            raise InputError(f"{path} has more than {MAX_LOG_BYTES:,} bytes; leave that run out")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"cannot read {path}; restore it, or leave that run out") from None
+    entries = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line, parse_constant=_refuse)
+            if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+                raise ValueError("no step")
+        except (ValueError, RecursionError):
+            if number == len(lines):
+                break
+            raise InputError(f"line {number} of {path} is damaged; restore it, or leave that run out") from None
+        entries.append(entry)
+    return tuple(entries)
+
+
+def _refuse(word: str) -> NoReturn:
+    raise ValueError(word)
+
+
+def _exit_code(path: Path) -> int | None:
+    """How the last process ended; None while it runs, or where that cannot be known."""
+    try:
+        code = json.loads(path.read_bytes()).get("code")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+    return code if isinstance(code, int) else None
+
+
+def _newest_picture(folder: Path) -> bytes | None:
+    numbered = [path for path in folder.glob("*.png") if path.stem.isdigit()]
+    if not numbered:
+        return None
+    newest = max(numbered, key=lambda path: int(path.stem))
+    if newest.stat().st_size > MAX_PICTURE_BYTES:
+        return None
+    content = newest.read_bytes()
+    return content if content.startswith(PNG) else None

@@ -1,0 +1,75 @@
+"""`pctool export` from a checkpoint to a file that others read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors
+import safetensors.torch
+
+from pctool.cli.main import run
+from pctool.spectrum.measure import measure_layer
+from pctool.spectrum.sources import read_layers
+from tests.spectrum.samples import states, write_checkpoint
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with runs/demo and its checkpoints of steps 10 and 20."""
+    monkeypatch.chdir(tmp_path)
+    for step in (10, 20):
+        write_checkpoint(tmp_path / "runs/demo/checkpoints" / f"{step:08d}.pt", step)
+    return tmp_path
+
+
+def test_a_run_gives_its_newest_discriminator(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Plain safetensors whose raw spectra are the effective ones of the checkpoint; the metadata say what it is."""
+    assert run(["export", "runs/demo", "--network", "D", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["out"], answer["step"]) == ("demo-00000020-D.safetensors", 20)
+    with safetensors.safe_open(folder / answer["out"], "pt") as file:
+        assert file.metadata()["network"] == "D"
+    network, step, plain = read_layers(folder / answer["out"])
+    assert (network, step) == ("D", 20)
+    assert plain is not None
+    expected = {state.name: measure_layer(state).effective for state in states(20)}
+    for state in plain:
+        assert measure_layer(state).raw == pytest.approx(expected[state.name], abs=1e-6)
+
+
+def test_a_generator_is_exported_as_it_is(folder: Path) -> None:
+    """No weight changes."""
+    assert run(["export", "runs/demo/checkpoints/00000010.pt", "--network", "G", "--out", "g.safetensors"]) == 0
+    tensors = safetensors.torch.load_file(folder / "g.safetensors")
+    for state in states(10):
+        assert (tensors[f"{state.name}.weight"] == state.weight).all()
+
+
+def test_another_content_is_overwritten_only_with_force(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same again succeeds; another network under that name needs --force."""
+    assert run(["export", "runs/demo", "--network", "G", "--out", "x.safetensors"]) == 0
+    assert run(["export", "runs/demo", "--network", "G", "--out", "x.safetensors"]) == 0
+    assert run(["export", "runs/demo", "--network", "D", "--out", "x.safetensors"]) == 2
+    assert "add --force" in capsys.readouterr().err
+    assert run(["export", "runs/demo", "--network", "D", "--out", "x.safetensors", "--force"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "cannot read checkpoint nowhere"),
+        (["runs"], "holds no readable checkpoint"),
+        (["runs/demo"], "holds no G_ema"),
+        (["runs/demo", "--network", "G", "--out", "runs"], "is a folder"),
+    ],
+)
+def test_bad_input_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    """Exit 2 and no file."""
+    before = sorted(folder.rglob("*"))
+    assert run(["export", *arguments]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert sorted(folder.rglob("*")) == before

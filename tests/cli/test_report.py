@@ -1,0 +1,93 @@
+"""`pctool report` from its arguments to its files and its answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pctool.cli.main import run
+from tests.report.folders import PROTOCOL, make_run
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with two seeds of apc and one run of sn."""
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        make_run(Path(f"apc{seed}"), scores={10: 30.0, 20: 20.0 + seed}, seed=seed)
+    make_run(Path("sn"), scores={20: 80.0}, method="sn")
+    return tmp_path
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes seconds; one test looks at what it makes."""
+    monkeypatch.setattr("pctool.report.figures.overlays", lambda rows: {"losses.png": b"png", "losses.svg": b"svg"})
+    monkeypatch.setattr("pctool.report.figures.spectra_of", lambda run: {})
+
+
+def test_tables_figures_and_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All files; the answer shows both methods beside the paper's values in 80 columns."""
+    assert run(["report", "apc?", "sn"]) == 0
+    names = {path.name for path in (folder / "report").iterdir()}
+    pictures = {f"{name}.{end}" for name in ("condition", "smallest", "scores", "losses") for end in ("png", "svg")}
+    assert names == {"report.md", "report.csv", "report.tex", "report.html"} | pictures
+    out = capsys.readouterr().out
+    assert out.index("SN-GAN") < out.index("APC")
+    assert all(text in out for text in ("20.50", "FID 77.82", "FID 19.53", "report/report.html"))
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_same_again_and_another_content(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same bytes twice; other runs into the same folder need --force, and nothing is half-written."""
+    assert run(["report", "apc?"]) == 0
+    before = {path: path.read_bytes() for path in (folder / "report").iterdir()}
+    assert run(["report", "apc?"]) == 0
+    assert run(["report", "sn"]) == 2
+    assert "exists with other content; add --force" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (folder / "report").iterdir()} == before
+    assert run(["report", "sn", "--force"]) == 0
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_json_is_one_strict_object(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows with their values, the paper's, and the files."""
+    assert run(["report", "apc?", "sn", "--select", "best", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [row["method"] for row in answer["rows"]] == ["SN-GAN", "APC"]
+    assert answer["rows"][1]["score"]["mean"] == 20.5
+    assert answer["rows"][1]["paper"]["fid"] == 19.53
+    assert "report/report.html" in answer["files"]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_scores_of_different_protocols_are_warned_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr and in every file to be read."""
+    make_run(Path("more"), scores={20: 19.0}, method="none", protocol={**PROTOCOL, "n_fake": 50_000})
+    assert run(["report", "apc?", "more"]) == 0
+    warning = "different protocols (n_fake 10 or 50000): do not compare them"
+    assert warning in capsys.readouterr().err
+    assert warning in (folder / "report/report.md").read_text()
+    assert warning in (folder / "report/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "no run folder at nowhere"),
+        (["sn", "--metric", "fd_x"], "no run has a score 'fd_x'"),
+        (["sn", "--out", "sn/config.json"], "is a file; give a folder"),
+        (["sn", "--select", "worst"], "--select"),
+        ([], "RUN"),
+    ],
+)
+def test_bad_input_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    """Exit 2 and no file."""
+    assert run(["report", *arguments]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (folder / "report").exists()
