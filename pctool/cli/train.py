@@ -194,12 +194,12 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
 
 def _check_names(dataset: str | None, preset: str | None, data_dir: Path | None) -> None:
     """Refuses an unknown name at once: what resolves the settings imports torch, which takes seconds."""
-    from pctool.data import catalog
+    from pctool.data import datasets, encoded
     from pctool.places import data_dir as existing_data_dir
     from pctool.training import recipes
 
     existing_data_dir(data_dir)
     if preset is not None and preset != "list":
         recipes.read_preset(preset)
-    if dataset is not None:
-        catalog.describe(dataset)
+    if dataset is not None and not encoded.is_path(dataset):
+        datasets.describe(dataset)

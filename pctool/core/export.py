@@ -26,7 +26,8 @@ def plain_weights(checkpoint: dict[str, Any], network: Network) -> dict[str, Ten
     if not isinstance(checkpoint.get(network), dict):
         raise InputError(f"the checkpoint holds no {network}; use one of 'pctool train'")
     tensors = {key: value.detach().cpu() for key, value in checkpoint[network].items() if isinstance(value, Tensor)}
-    if network == "D":
+    if network == "D":  # under svd its factors are behind a weight that is there already
+        tensors = {key: value for key, value in tensors.items() if not key.rpartition(".")[2].startswith("svd_")}
         try:
             for name, entry in checkpoint["preconditioner"].items():
                 raw = tensors[f"{name}.weight"]
