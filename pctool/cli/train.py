@@ -124,6 +124,9 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     data_workers: Annotated[
         int | None, _where("Processes that decode images. (default by the processors)", "--data-workers")
     ] = None,
+    compile: Annotated[  # the contract's name
+        bool | None, _where("Compile the networks with torch.compile. (default no)", "--compile/--no-compile")
+    ] = None,
     out: Annotated[Path | None, _where("The run folder. (default runs/<named after the settings>)", "--out")] = None,
     resume: Annotated[
         Literal["auto", "never"], _where("Whether the same command continues a run. (default auto)", "--resume")

@@ -38,6 +38,7 @@ OPERATIONAL = (
     "data_dir",
     "device",
     "threads",
+    "compile",
     "cache_limit",
     "data_workers",
     "out",
@@ -98,6 +99,7 @@ class TrainConfig(BaseModel):
     data_dir: Path | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     threads: Count | None = None
+    compile: bool = False
     cache_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = catalog.CACHE_LIMIT / 1e9
     data_workers: Annotated[int, Field(ge=0)] | None = None
     out: Path

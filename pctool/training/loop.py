@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -50,6 +50,9 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
     loss = LOSSES[config.loss]
     autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
+    # D's weights are arguments: the polynomial stays outside what is compiled, and its change compiles nothing again.
+    generate: Callable[[Tensor], Tensor] = torch.compile(G) if config.compile else G
+    discriminate: Callable[..., Tensor] = torch.compile(_run) if config.compile else _run
     z_samples = state.latent(N_SAMPLES, "samples")
     if state.step == 0:
         pre.update_strengths()
@@ -74,8 +77,8 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
         frozen = {name: value.detach() for name, value in W_hat.items()}
         for i in range(config.g_iters):
             with autocast:
-                fake = G(ranks.share(state.latent(config.batch_size_g, "z-g", step, i)))
-                fake_logits = functional_call(D, frozen, (fake,))
+                fake = generate(ranks.share(state.latent(config.batch_size_g, "z-g", step, i)))
+                fake_logits = discriminate(D, frozen, fake)
             loss_g = loss.g(fake_logits.float())
             state.optim_g.zero_grad()
             loss_g.backward()
@@ -92,8 +95,8 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
             real = state.dequantise(next(reals), "dequantise", step, i)
             with autocast:
                 with torch.no_grad():
-                    fake = G(ranks.share(state.latent(config.batch_size, "z-d", step, i)))
-                logits = functional_call(D, W_hat, (torch.cat([real, fake.float()]),))
+                    fake = generate(ranks.share(state.latent(config.batch_size, "z-d", step, i)))
+                logits = discriminate(D, W_hat, torch.cat([real, fake.float()]))
             loss_d = loss.d(*logits.float().split(len(real)))
             if (penalty := pre.penalty()) is not None:
                 loss_d = loss_d + penalty
@@ -132,6 +135,12 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
         if stopping and not last:
             return False
     return True
+
+
+def _run(D: nn.Module, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """D's logits [n] for x [n, C, H, W] with these weights in place of its own."""
+    logits: Tensor = functional_call(D, weights, (x,))
+    return logits
 
 
 @torch.no_grad()

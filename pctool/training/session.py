@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +105,9 @@ def _train(session: Session, watcher: Watcher, stop: StopRequest) -> Outcome:
     recorder = Recorder(config, folder, state, watcher, stop) if ranks.main else None
     if state.step < config.steps:
         watcher.begin(state.step, config.steps)
-    with contextlib.closing(source.batches(own)) as reals:
+    with contextlib.closing(source.batches(own)) as reals, warnings.catch_warnings():
+        # torch.compile looks at .grad of the weights that are values, and is told that they have none.
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
         finished = loop.train(config, reals, state, folder, ranks=ranks, stop=stop, recorder=recorder)
     if recorder is None:
         return Outcome(folder.path, state.step, finished, stop.requeue, stop.collapse)
