@@ -23,6 +23,7 @@ from pctool.evaluation.images import array_sha256, open_images
 from pctool.evaluation.metrics_file import Metrics
 from pctool.evaluation.protocols import CUSTOM, PROTOCOLS, default_for
 from pctool.evaluation.score import METRICS, Metric, score
+from pctool.training.config import resolve_device
 
 Batches = Iterator[NDArray[np.uint8]]
 
@@ -82,7 +83,9 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
         raise InputError(f"what is {request.source} to be compared with? add --against DATASET or FOLDER")
     real = _real(against, request)
     extractor = features.load(
-        request.extractor or features.default_for(against), request.weights, _device(request.device)
+        request.extractor or features.default_for(against),
+        request.weights,
+        torch.device(resolve_device(request.device)),
     )
     if out is not None and out.is_dir():
         raise InputError(f"--out {out} is a folder; name a file")
@@ -120,12 +123,6 @@ def _metrics(text: str) -> tuple[Metric, ...]:
     return tuple(metric for metric in METRICS if metric in names)
 
 
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda, but there is no CUDA device here; use --device cpu")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
-
-
 def _samples(request: Request) -> Samples:
     source = request.source or _newest_run()
     if request.source is None:
@@ -157,7 +154,7 @@ def _generated(path: Path, run_folder: Path | None, request: Request) -> Samples
     checkpoint = checkpoints.read(path)
     network, bn = request.network or "G_ema", request.bn or "running"
     G = checkpoints.generator(checkpoint, network)
-    device = _device(request.device)
+    device = torch.device(resolve_device(request.device))
 
     def draw(n: int, batch_size: int) -> Batches:
         return generate(G, n, seed=request.seed, batch_size=batch_size, device=device, bn=bn)

@@ -148,7 +148,7 @@ def resolve(flags: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -
         if key in {**from_preset, **without_bf16, **flags}:
             raise InputError(f"{key} follows from the data set; leave it out")
     given = {**from_preset, **flags}
-    device = _device(given.get("device", "auto"))
+    device = resolve_device(given.get("device", "auto"))
     if given.get("precision") == "auto":
         fast = has_fast_bf16(device)
         given = {
@@ -202,7 +202,8 @@ def has_fast_bf16(device: str) -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def _device(name: str) -> str:
+def resolve_device(name: str) -> str:
+    """`cpu` or `cuda` for auto, cpu or cuda. MissingError for CUDA where there is none; `eval` uses it too."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():

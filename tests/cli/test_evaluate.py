@@ -222,10 +222,10 @@ def test_weights_that_are_not_here(place):
         run("run", "--against", "cifar10", "--data-dir", place / "nowhere")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_where_there_is_none(place):
-    """--device cuda on a machine without one is an InputError."""
-    with pytest.raises(InputError, match="--device cpu"):
+def test_cuda_where_there_is_none(place, monkeypatch):
+    """--device cuda on a machine without one is a MissingError (exit code 4), as in train."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(MissingError, match="--device cpu"):
         run("run", "--device", "cuda")
 
 
