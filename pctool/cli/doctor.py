@@ -96,5 +96,5 @@ def _inception() -> tuple[str, str, str]:
     return (
         "Inception",
         "no weights",
-        f"put inception-2015-12-05.pt at {path} for FID; fashion-cnn works without",
+        "pctool data fetch inception brings them; fashion-cnn works without",
     )

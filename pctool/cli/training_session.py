@@ -119,7 +119,7 @@ def _show_summary(outcome: session.Outcome) -> None:
         for definition in ("kappa", "modified_kappa"):
             columns = [f"{label} {outcome.kappas[f'{key}_{definition}']:.2f}" for key, label in _COLUMNS.items()]
             rows.append((definition.replace("_", " "), ", ".join(columns) + " (effective weights of D)"))
-    rows += [(name, f"{value:.4g}") for name, value in outcome.scores.items() if not name.endswith("_std")]
+    rows += [(name, f"{value:.4g}") for name, value in outcome.scores.items() if not name.endswith(("_std", "_se"))]
     rows.append(("next", f"pctool spectrum {outcome.path}" if outcome.scores else f"pctool eval {outcome.path}"))
     print(f"{outcome.path}: {outcome.step:,} steps")
     for name, text in rows:  # plain lines: a path that is cut or folded cannot be copied

@@ -72,6 +72,7 @@ def test_a_run_is_scored_with_its_own_data(place, capsys):
     assert found.step == 20
     assert set(found.scores) == {f"{m}_fashion-cnn{s}" for m, s in (("fd", ""), ("kd", ""), ("is", ""))} | {
         "kd_fashion-cnn_std",
+        "kd_fashion-cnn_se",
         "is_fashion-cnn_std",
     }
     recorded = found.protocol
@@ -155,15 +156,15 @@ def test_table_and_out(place, capsys):
 
 def test_named_protocols(place, capsys, monkeypatch):
     """A run's default counts are its protocol's; any other count, or a split by name, makes it custom."""
-    from pctool.cli import evaluation_session
-    from pctool.evaluation.protocols import Counts
+    from pctool.cli import evaluation_plan
+    from pctool.evaluation.protocols import NamedProtocol
 
-    monkeypatch.setitem(evaluation_session.PROTOCOLS, "fashion-10k", Counts(30, 70))
+    monkeypatch.setitem(evaluation_plan.PROTOCOLS, "fashion-10k", NamedProtocol(30, 70))
     assert answer(capsys, "run", "--metrics", "fid").protocol.name == "fashion-10k"
     assert answer(capsys, "run", "--metrics", "fid", "--n-fake", "30").protocol.name == "fashion-10k"
     assert answer(capsys, "run", "--metrics", "fid", "--n-real", "71").protocol.name == "custom"
     assert answer(capsys, "run", "--metrics", "fid", "--split", "test").protocol.name == "custom"
-    monkeypatch.setitem(evaluation_session.PROTOCOLS, "clean-50k", Counts(20, None))
+    monkeypatch.setitem(evaluation_plan.PROTOCOLS, "clean-50k", NamedProtocol(20, None))
     against = ("--against", "clothes", "--extractor", "fashion-cnn")
     found = answer(capsys, "run", "--metrics", "fid", "--protocol", "clean-50k", *against).protocol
     assert (found.name, found.n_fake, found.n_real) == ("clean-50k", 20, 50)  # all there are
@@ -184,7 +185,7 @@ def bad_inputs(place):
         (("text.pt",), "is no checkpoint"),
         (("absent.pt",), "absent.pt"),
         (("empty", *against), "holds no images"),
-        (("mixed", *against, "--n-real", "9"), "z.png is 16x16 grey"),
+        (("mixed", *against, "--n-real", "9"), "takes 32x32 images, these are 16x16 grey"),
         (("colour", *against, "--n-real", "9"), "takes grey images"),
         (("clothes",), "--against"),
         (("clothes", "--against", "fashion-mnst"), "did you mean fashion-mnist"),
@@ -196,7 +197,7 @@ def bad_inputs(place):
         (("clothes", *against, "--protocol", "clean-50k"), "--protocol"),
         (("run", "--samples-out", "clothes"), "exists"),
         (("run", "--extractor", "fashioncnn"), "did you mean fashion-cnn"),
-        (("run", "--metrics", "fid,pr"), "fid, kid, is"),
+        (("run", "--metrics", "fid,prd"), "fid, kid, is, pr"),
         (("run", "--metrics", ","), "fid, kid, is"),
     ]
 
@@ -217,7 +218,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(place):
 def test_weights_that_are_not_here(place):
     """Inception without its file, and data that is not here, are MissingErrors that say what to do."""
     with pytest.raises(MissingError, match="fashion-cnn"):
-        run("run", "--extractor", "inception")
+        run("run", "--extractor", "inception", "--offline")
     with pytest.raises(MissingError, match="pctool data"):
         run("run", "--against", "cifar10", "--data-dir", place / "nowhere")
 

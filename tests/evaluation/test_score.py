@@ -44,7 +44,9 @@ def test_scores_are_those_of_the_formulas():
     a, b = FAKE.reshape(90, -1) / 255, REAL.reshape(120, -1) / 255
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     assert found["fd_flat"] == pytest.approx(frechet_distance(a.mean(0), cov_a, b.mean(0), cov_b), rel=1e-5)
-    assert (found["kd_flat"], found["kd_flat_std"]) == pytest.approx(kid(a, b, seed=5), rel=1e-4, abs=1e-7)
+    assert (found["kd_flat"], found["kd_flat_std"], found["kd_flat_se"]) == pytest.approx(
+        kid(a, b, seed=5), rel=1e-4, abs=1e-7
+    )
     inception = InceptionScore(90, seed=5)
     inception.update(network(torch.from_numpy(FAKE).float())[1].numpy())
     assert (found["is_flat"], found["is_flat_std"]) == pytest.approx(inception.result(), rel=1e-6)
@@ -53,7 +55,7 @@ def test_scores_are_those_of_the_formulas():
 def test_only_inception_s_scores_are_called_fid():
     """Keys carry the network's name, except Inception's."""
     named = score([FAKE], REAL, flat("inception"), n_fake=90).scores
-    assert set(named) == {"fid", "kid", "kid_std", "inception_score", "inception_score_std"}
+    assert set(named) == {"fid", "kid", "kid_std", "kid_se", "inception_score", "inception_score_std"}
     other = score([FAKE], REAL, flat("mobilenet_v2"), n_fake=90, metrics=("fid",)).scores
     assert set(other) == {"fd_mobilenet_v2"}
 
@@ -72,7 +74,7 @@ def test_what_is_recorded():
 def test_no_probabilities_no_inception_score():
     """Without class probabilities the inception score is left out, and `skipped` says so."""
     found = score([FAKE], REAL, flat(probabilities=False), n_fake=90)
-    assert set(found.scores) == {"fd_flat", "kd_flat", "kd_flat_std"}
+    assert set(found.scores) == {"fd_flat", "kd_flat", "kd_flat_std", "kd_flat_se"}
     assert found.protocol.skipped == ["is: the extractor's weights give no class probabilities"]
 
 
