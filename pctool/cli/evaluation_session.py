@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from pctool.evaluation import features, samples_out, statistics_file
 from pctool.evaluation.features import Extractor
 from pctool.evaluation.images import Images
 from pctool.evaluation.metrics_file import Metrics, mean_of
+from pctool.evaluation.protocols import CUSTOM
 from pctool.evaluation.reference import reference
 from pctool.evaluation.score import score
 from pctool.training.config import resolve_device
@@ -37,6 +39,8 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
     trained = isinstance(source, Trained)
     plan = evaluation_plan.of_run(request, name, against) if trained else evaluation_plan.of_files(request, name)
     real, split = real_images(against, plan.split, request.data_dir)
+    if isinstance(real, Path):  # of how many images, and which, no protocol of ours can promise
+        plan = dataclasses.replace(plan, name=CUSTOM, n_real=request.n_real)
     if request.weights is None and not request.offline and weights.is_known(name):
         weights.fetch(name)
     extractor = features.load(name, request.weights, device)

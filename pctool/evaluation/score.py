@@ -19,6 +19,7 @@ from pctool.evaluation.metrics_file import Metrics, Protocol, versions
 from pctool.evaluation.precision_recall import NEIGHBOURS
 from pctool.evaluation.reference import Reference, from_statistics, reference
 from pctool.evaluation.resizers import Resizer
+from pctool.evaluation.statistics_file import About
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 USUAL: tuple[Metric, ...] = ("fid", "kid", "is")
@@ -70,18 +71,13 @@ def score(
     n_real = _counts(real, n_fake, n_is if "is" in metrics else n_fake, n_real)
     wanted = _wanted(metrics, extractor, real, n_fake, n_real)
     views = []
-    for resizer in resizers or (extractor.resizer,):
+    for resizer in (resizers or (extractor.resizer,))[: None if "fid" in wanted.metrics else 1]:
         view = extractor.with_resizer(resizer)
-        known, remarks = _known(
-            real, view, wanted.metrics, n_real=n_real, split=split, batch_size=batch_size, advance=advance
+        views.append(
+            View(view, _known(real, view, wanted, n_real, split=split, batch_size=batch_size, advance=advance))
         )
-        wanted.notes.extend(remarks)
-        views.append(View(view, known))
-        if "fid" not in wanted.metrics:  # all else is of the first resizer
-            break
     scores, shape = compare(fake, views, wanted.metrics, n_fake=n_fake, n_is=n_is, seed=seed, advance=advance)
     about = views[0].known.statistics.about if views[0].known else None
-    real_sha256 = (about.real_sha256 if about else _sha256(real)) if isinstance(real, Path) else real.sha256
     n_real = n_real or (about.n if about else None)
     remarks = _notes(views, wanted.metrics, n_fake=n_fake, n_real=n_real, fake_shape=shape, real=real)
     return Metrics(
@@ -92,7 +88,7 @@ def score(
             n_real=n_real,
             n_fake=n_fake,
             n_is=n_is if "is" in wanted.metrics else None,
-            split=split,
+            split=split or (about.split if about else None),
             resolution=shape[1],
             resizer="both" if len(views) > 1 else views[0].extractor.resizer,
             network=network,
@@ -101,7 +97,7 @@ def score(
             seed=seed,
             extractor=extractor.name,
             extractor_sha256=extractor.sha256,
-            real_sha256=real_sha256,
+            real_sha256=_sha256(real, about),
             skipped=[*skipped, *([] if isinstance(real, Path) else real.skipped), *wanted.skipped],
         ),
         notes=[*notes, *wanted.notes, *remarks],
@@ -145,31 +141,31 @@ def _wanted(
 def _known(
     real: Images | Path,
     extractor: Extractor,
-    metrics: Sequence[Metric],
-    *,
+    wanted: _Wanted,
     n_real: int | None,
+    *,
     split: str | None,
     batch_size: int,
     advance: Callable[[int], object],
-) -> tuple[Reference | None, list[str]]:
-    """What the real images give this network, and what is to be remarked; None where only the samples count."""
+) -> Reference | None:
+    """What the real images give this network; None where only the samples count. What it leaves open is noted."""
     if isinstance(real, Path):
-        return from_statistics(real, extractor)
+        found, remarks = from_statistics(real, extractor)
+        wanted.notes.extend(remarks)
+        return found
     assert n_real is not None
-    if set(metrics) <= {"is"}:
+    if set(wanted.metrics) <= {"is"}:
         advance(n_real)
-        return None, []
-    with_features = bool({"kid", "pr"} & set(metrics))
-    found = reference(
+        return None
+    return reference(
         real,
         extractor,
         n_real=n_real,
         split=split,
-        with_features=with_features,
+        with_features=bool({"kid", "pr"} & set(wanted.metrics)),
         batch_size=batch_size,
         advance=advance,
     )
-    return found, []
 
 
 def _notes(
@@ -197,6 +193,11 @@ def _notes(
     return notes
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+def _sha256(real: Images | Path, about: About | None) -> str:
+    """What the real images are known by; of a foreign statistics file, its own hash."""
+    if not isinstance(real, Path):
+        return real.sha256
+    if about is not None:
+        return about.real_sha256
+    with real.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

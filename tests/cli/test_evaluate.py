@@ -1,5 +1,6 @@
 """`pctool eval`: what it scores, what it leaves behind, and what it refuses."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -241,3 +242,124 @@ def test_help_is_light():
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "Example: pctool eval" in shown
     assert shown.splitlines()[-1] == "[]"
+
+
+def test_repeats_are_the_mean_of_other_z(place, capsys):
+    """--repeats 3 scores with seeds 5, 6 and 7: means, deviations, and each as it is alone."""
+    found = answer(capsys, "run", *FEW, "--metrics", "fid", "--seed", "5", "--repeats", "3")
+    alone = [answer(capsys, "run", *FEW, "--metrics", "fid", "--seed", str(seed)).scores for seed in (5, 6, 7)]
+    assert found.repeats.seeds == [5, 6, 7]
+    assert found.repeats.scores == alone
+    assert found.scores["fd_fashion-cnn"] == pytest.approx(np.mean([scores["fd_fashion-cnn"] for scores in alone]))
+    run("run", *FEW, "--metrics", "fid", "--repeats", "2")
+    assert "±" in capsys.readouterr().out
+
+
+def test_statistics_are_kept_and_scored_against(place, capsys):
+    """--stats-out keeps the real images' moments; against that file the distance is the same without the images."""
+    first = answer(capsys, "run", *FEW, "--metrics", "fid", "--stats-out", "s.npz")
+    again = answer(capsys, "run", "--n-fake", "40", "--metrics", "fid,kid", "--against", "s.npz", *FASHION)
+    assert again.scores == pytest.approx(first.scores, rel=1e-9)
+    assert (again.protocol.n_real, again.protocol.real_sha256) == (60, first.protocol.real_sha256)
+    assert again.protocol.skipped == ["kid: s.npz holds moments and no features"]
+    with pytest.raises(InputError, match=r"--stats-out s.npz exists"):
+        run("run", *FEW, "--stats-out", "s.npz")
+
+
+FASHION = ("--extractor", "fashion-cnn")
+
+
+def test_files_with_broken_grey_and_mixed_images(place, capsys):
+    """What is skipped or changed in a folder is counted in the answer and noted on stderr."""
+    (place / "clothes" / "zz.png").write_text("text")
+    run("clothes", "--against", "fashion-mnist", "--n-real", "60", "--metrics", "fid", "--json")
+    shown = capsys.readouterr()
+    found = Metrics.model_validate_json(shown.out)
+    assert found.protocol.n_fake == 50
+    assert found.protocol.skipped[0].startswith("1 of 51 files in clothes: the first, zz.png, is not a readable image")
+    assert "skipped 1 of 51 files" in shown.err
+    assert "images/s" in shown.err
+
+
+def test_an_untrained_average_is_said_to_be_one(place, capsys):
+    """At step 0 all of G_ema is its initial noise, and a note says so; of G nothing is said."""
+    made = checkpoints.read(place / "run" / "checkpoints" / "00000010.pt")
+    checkpoints.write(place / "start.pt", {**made, "step": 0})
+    assert "100% of G_ema at step 0 is its initial noise" in answer(capsys, "start.pt", *FEW).notes[0]
+    for arguments in (("start.pt", "--network", "G"), ("run",)):
+        assert not any("noise" in remark for remark in answer(capsys, *arguments, *FEW).notes)
+
+
+def planned(*, dataset="cifar10", extractor="inception", **flags):
+    """The plan of a run with some flags given."""
+    from pctool.cli.evaluation_plan import Request, of_run
+
+    empty = dict.fromkeys(Request.__dataclass_fields__) | {"seed": 0, "repeats": 1, "metrics": "fid,is"}
+    return of_run(Request(**empty | flags), extractor, dataset)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_fake", "n_real", "n_is", "split", "resizer", "network", "bn"),
+    [
+        ("clean-50k", 50_000, None, None, None, "clean", "G_ema", "running"),
+        ("legacy-50k", 50_000, None, None, None, "legacy", "G_ema", "running"),
+        ("paper", 10_000, 10_000, 50_000, "test", "legacy", "G", "batch"),
+        ("sngan", 5_000, 10_000, 50_000, None, "legacy", "G", "running"),
+    ],
+)
+def test_what_a_protocol_means(name, n_fake, n_real, n_is, split, resizer, network, bn):
+    """Each name stands for counts, split, resizer, network and batch norm as docs/eval.md has them."""
+    plan = planned(protocol=name)
+    assert (plan.name, plan.n_fake, plan.n_real, plan.n_is) == (name, n_fake, n_real, n_is)
+    assert (plan.split, plan.resizers, plan.network, plan.bn) == (split, (resizer,), network, bn)
+    assert plan.batch_size == 100
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"n_fake": 9_999},
+        {"n_real": 9},
+        {"split": "train"},
+        {"network": "G_ema"},
+        {"bn": "running"},
+        {"batch_size": 50},
+        {"resizer": "clean"},
+        {"resizer": "both"},
+        {"extractor": "mobilenet_v2"},
+    ],
+)
+def test_whatever_departs_from_a_protocol_is_custom(flags):
+    """Any other count, split, network, batch, resizer or extractor takes the protocol's name away."""
+    assert planned(protocol="paper", **flags).name == "custom"
+
+
+def test_what_keeps_a_protocol_s_name():
+    """Saying what the protocol says anyway, both resizers beside the clean one, or another batch without --bn batch."""
+    assert planned(protocol="paper", n_fake=10_000, network="G", bn="batch", batch_size=100).name == "paper"
+    assert planned(resizer="both").name == "clean-50k"
+    assert planned(batch_size=7).name == "clean-50k"
+    assert planned(protocol="paper", n_fake=20).n_is is None
+
+
+def test_offline_and_fetch(place, monkeypatch, capsys):
+    """--offline asks nobody; else the weights are fetched once into the cache, and a wrong hash is refused."""
+    from pctool.cli import weights
+    from pctool.cli.main import run as pctool
+    from pctool.core.weights_files import WeightsFile
+    from tests.data.server import Behaviour, serve
+
+    behaviour = Behaviour(b"no network")
+    with serve(behaviour) as url:
+        pinned = hashlib.sha256(b"no network").hexdigest()
+        for sha256 in ("0" * 64, pinned):
+            file = WeightsFile("w.pth", url, sha256, 10)
+            monkeypatch.setattr(weights, "INCEPTION", file)
+            monkeypatch.setattr("pctool.evaluation.inception.INCEPTION", file)
+            assert pctool(["eval", "run", "--extractor", "inception", "--offline"]) == 4
+            assert len(behaviour.asked) == (0 if sha256 != pinned else 1)
+            assert pctool(["eval", "run", "--extractor", "inception"]) == 2
+            assert ("other bytes" if sha256 != pinned else "holds no weights") in capsys.readouterr().err
+        assert pctool(["data", "fetch", "inception", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["outcome"], found["path"]) == ("already here", str(place / "cache" / "weights" / "w.pth"))

@@ -119,7 +119,7 @@ def test_transparency_is_dropped_and_counted(tmp_path):
 
 @pytest.mark.parametrize("as_zip", [False, True], ids=["folder", "zip"])
 def test_unreadable_files_are_skipped_and_counted(as_zip, tmp_path):
-    """A PNG cut short, text called .png and a 16-bit image are left out; the result says how many and names the first."""
+    """A PNG cut short, text called .png and a 16-bit image are left out, counted, and the first is named."""
     folder = write_folder(tmp_path / "images", COLOUR)
     whole = (folder / "a" / "00.png").read_bytes()
     (folder / "a" / "01.png").write_bytes(whole[: len(whole) // 2])
