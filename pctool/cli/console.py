@@ -7,9 +7,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.progress import Task
 
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal
 
@@ -46,20 +49,26 @@ def progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None
         if now - last >= SECONDS_BETWEEN_LINES:
             last = now
             left = (now - start) / done * (total - done) if done else 0.0
-            note(f"{label}: {done:,}/{total:,} {unit}, {left:.0f} s left")
+            speed = done / (now - start)
+            note(f"{label}: {done:,}/{total:,} {unit}, {speed:,.0f} {unit}/s, {left:.0f} s left")
 
     yield advance_plain
 
 
 @contextlib.contextmanager
 def _bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{unit}/s" if task.speed is None else f"{task.speed:,.0f} {unit}/s")
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(unit),
+        Speed(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

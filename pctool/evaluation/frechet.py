@@ -93,7 +93,7 @@ def _cholesky(cov: Array) -> Array | None:
     conditions up to 1e14 the distance is good to 1e-13, where eigenvectors for R lose half the digits.
     """
     try:
-        factor = np.linalg.cholesky(cov)
+        factor = np.asarray(np.linalg.cholesky(cov), np.float64)
     except np.linalg.LinAlgError:
         return None
     pivots = factor.diagonal() ** 2

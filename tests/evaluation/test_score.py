@@ -177,3 +177,25 @@ def test_the_mean_of_repeats():
     assert found.repeats.std["fd_flat"] == pytest.approx(np.std(values, ddof=1), rel=1e-12)
     assert found.repeats.seeds == [0, 1, 2]
     assert Metrics.model_validate_json(found.model_dump_json()) == found
+
+
+def test_an_interrupted_evaluation_leaves_nothing_in_the_way(tmp_path):
+    """Stopped among the real images or the samples it leaves only whole files; the next run is as the first."""
+
+    def stopping(at):
+        seen = []
+
+        def advance(n):
+            seen.append(n)
+            if sum(seen) > at:
+                raise KeyboardInterrupt
+
+        return advance
+
+    for at, n_files in ((40, 0), (150, 2)):  # of the real images moments and features are kept, once they are whole
+        with pytest.raises(KeyboardInterrupt):
+            score(batches(FAKE, 20), REAL, flat(), n_fake=90, batch_size=30, advance=stopping(at))
+        assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == n_files
+    again = score(batches(FAKE, 20), REAL, flat(), n_fake=90).scores
+    assert again == score(batches(FAKE, 20), REAL, flat("flat"), n_fake=90).scores
+    assert again["fd_flat"] == pytest.approx(score([FAKE], REAL, flat("other"), n_fake=90).scores["fd_other"], rel=1e-6)
