@@ -119,9 +119,8 @@ def _scored(  # noqa: PLR0917  # what run() has put together
             for seed in range(request.seed, request.seed + request.repeats)
         ]
     seconds = time.monotonic() - started
-    note(
-        f"{request.repeats * n_drawn:,} samples in {seconds:.0f} s, {request.repeats * n_drawn / seconds:.0f} images/s"
-    )
+    n_scored = request.repeats * n_drawn
+    note(f"{n_scored:,} samples in {seconds:.0f} s, {n_scored / seconds:,.3g} images/s")
     return answers[0] if len(answers) == 1 else mean_of(answers)
 
 

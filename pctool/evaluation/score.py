@@ -68,7 +68,7 @@ def score(
     if isinstance(real, np.ndarray):
         real = ImageArray(real)
     n_is = n_fake if n_is is None else n_is
-    n_real = _counts(real, n_fake, n_is if "is" in metrics else n_fake, n_real)
+    n_real = _counts(real, n_fake, n_is if "is" in metrics else n_fake, n_real, n_resizers=len(resizers or ()))
     wanted = _wanted(metrics, extractor, real, n_fake, n_real)
     views = []
     for resizer in (resizers or (extractor.resizer,))[: None if "fid" in wanted.metrics else 1]:
@@ -105,11 +105,13 @@ def score(
     )
 
 
-def _counts(real: Images | Path, n_fake: int, n_is: int, n_real: int | None) -> int | None:
+def _counts(real: Images | Path, n_fake: int, n_is: int, n_real: int | None, *, n_resizers: int) -> int | None:
     """How many real images that is; None where a file says it, or nobody."""
     if isinstance(real, Path):
         if n_real is not None:
             raise InputError(f"--n-real is for images; {real} holds the moments of as many as it was made of")
+        if n_resizers > 1:
+            raise InputError(f"--resizer both takes images; {real} holds the moments of one resizer: name it")
     else:
         n_real = len(real) if n_real is None else n_real
         if n_real > len(real):

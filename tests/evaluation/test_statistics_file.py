@@ -102,7 +102,9 @@ def test_another_dimension(tmp_path):
         score([FAKE], path, flat(), n_fake=40, metrics=("fid",))
 
 
-def test_n_real_is_for_images(ours):
-    """--n-real with a statistics file is an InputError."""
+def test_what_takes_images(ours):
+    """--n-real and --resizer both with a statistics file are InputErrors: it is of one set and one resizer."""
     with pytest.raises(InputError, match="--n-real is for images"):
         score([FAKE], ours, flat(), n_fake=40, n_real=30, metrics=("fid",))
+    with pytest.raises(InputError, match="--resizer both takes images"):
+        score([FAKE], ours, flat(), n_fake=40, resizers=("clean", "legacy"), metrics=("fid",))
