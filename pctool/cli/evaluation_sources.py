@@ -66,7 +66,7 @@ def opened(source: Path | None) -> Trained | Images:
         parent = source.parent.parent
         in_run = source.parent.name == "checkpoints" and _is_run(parent)
         return Trained(checkpoints.read(source), parent if in_run else None)
-    return open_images(source)
+    return _read_once(source)
 
 
 def real_images(against: str, split: str | None, data_dir: Path | None) -> tuple[Images | Path, str | None]:
@@ -77,9 +77,15 @@ def real_images(against: str, split: str | None, data_dir: Path | None) -> tuple
             raise InputError(f"--split is for data sets; {against} is compared with whole")
         if path.suffix.lower() == ".npz" and statistics_file.is_statistics(path):
             return path, None
-        return open_images(path), None
+        return _read_once(path), None
     loaded = catalog.load(against, split, data_dir)
     return ImageArray(loaded.images, loaded.sha256), loaded.split
+
+
+def _read_once(path: Path) -> Images:
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        note(f"looking at every file in {path}")
+    return open_images(path)
 
 
 def _is_run(path: Path) -> bool:

@@ -7,7 +7,7 @@ import io
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +53,6 @@ class ImageFiles:
 
     source: Path
     candidates: tuple[str, ...]
-    advance: Callable[[int], object] = lambda n: None
     names: tuple[str, ...] = field(init=False)
     shape: tuple[int, int, int] = field(init=False)  # channels, height, width: the most frequent
     shapes: tuple[tuple[int, int, int], ...] = field(init=False)  # all there are
@@ -65,10 +64,7 @@ class ImageFiles:
         if not self.candidates:
             raise InputError(f"{self.source} holds no images ({', '.join(sorted(SUFFIXES))})")
         with self._opened() as archive, ThreadPoolExecutor(READERS) as pool:
-            looks = []
-            for look in pool.map(lambda name: self._look(archive, name), self.candidates):
-                looks.append(look)
-                self.advance(1)
+            looks = list(pool.map(lambda name: self._look(archive, name), self.candidates))
         good, broken = ([look for look in looks if (look.problem is None) is usable] for usable in (True, False))
         if not good:
             raise InputError(f"{self.source} holds no readable image: {broken[0].name} {broken[0].problem}")

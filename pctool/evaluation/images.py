@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, ClassVar, Protocol
@@ -23,6 +24,7 @@ UNREADABLE_NPZ = (
     *(OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, MemoryError, SyntaxError),
     *(tokenize.TokenError, zlib.error, zipfile.BadZipFile),
 )
+MOST_PACKED = 1032  # no deflated data unpack to more than that many times their size
 Shape = tuple[int, int, int]  # channels, height, width
 
 
@@ -96,10 +98,14 @@ class ArrayFile:
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as file:
                 shape, fortran, dtype = _header(file)
+                stored = archive.getinfo("arr_0.npy").file_size - file.tell()
+            packed = self.path.stat().st_size
         except UNREADABLE_NPZ as error:
             raise InputError(f"{self.path} is not an .npz with an array arr_0 ({error})") from error
         if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape or fortran:
             raise InputError(f"{self.path}: arr_0 is {dtype} {list(shape)}; it must be uint8 [N, H, W, 1 or 3]")
+        if math.prod(shape) != stored or stored > MOST_PACKED * packed:
+            raise InputError(f"{self.path} is damaged: arr_0 claims {list(shape)}, which is not what it holds")
         return shape[0], shape[1], shape[2], shape[3]
 
     @property
@@ -157,14 +163,14 @@ def describe(shape: tuple[int, ...]) -> str:
     return f"{width}x{height} {'grey' if channels == 1 else 'colour'}"
 
 
-def open_images(path: Path, advance: Callable[[int], object] = lambda n: None) -> Images:
+def open_images(path: Path) -> Images:
     """A folder, a `.zip` or a `.npz`. InputError where there is nothing, or nothing usable.
 
-    `advance` counts the files of a folder or ZIP as they are looked at.
+    Every file of a folder or ZIP is read once here.
     """
     if path.is_dir():
         names = (str(file.relative_to(path)) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        return ImageFiles(path, tuple(sorted(names)), advance)
+        return ImageFiles(path, tuple(sorted(names)))
     if not path.is_file():
         raise InputError(f"{path} is not there; give a folder of images, a .zip or a .npz")
     if path.suffix.lower() == ".npz":
@@ -173,7 +179,7 @@ def open_images(path: Path, advance: Callable[[int], object] = lambda n: None) -
         return opened
     with open_zip(path) as archive:
         names = (name for name in archive.namelist() if Path(name).suffix.lower() in SUFFIXES)
-        return ImageFiles(path, tuple(sorted(names)), advance)
+        return ImageFiles(path, tuple(sorted(names)))
 
 
 def array_sha256(images: NDArray[np.uint8]) -> str:

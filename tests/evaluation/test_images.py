@@ -1,5 +1,6 @@
 """Reading images: folders, ZIPs, arrays, and what is refused."""
 
+import io
 import zipfile
 
 import numpy as np
@@ -171,6 +172,18 @@ def test_damaged_npz(tmp_path):
     path.write_bytes(data)
     with pytest.raises(InputError, match="CRC"):
         list(open_images(path).batches(3))
+
+
+def test_npz_that_claims_more_than_it_holds(tmp_path):
+    """A header that claims a trillion images in a few bytes is an InputError, before anything is allocated."""
+    path = tmp_path / "i.npz"
+    header = io.BytesIO()
+    shape = (10**12, 4, 4, 3)
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("arr_0.npy", header.getvalue() + bytes(96))
+    with pytest.raises(InputError, match="is damaged: arr_0 claims"):
+        open_images(path)
 
 
 def test_sha256_is_of_contents(tmp_path):
