@@ -41,11 +41,14 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
     real, split = real_images(against, plan.split, request.data_dir)
     if isinstance(real, Path):  # of how many images, and which, no protocol of ours can promise
         plan = dataclasses.replace(plan, name=CUSTOM, n_real=request.n_real)
+        if request.stats_out is not None:
+            raise InputError(f"--stats-out is for images; {real} holds statistics already")
     if request.weights is None and not request.offline and weights.is_known(name):
         weights.fetch(name)
     extractor = features.load(name, request.weights, device)
     answer = _scored(request, plan, source, real, split, extractor)
-    if request.stats_out is not None and not isinstance(real, Path):
+    if request.stats_out is not None:
+        assert not isinstance(real, Path)
         _write_statistics(request.stats_out, plan, real, split, extractor)
     if out is not None:
         _write(out, answer, force=force)
@@ -90,7 +93,7 @@ def _scored(  # noqa: PLR0917  # what run() has put together
     n_fake = plan.n_fake or available
     assert n_fake is not None
     n_is = plan.n_is or n_fake
-    n_drawn = max(n_fake, n_is) if "is" in plan.metrics else n_fake
+    n_drawn = max(n_fake, n_is) if "is" in plan.metrics and extractor.has_probabilities else n_fake
     n_real = plan.n_real or (0 if isinstance(real, Path) else len(real))
     started = time.monotonic()
     total = request.repeats * (n_drawn + n_real * len(plan.resizers or (1,)))
@@ -136,7 +139,10 @@ def _write_statistics(path: Path, plan: Plan, real: Images, split: str | None, e
         batch_size=plan.batch_size,
         advance=lambda n: None,
     )
-    statistics_file.write(path, found.statistics)
+    about = found.statistics.about
+    assert about is not None
+    alone = dataclasses.replace(found.statistics, about=about.model_copy(update={"features_sha256": None}))
+    statistics_file.write(path, alone)
 
 
 def _kept(batches: Batches, path: Path | None) -> Batches:

@@ -57,11 +57,12 @@ def score(
 ) -> Metrics:
     """Scores samples that arrive in batches, uint8 [b, C, H, W], against real images or a statistics file.
 
-    `max(n_fake, n_is)` samples come; the inception score takes the first `n_is` (n_fake), all else the first
-    `n_fake`. `n_real` of the real images (all). `resizers`: the extractor's, or for Inception `clean`, `legacy` or
-    both; the Frechet distance is computed with each, all else with the first. `seed` draws KID's subsets and the
-    parts of the inception score, and is recorded as the seed of the samples. `protocol`, `split`, `network`, `bn`,
-    `step`, `skipped` and `notes` are recorded. `advance` counts every real image (once a resizer) and every sample.
+    `n_fake` samples come, or `n_is` (n_fake) if that is more and the inception score is computed, which takes the
+    first `n_is`; all else takes the first `n_fake`. `n_real` of the real images (all). `resizers`: the extractor's,
+    or for Inception `clean`, `legacy` or both; the Frechet distance is computed with each, all else with the first.
+    `seed` draws KID's subsets and the parts of the inception score, and is recorded as the seed of the samples.
+    `protocol`, `split`, `network`, `bn`, `step`, `skipped` and `notes` are recorded. `advance` counts every real
+    image (once a resizer) and every sample.
 
     InputError: counts that cannot be, or images the extractor does not take. ValueError: another number of samples.
     """

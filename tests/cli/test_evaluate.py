@@ -1,5 +1,6 @@
 """`pctool eval`: what it scores, what it leaves behind, and what it refuses."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -262,6 +263,8 @@ def test_statistics_are_kept_and_scored_against(place, capsys):
     assert again.scores == pytest.approx(first.scores, rel=1e-9)
     assert (again.protocol.n_real, again.protocol.real_sha256) == (60, first.protocol.real_sha256)
     assert again.protocol.skipped == ["kid: s.npz holds moments and no features"]
+    with pytest.raises(InputError, match=r"--stats-out is for images"):
+        run("run", *FASHION, "--against", "s.npz", "--stats-out", "t.npz")
     with pytest.raises(InputError, match=r"--stats-out s.npz exists"):
         run("run", *FEW, "--stats-out", "s.npz")
 
@@ -288,6 +291,27 @@ def test_an_untrained_average_is_said_to_be_one(place, capsys):
     assert "100% of G_ema at step 0 is its initial noise" in answer(capsys, "start.pt", *FEW).notes[0]
     for arguments in (("start.pt", "--network", "G"), ("run",)):
         assert not any("noise" in remark for remark in answer(capsys, *arguments, *FEW).notes)
+
+
+def test_more_samples_for_the_inception_score_alone(place, capsys, monkeypatch):
+    """Where a protocol has more samples for the inception score they come, unless the weights give no probabilities."""
+    from pctool.cli import evaluation_plan, evaluation_session
+    from pctool.evaluation.protocols import NamedProtocol
+
+    monkeypatch.setitem(evaluation_plan.PROTOCOLS, "fashion-10k", NamedProtocol(30, 70, n_is=50))
+    found = answer(capsys, "run")
+    assert (found.protocol.name, found.protocol.n_fake, found.protocol.n_is) == ("fashion-10k", 30, 50)
+    load = evaluation_session.features.load
+
+    def without_probabilities(*arguments):
+        extractor = load(*arguments)
+        network = extractor.network
+        return dataclasses.replace(extractor, has_probabilities=False, network=lambda x: (network(x)[0], None))
+
+    monkeypatch.setattr(evaluation_session.features, "load", without_probabilities)
+    lacking = answer(capsys, "run")
+    assert lacking.protocol.n_is is None
+    assert lacking.scores == {key: value for key, value in found.scores.items() if not key.startswith("is_")}
 
 
 def planned(*, dataset="cifar10", extractor="inception", **flags):
