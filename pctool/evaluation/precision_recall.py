@@ -21,36 +21,42 @@ def precision_recall(
         raise ValueError(
             f"{neighbours} neighbours take more than {neighbours} vectors, not {len(real)} and {len(fake)}"
         )
-    precision = _covered(fake, real, _squared_radii(real, neighbours))
-    recall = _covered(real, fake, _squared_radii(fake, neighbours))
-    return precision, recall
+    return _coverage(real, fake, _squared_radii(real, neighbours), _squared_radii(fake, neighbours))
 
 
 def _squared_radii(x: NDArray[np.floating], neighbours: int) -> NDArray[np.float64]:
     """Squared distance of each vector to its k-th nearest other one: the (k+1)-th smallest, as it is there itself."""
-    radii = np.empty(len(x))
+    nearest = np.full((len(x), neighbours + 1), np.inf)
+
+    def offer(start: int, distances: NDArray[np.float64]) -> None:
+        rows = slice(start, start + len(distances))
+        candidates = np.concatenate([nearest[rows], distances], 1)
+        nearest[rows] = np.partition(candidates, neighbours, 1)[:, : neighbours + 1]
+
     for start in range(0, len(x), BLOCK):
-        rows = x[start : start + BLOCK]
-        nearest = np.empty((len(rows), 0))
-        for other in range(0, len(x), BLOCK):
-            candidates = np.concatenate([nearest, _squared_distances(rows, x[other : other + BLOCK])], 1)
-            kept = min(neighbours + 1, candidates.shape[1])
-            nearest = np.partition(candidates, kept - 1, 1)[:, :kept]
-        radii[start : start + len(rows)] = nearest.max(1)
-    return radii
+        for other in range(start, len(x), BLOCK):  # distances are symmetric: each block serves both sides
+            distances = _squared_distances(x[start : start + BLOCK], x[other : other + BLOCK])
+            offer(start, distances)
+            if other > start:
+                offer(other, distances.T)
+    return nearest.max(1)
 
 
-def _covered(queries: NDArray[np.floating], x: NDArray[np.floating], squared_radii: NDArray[np.float64]) -> float:
-    """Share of the queries that lie in the ball of at least one vector of `x`."""
-    inside = 0
-    for start in range(0, len(queries), BLOCK):
-        rows = queries[start : start + BLOCK]
-        hit = np.zeros(len(rows), bool)
-        for other in range(0, len(x), BLOCK):
-            distances = _squared_distances(rows, x[other : other + BLOCK])
-            hit |= (distances <= squared_radii[other : other + BLOCK]).any(1)
-        inside += int(hit.sum())
-    return inside / len(queries)
+def _coverage(
+    real: NDArray[np.floating],
+    fake: NDArray[np.floating],
+    real_radii: NDArray[np.float64],
+    fake_radii: NDArray[np.float64],
+) -> tuple[float, float]:
+    """Share of the fakes in the ball of at least one real, and of the reals in that of at least one fake."""
+    fake_inside, real_inside = np.zeros(len(fake), bool), np.zeros(len(real), bool)
+    for i in range(0, len(real), BLOCK):
+        for j in range(0, len(fake), BLOCK):
+            reals, fakes = slice(i, i + BLOCK), slice(j, j + BLOCK)
+            distances = _squared_distances(real[reals], fake[fakes])
+            fake_inside[fakes] |= (distances <= real_radii[reals, None]).any(0)
+            real_inside[reals] |= (distances <= fake_radii[fakes]).any(1)
+    return float(fake_inside.mean()), float(real_inside.mean())
 
 
 def _squared_distances(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
