@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import typing
 import zipfile
 
 import numpy as np
@@ -337,6 +338,15 @@ def test_what_a_protocol_means(name, n_fake, n_real, n_is, split, resizer, netwo
     assert (plan.name, plan.n_fake, plan.n_real, plan.n_is) == (name, n_fake, n_real, n_is)
     assert (plan.split, plan.resizers, plan.network, plan.bn) == (split, (resizer,), network, bn)
     assert plan.batch_size == 100
+
+
+def test_the_flag_allows_every_protocol():
+    """--protocol takes the names that there are, and the resizers are those of the plan."""
+    from pctool.evaluation.protocols import PROTOCOLS
+
+    hints = typing.get_type_hints(evaluate)
+    [names] = [typing.get_args(part) for part in typing.get_args(hints["protocol"]) if part is not type(None)]
+    assert set(names) == set(PROTOCOLS)
 
 
 @pytest.mark.parametrize(
