@@ -62,9 +62,13 @@ def main(
             scores = score(batches, first, network, n_fake=n).scores
             rows.append({"kind": kind, "strength": strength, **scores})
             if not json_:
-                values = "  ".join(f"{key} {value:.5g}" for key, value in scores.items() if not key.endswith("_std"))
+                values = "  ".join(
+                    f"{key} {value:.5g}" for key, value in scores.items() if not key.endswith(("_std", "_se"))
+                )
                 print(f"{kind:5} {strength:4g}  {values}", flush=True)
-    distances = [key for key in rows[0] if key.startswith(("fd_", "kd_", "fid", "kid")) and not key.endswith("_std")]
+    distances = [
+        key for key in rows[0] if key.startswith(("fd_", "kd_", "fid", "kid")) and not key.endswith(("_std", "_se"))
+    ]
     series = [[row[key] for row in rows if row["kind"] in ("real", kind)] for kind in sets for key in distances]
     ordered = all(values == sorted(values) for values in series)
     if json_:

@@ -7,9 +7,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.progress import Task
 
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal
 
@@ -45,7 +48,8 @@ def progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES:
             last = now
-            left = f", {(now - start) / done * (total - done):.0f} s left" if done else ""
+            speed = done / (now - start)
+            left = f", {speed:,.0f} {unit}/s, {(total - done) / speed:.0f} s left" if done else ""
             note(f"{label}: {done:,}/{total:,} {unit}{left}")
 
     yield advance_plain
@@ -53,13 +57,18 @@ def progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None
 
 @contextlib.contextmanager
 def _bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{unit}/s" if task.speed is None else f"{task.speed:,.0f} {unit}/s")
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(unit),
+        Speed(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

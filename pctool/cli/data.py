@@ -119,13 +119,30 @@ def import_(
 
 
 @app.command("fetch")
-def fetch(name: Name, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+def fetch(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="The data set, or a network that scores: inception, or one of torchvision's."
+        ),
+    ],
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
     """Download a data set from its official host, and verify it. An interrupted download is continued.
+
+    Weights of a network go to the cache folder, where eval finds them.
 
     Example: pctool data fetch cifar10
     """
     from pctool.data import acquire, catalog
 
+    if name not in catalog.DATASETS:
+        from pctool.cli import weights
+
+        if weights.is_known(name):
+            weights.report(name, as_json=as_json)
+            return
     archive = catalog.describe(name).archive
     with console.progress(f"fetching {name}", archive.size if archive else 0, "bytes") as advance:
         outcome = acquire.fetch(name, data_dir, advance, console.note)

@@ -155,5 +155,5 @@ def _inception() -> list[Row]:
     path = default_path()
     if path.exists():
         return [("Inception", str(path), "FID can be measured")]
-    advice = f"put inception-2015-12-05.pt at {path} for FID; fashion-cnn works without"
+    advice = "'pctool data fetch inception' brings them; fashion-cnn works without"
     return [("Inception", "no weights", advice)]

@@ -24,11 +24,14 @@ def evaluate(  # noqa: PLR0917  # every setting is a flag of its own
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(help="Data set, or folder/ZIP/.npz of real images. (default: the run's)", rich_help_panel=WHAT),
+        typer.Option(
+            help="Data set, or folder/ZIP/.npz of real images, or an .npz of statistics. (default: the run's)",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where data sets lie.", rich_help_panel=WHAT)] = None,
     split: Annotated[
-        str | None, typer.Option(help="Split of the data set. (default: its own)", rich_help_panel=WHAT)
+        str | None, typer.Option(help="Split of the data set. (default: the protocol's)", rich_help_panel=WHAT)
     ] = None,
     n_fake: Annotated[
         int | None,
@@ -38,21 +41,32 @@ def evaluate(  # noqa: PLR0917  # every setting is a flag of its own
         int | None, typer.Option(min=2, help="Number of real images. (default: the protocol's)", rich_help_panel=WHAT)
     ] = None,
     network: Annotated[
-        Literal["G_ema", "G"] | None, typer.Option(help="Which generator. (default: G_ema)", rich_help_panel=WHAT)
+        Literal["G_ema", "G"] | None,
+        typer.Option(help="Which generator. (default: the protocol's)", rich_help_panel=WHAT),
     ] = None,
     bn: Annotated[
         Literal["running", "batch"] | None,
         typer.Option(
-            help="Batch norm by its running averages or by each batch. (default: running)", rich_help_panel=WHAT
+            help="Batch norm by its running averages or by each batch. (default: the protocol's)", rich_help_panel=WHAT
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of z and of the scores' subsets.", rich_help_panel=WHAT)] = 0,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Score again with seeds SEED+1, ...: mean and deviation.", rich_help_panel=WHAT)
+    ] = 1,
     metrics: Annotated[
-        str, typer.Option(help="Of fid, kid and is, separated by commas.", rich_help_panel=HOW)
+        str, typer.Option(help="Of fid, kid, is, pr (precision, recall), separated by commas.", rich_help_panel=HOW)
     ] = "fid,kid,is",
     protocol: Annotated[
-        Literal["clean-50k", "fashion-10k"] | None,
-        typer.Option(help="Counts. (default: fashion-10k for fashion-cnn, else clean-50k)", rich_help_panel=HOW),
+        Literal["clean-50k", "legacy-50k", "paper", "sngan", "fashion-10k"] | None,
+        typer.Option(
+            help="Counts, split, resizer and network by name. (default: fashion-10k for fashion-cnn, else clean-50k)",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    resizer: Annotated[
+        Literal["clean", "legacy", "both"] | None,
+        typer.Option(help="Inception's: clean-fid's, TensorFlow's, or both in one pass.", rich_help_panel=HOW),
     ] = None,
     extractor: Annotated[
         str | None,
@@ -62,11 +76,19 @@ def evaluate(  # noqa: PLR0917  # every setting is a flag of its own
         ),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="The extractor's weights file.", rich_help_panel=HOW)] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.", rich_help_panel=HOW)] = 100,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Never fetch weights; use what is here.", rich_help_panel=HOW)
+    ] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images at a time. (default: the protocol's, 100)", rich_help_panel=HOW)
+    ] = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.", rich_help_panel=HOW)
     ] = "auto",
     samples_out: Annotated[Path | None, typer.Option(help="Keep the samples as PNG: a new folder, or a .zip.")] = None,
+    stats_out: Annotated[
+        Path | None, typer.Option(help="Keep the real images' statistics in this .npz, which --against takes.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the answer to this JSON file.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace another --out.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
@@ -82,10 +104,10 @@ def evaluate(  # noqa: PLR0917  # every setting is a flag of its own
         raise InputError(
             f"{source} is not there; name a run folder, a checkpoint, a folder or ZIP of images, or an .npz with arr_0"
         )
-    from pctool.cli import evaluation_session
+    from pctool.cli import evaluation_plan, evaluation_session
 
     evaluation_session.run(
-        evaluation_session.Request(
+        evaluation_plan.Request(
             source=source,
             against=against,
             data_dir=data_dir,
@@ -95,13 +117,17 @@ def evaluate(  # noqa: PLR0917  # every setting is a flag of its own
             network=network,
             bn=bn,
             seed=seed,
+            repeats=repeats,
             metrics=metrics,
             protocol=protocol,
+            resizer=resizer,
             extractor=extractor,
             weights=weights,
+            offline=offline,
             batch_size=batch_size,
             device=device,
             samples_out=samples_out,
+            stats_out=stats_out,
         ),
         out=out,
         force=force,

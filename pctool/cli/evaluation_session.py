@@ -2,211 +2,148 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import dataclasses
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.table import Table
 
 from pctool import files
+from pctool.cli import evaluation_plan, weights
 from pctool.cli.console import note, output, print_json, progress
-from pctool.core import checkpoint as checkpoints
-from pctool.data import catalog
+from pctool.cli.evaluation_plan import Plan, Request
+from pctool.cli.evaluation_sources import Batches, Trained, opened, real_images
 from pctool.errors import InputError
-from pctool.evaluation import features, samples_out
-from pctool.evaluation.generate import BatchNorm, generate
-from pctool.evaluation.images import array_sha256, open_images
-from pctool.evaluation.metrics_file import Metrics
-from pctool.evaluation.protocols import CUSTOM, PROTOCOLS, default_for
-from pctool.evaluation.score import METRICS, Metric, score
-
-Batches = Iterator[NDArray[np.uint8]]
-
-
-@dataclass(frozen=True)
-class Request:
-    """The flags of `pctool eval`; None where one was not given."""
-
-    source: Path | None
-    against: str | None
-    data_dir: Path | None
-    split: str | None
-    n_fake: int | None
-    n_real: int | None
-    network: Literal["G_ema", "G"] | None
-    bn: BatchNorm | None
-    seed: int
-    metrics: str
-    protocol: str | None
-    extractor: str | None
-    weights: Path | None
-    batch_size: int
-    device: Literal["auto", "cpu", "cuda"]
-    samples_out: Path | None
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What is scored: `draw(n, batch_size)` yields it. `available` is None where it can be generated without end."""
-
-    draw: Callable[[int, int], Batches]
-    available: int | None
-    settings: dict[str, Any] | None = None  # of the run they come from
-    step: int | None = None
-    run: Path | None = None
-    network: str | None = None
-    bn: str | None = None
-
-
-@dataclass(frozen=True)
-class Real:
-    """The images to compare with."""
-
-    images: NDArray[np.uint8]
-    sha256: str
-    split: str | None
+from pctool.evaluation import features, samples_out, statistics_file
+from pctool.evaluation.features import Extractor
+from pctool.evaluation.images import Images
+from pctool.evaluation.metrics_file import Metrics, mean_of
+from pctool.evaluation.protocols import CUSTOM
+from pctool.evaluation.reference import reference
+from pctool.evaluation.score import score
+from pctool.training.config import resolve_device
 
 
 def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> None:
     """Scores, keeps the answer where it belongs, and prints it."""
-    if request.samples_out is not None:
-        samples_out.check_free(request.samples_out)
-    wanted = _metrics(request.metrics)
-    samples = _samples(request)
-    if request.against is not None:
-        against, real = request.against, _real(request.against, request)
-    elif samples.settings is not None:
-        against, real = samples.settings["dataset"], _real_of_run(samples.settings, request)
-    else:
+    _check_outputs(request, out)
+    device = torch.device(resolve_device(request.device))
+    source = opened(request.source)
+    dataset = source.config["dataset"] if isinstance(source, Trained) else None
+    against = request.against or dataset
+    if against is None:
         raise InputError(f"what is {request.source} to be compared with? add --against DATASET or FOLDER")
-    extractor = features.load(
-        request.extractor or features.default_for(against), request.weights, _device(request.device)
-    )
-    if out is not None and out.is_dir():
-        raise InputError(f"--out {out} is a folder; name a file")
-    protocol, n_fake, n_real = _counts(request, samples, extractor.name, len(real.images))
-    with progress("eval", n_fake + n_real, "images") as advance:
-        answer = score(
-            _kept(samples.draw(n_fake, request.batch_size), request.samples_out),
-            real.images,
-            extractor,
-            n_fake=n_fake,
-            n_real=n_real,
-            metrics=wanted,
-            seed=request.seed,
-            batch_size=request.batch_size,
-            real_sha256=real.sha256,
-            protocol=protocol,
-            split=real.split,
-            network=samples.network,
-            bn=samples.bn,
-            step=samples.step,
-            advance=advance,
-        )
+    name = request.extractor or features.default_for(against)
+    trained = isinstance(source, Trained)
+    plan = evaluation_plan.of_run(request, name, against) if trained else evaluation_plan.of_files(request, name)
+    of_run = source.config if isinstance(source, Trained) and request.against is None else None
+    real, split = real_images(against, plan.split, request.data_dir, of_run)
+    if isinstance(real, Path):  # of how many images, and which, no protocol of ours can promise
+        plan = dataclasses.replace(plan, name=CUSTOM, n_real=request.n_real)
+        if request.stats_out is not None:
+            raise InputError(f"--stats-out is for images; {real} holds statistics already")
+    if request.weights is None and not request.offline and weights.is_known(name):
+        weights.fetch(name)
+    extractor = features.load(name, request.weights, device)
+    answer = _scored(request, plan, source, real, split, extractor)
+    if request.stats_out is not None:
+        assert not isinstance(real, Path)
+        _write_statistics(request.stats_out, plan, real, split, extractor)
     if out is not None:
         _write(out, answer, force=force)
     _show(answer, as_json=as_json)
-    if samples.run is not None:  # last: a run folder that cannot be written to must not cost the answer
-        files.append_line(samples.run / "metrics.jsonl", answer.model_dump_json())
+    if isinstance(source, Trained) and source.run is not None:
+        # Last: a run folder that cannot be written to must not cost the answer.
+        files.append_line(source.run / "metrics.jsonl", answer.model_dump_json())
 
 
-def _metrics(text: str) -> tuple[Metric, ...]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in METRICS]
-    if unknown or not names:
-        raise InputError(f"--metrics {text!r}: allowed are {', '.join(METRICS)}, separated by commas")
-    return tuple(metric for metric in METRICS if metric in names)
+def _check_outputs(request: Request, out: Path | None) -> None:
+    """What would fail after minutes fails at once."""
+    if request.samples_out is not None:
+        samples_out.check_free(request.samples_out)
+        if request.repeats > 1:
+            raise InputError("--samples-out keeps the samples of one evaluation; leave --repeats out")
+    if request.stats_out is not None and request.stats_out.exists():
+        raise InputError(f"--stats-out {request.stats_out} exists; choose another name or remove it")
+    if request.stats_out is not None and request.stats_out.suffix != ".npz":
+        raise InputError(f"--stats-out {request.stats_out}: the file is an .npz; name it so")
+    if out is not None and out.is_dir():
+        raise InputError(f"--out {out} is a folder; name a file")
 
 
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda, but there is no CUDA device here; use --device cpu")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+def _scored(  # noqa: PLR0917  # what run() has put together
+    request: Request, plan: Plan, source: Trained | Images, real: Images | Path, split: str | None, extractor: Extractor
+) -> Metrics:
+    """One evaluation, or the mean of `--repeats` with other z."""
+    draw: Callable[[int, int], Batches]
+    if isinstance(source, Trained):
+        draw, available = source.drawing(plan, extractor.device), None
+    else:
+        images = source
+        available = len(images)
+        for shape in images.shapes:
+            extractor.check(shape)
+        if (plan.n_fake or 0) > available:
+            raise InputError(f"--n-fake {plan.n_fake:,} is more than the {available:,} images in the source")
+
+        def draw(n: int, seed: int) -> Batches:
+            return images.batches(plan.batch_size, range(n))
+
+    n_fake = plan.n_fake or available
+    assert n_fake is not None
+    n_is = plan.n_is or n_fake
+    n_drawn = max(n_fake, n_is) if "is" in plan.metrics and extractor.has_probabilities else n_fake
+    n_real = plan.n_real or (0 if isinstance(real, Path) else len(real))
+    started = time.monotonic()
+    total = request.repeats * (n_drawn + n_real * len(plan.resizers or (1,)))
+    with progress("eval", total, "images") as advance:
+        answers = [
+            score(
+                _kept(draw(n_drawn, seed), request.samples_out),
+                real,
+                extractor,
+                n_fake=n_fake,
+                n_real=plan.n_real,
+                n_is=n_is,
+                resizers=plan.resizers,
+                metrics=plan.metrics,
+                seed=seed,
+                batch_size=plan.batch_size,
+                protocol=plan.name,
+                split=split,
+                network=plan.network if isinstance(source, Trained) else None,
+                bn=plan.bn if isinstance(source, Trained) else None,
+                step=source.step if isinstance(source, Trained) else None,
+                skipped=() if isinstance(source, Trained) else source.skipped,
+                notes=source.notes(plan.network) if isinstance(source, Trained) else source.notes,
+                advance=advance,
+            )
+            for seed in range(request.seed, request.seed + request.repeats)
+        ]
+    seconds = time.monotonic() - started
+    n_scored = request.repeats * n_drawn
+    note(f"{n_scored:,} samples in {seconds:.0f} s, {n_scored / seconds:,.3g} images/s")
+    return answers[0] if len(answers) == 1 else mean_of(answers)
 
 
-def _samples(request: Request) -> Samples:
-    source = request.source or _newest_run()
-    if request.source is None:
-        note(f"scoring the newest run, {source}")
-    if _is_run(source):
-        return _generated(checkpoints.latest(source), source, request)
-    if source.is_file() and source.suffix.lower() not in (".zip", ".npz"):
-        parent = source.parent.parent
-        return _generated(source, parent if source.parent.name == "checkpoints" and _is_run(parent) else None, request)
-    for flag, value in (("--network", request.network), ("--bn", request.bn), ("--samples-out", request.samples_out)):
-        if value is not None:
-            raise InputError(f"{flag} is for runs and checkpoints; {source} holds finished images")
-    images = open_images(source)
-    return Samples(lambda n, batch_size: images.batches(batch_size, n), len(images))
-
-
-def _is_run(path: Path) -> bool:
-    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
-
-
-def _newest_run() -> Path:
-    runs = [path.parent for path in Path("runs").rglob("config.json") if _is_run(path.parent)]
-    if not runs:
-        raise InputError("there is no run below ./runs; name a run folder, a checkpoint, a folder of images or a ZIP")
-    return max(runs, key=lambda path: (path / "checkpoints").stat().st_mtime_ns)
-
-
-def _generated(path: Path, run_folder: Path | None, request: Request) -> Samples:
-    checkpoint = checkpoints.read(path)
-    network, bn = request.network or "G_ema", request.bn or "running"
-    G = checkpoints.generator(checkpoint, network)
-    device = _device(request.device)
-
-    def draw(n: int, batch_size: int) -> Batches:
-        return generate(G, n, seed=request.seed, batch_size=batch_size, device=device, bn=bn)
-
-    settings = checkpoints.config(checkpoint)
-    return Samples(draw, None, settings, checkpoint["step"], run_folder, network, bn)
-
-
-def _real(against: str, request: Request) -> Real:
-    if against not in catalog.DATASETS and Path(against).exists():
-        if request.split is not None:
-            raise InputError(f"--split is for data sets; {against} is compared with whole")
-        opened = open_images(Path(against))
-        images = np.concatenate(list(opened.batches(request.batch_size)))
-        return Real(images, array_sha256(images), None)
-    loaded = catalog.load(against, request.split, request.data_dir)
-    return Real(loaded.images, loaded.sha256, loaded.split)
-
-
-def _real_of_run(settings: dict[str, Any], request: Request) -> Real:
-    """The run's own images, whole, as it was trained on them."""
-    loaded = catalog.load(
-        settings["dataset"],
-        request.split or settings.get("split"),
-        request.data_dir,
-        resolution=settings.get("resolution"),
-        crop=settings.get("crop"),
-        counted=lambda total: progress("decode", total, "images"),
-        say=note,
+def _write_statistics(path: Path, plan: Plan, real: Images, split: str | None, extractor: Extractor) -> None:
+    """The reference as a file, from the cache: `--against` takes it on a machine without the images."""
+    view = extractor.with_resizer(plan.resizers[0]) if plan.resizers else extractor
+    found = reference(
+        real,
+        view,
+        n_real=plan.n_real or len(real),
+        split=split,
+        with_features=False,
+        batch_size=plan.batch_size,
+        advance=lambda n: None,
     )
-    return Real(loaded.images, loaded.sha256, loaded.split)
-
-
-def _counts(request: Request, samples: Samples, extractor: str, n_available: int) -> tuple[str, int, int]:
-    """The protocol's name, and how many samples and real images that means here."""
-    name = request.protocol or default_for(extractor)
-    counts = PROTOCOLS[name]
-    if samples.available is not None:  # finished images count whole
-        if request.protocol is not None:
-            raise InputError(f"--protocol {name} is for runs and checkpoints; files are scored whole, or by --n-fake")
-        if (request.n_fake or 0) > samples.available:
-            raise InputError(f"--n-fake {request.n_fake:,} is more than the {samples.available:,} images in the source")
-        return CUSTOM, request.n_fake or samples.available, request.n_real or n_available
-    n_fake = request.n_fake or counts.n_fake
-    n_real = request.n_real or counts.n_real or n_available
-    as_named = (n_fake, n_real) == (counts.n_fake, counts.n_real or n_available) and request.split is None
-    return name if as_named else CUSTOM, n_fake, n_real
+    about = found.statistics.about
+    assert about is not None
+    alone = dataclasses.replace(found.statistics, about=about.model_copy(update={"features_sha256": None}))
+    statistics_file.write(path, alone)
 
 
 def _kept(batches: Batches, path: Path | None) -> Batches:
@@ -235,8 +172,10 @@ def _show(answer: Metrics, *, as_json: bool) -> None:
         return
     table = Table(box=None, show_header=False)
     for key, value in answer.scores.items():
-        if not key.endswith("_std"):
-            deviation = answer.scores.get(f"{key}_std")
+        if not key.endswith(("_std", "_se")):
+            deviation = (answer.repeats.std if answer.repeats else answer.scores).get(
+                key if answer.repeats else f"{key}_std"
+            )
             table.add_row(key, f"{value:.5g}" + (f" ± {deviation:.2g}" if deviation else ""))
     for key, value in answer.protocol.model_dump(exclude={"skipped"}, exclude_none=True).items():
         shown = f"{value:,}" if key.startswith("n_") else str(value)

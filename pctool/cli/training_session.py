@@ -159,7 +159,7 @@ def _show_summary(outcome: session.Outcome, data_dir: Path | None) -> None:
         for definition in ("kappa", "modified_kappa"):
             columns = [f"{label} {outcome.kappas[f'{key}_{definition}']:.2f}" for key, label in _COLUMNS.items()]
             rows.append((definition.replace("_", " "), ", ".join(columns) + " (effective weights of D)"))
-    rows += [(name, f"{value:.4g}") for name, value in outcome.scores.items() if not name.endswith("_std")]
+    rows += [(name, f"{value:.4g}") for name, value in outcome.scores.items() if not name.endswith(("_std", "_se"))]
     place = f" --data-dir {data_dir}" if data_dir else ""
     score = f"pctool eval {outcome.path}{place}"
     rows.append(("next", f"pctool spectrum {outcome.path}" if outcome.scores else score))

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pctool.errors import InputError, MissingError
-from pctool.evaluation import fashion_cnn, inception, torchvision_nets
+from pctool.evaluation import fashion_cnn, inception, resizers, torchvision_nets
 from pctool.evaluation.images import describe
+from pctool.evaluation.resizers import Resizer
 
 INCEPTION, FASHION_CNN = "inception", "fashion-cnn"
 # Of images at a time and thread: on a CPU, 8 of 224 x 224 go through mobilenet_v2 in 22 ms each, 96 in 40, since their
@@ -31,9 +33,9 @@ Network = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
 class Extractor:
     """A frozen network on its device, with all that identifies it.
 
-    `sha256`: of its weights file. `channels`, `size`: what it takes. `resizer`: `clean` brings images of any size
-    to `size` by clean-fid's bicubic filter (antialiased, in float, clipped to [0, 255]); `none` takes them as they
-    are. `network` maps float32 [n, channels, size, size] in [0, 255] to features and class probabilities.
+    `sha256`: of its weights file. `channels`, `size`: what it takes. `resizer`: `clean` and `legacy` bring images of
+    any size to `size` (`resizers`); `none` takes them as they are. `network` maps float32 [n, channels, size, size]
+    in [0, 255] to features and class probabilities.
     `note`: what a person should know of these weights, if anything.
     """
 
@@ -41,7 +43,7 @@ class Extractor:
     sha256: str
     channels: Literal[1, 3]
     size: int
-    resizer: Literal["clean", "none"]
+    resizer: Resizer
     has_probabilities: bool
     device: torch.device
     network: Network
@@ -80,10 +82,16 @@ class Extractor:
             images = images.repeat(self.channels, 1)
         if self.resizer == "none":
             return images.astype(np.float32)
-        from cleanfid.resize import make_resizer
+        resize = resizers.clean if self.resizer == "clean" else resizers.legacy
+        return resize(images, self.size)
 
-        resize = make_resizer("PIL", False, "bicubic", (self.size, self.size))
-        return np.stack([resize(image) for image in images.transpose(0, 2, 3, 1)]).transpose(0, 3, 1, 2)
+    def with_resizer(self, resizer: Resizer) -> Self:
+        """The same network behind another resizer. InputError where it is not Inception, or the resizer not its own."""
+        if resizer != self.resizer and (self.name != INCEPTION or resizer == "none"):
+            raise InputError(
+                f"--resizer {resizer} goes with --extractor inception; {self.name} has the resizer '{self.resizer}'"
+            )
+        return dataclasses.replace(self, resizer=resizer)
 
     def _infer(self, x: NDArray[np.float32]) -> Batch:
         """In full float32: TF32, cuDNN's default for convolutions, would move features in the third digit."""
@@ -138,23 +146,29 @@ def _inception(weights: Path | None, device: torch.device) -> Extractor:
     path = weights or inception.default_path()
     if weights is None and not path.exists():
         raise MissingError(
-            f"Inception's weights are not here: put {path.name} (TorchScript, as clean-fid and StyleGAN use it) at "
-            f"{path} or name it by --weights FILE; --extractor fashion-cnn scores the built-in data offline"
+            f"Inception's weights are not here ({path}): get them with 'pctool data fetch inception', or name "
+            f"{inception.FORMS} by --weights FILE; --extractor fashion-cnn scores the built-in data offline"
         )
     data = _read(path)
+    sha256 = _sha256(data)
+    torchvision_nets.check_name(path, sha256)
     network, has_probabilities = inception.scorer(data, path, device)
-    return Extractor(INCEPTION, _sha256(data), 3, inception.SIZE, "clean", has_probabilities, device, network)
+    known = sha256 in inception.KNOWN
+    note = None if known else f"{path.name} is neither published file of FID's Inception (SHA-256 {sha256})"
+    return Extractor(INCEPTION, sha256, 3, inception.SIZE, "clean", has_probabilities, device, network, note)
 
 
 def _torchvision(name: str, weights: Path | None, device: torch.device) -> Extractor:
-    if weights is None:
+    path = weights or torchvision_nets.official(name).path
+    if weights is None and not path.exists():
         raise MissingError(
-            f"--extractor {name} takes its official weights file: give --weights FILE (a .pth state dict)"
+            f"the official weights of {name} are not here ({path}): get them with 'pctool data fetch {name}', or "
+            "name them by --weights FILE (a .pth state dict)"
         )
-    data = _read(weights)
+    data = _read(path)
     sha256 = _sha256(data)
-    recipe = torchvision_nets.recipe(name, weights, sha256)
-    network = torchvision_nets.scorer(name, data, weights, recipe, device)
+    recipe = torchvision_nets.recipe(name, path, sha256)
+    network = torchvision_nets.scorer(name, data, path, recipe, device)
     return Extractor(name, sha256, 3, recipe.size, "clean", True, device, network, recipe.note)
 
 

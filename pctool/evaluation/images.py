@@ -1,129 +1,160 @@
-"""Images that come as files: a folder, a ZIP, or the `.npz` other toolkits write; read in batches, never repaired."""
+"""Images that are there: an array, a folder, a ZIP, or the `.npz` other toolkits write; read in batches."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import io
+import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from pctool.errors import InputError
+from pctool.evaluation.image_files import SUFFIXES, ImageFiles, open_zip
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm"})
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")  # Pillow's readers of these; no other is tried, whatever the file holds
-GREY_MODES = frozenset({"1", "L"})
-COLOUR_MODES = frozenset({"RGB", "P", "YCbCr", "CMYK"})
 # What numpy, zipfile and zlib raise for an .npz that is damaged, foreign or larger than memory.
 UNREADABLE_NPZ = (
     *(OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, MemoryError, SyntaxError),
     *(tokenize.TokenError, zlib.error, zipfile.BadZipFile),
 )
-# The same for an image in a folder or in a ZIP, by Pillow.
-UNREADABLE_IMAGE = (
-    *(OSError, ValueError, SyntaxError, RuntimeError, EOFError, Image.DecompressionBombError),
-    *(zlib.error, zipfile.BadZipFile),
-)
-READERS = 4  # threads; decoders release the GIL
+MOST_PACKED = 1032  # no deflated data unpack to more than that many times their size
+Shape = tuple[int, int, int]  # channels, height, width
 
 
-@dataclass(frozen=True)
-class ImageFiles:
-    """The images of a folder (with its subfolders) or of a ZIP, in the order of their names.
+class Images(Protocol):
+    """A set of images. `shapes`: all that occur, `shape`: the most frequent. `skipped`, `notes`: for the result."""
 
-    Grey files stay grey (one channel), palettes and CMYK become RGB. One kind and one size for all.
-    """
-
-    source: Path
-    names: tuple[str, ...]
-    shape: tuple[int, int, int] = field(init=False)  # channels, height, width: the first file's
-
-    def __post_init__(self) -> None:
-        if not self.names:
-            raise InputError(f"{self.source} holds no images ({', '.join(sorted(SUFFIXES))})")
-        with self._opened() as archive:
-            object.__setattr__(self, "shape", self._decode(archive, self.names[0]).shape)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def batches(self, batch_size: int, n: int | None = None) -> Iterator[NDArray[np.uint8]]:
-        """Yields the first `n` images (all) as uint8 [b, C, H, W]. InputError naming a file that does not fit."""
-        names = self.names[:n]
-        with self._opened() as archive, ThreadPoolExecutor(READERS) as pool:
-            for start in range(0, len(names), batch_size):
-                chunk = names[start : start + batch_size]
-                images = list(pool.map(lambda name: self._decode(archive, name), chunk))
-                for name, image in zip(chunk, images, strict=True):
-                    if image.shape != self.shape:
-                        raise InputError(
-                            f"{self.source}: {name} is {describe(image.shape)}, {self.names[0]} is "
-                            f"{describe(self.shape)}; all images must be of one size and kind"
-                        )
-                yield np.stack(images)
-
-    def _opened(self) -> zipfile.ZipFile | _Folder:
-        return _Folder(self.source) if self.source.is_dir() else _open_zip(self.source)
-
-    def _decode(self, archive: zipfile.ZipFile | _Folder, name: str) -> NDArray[np.uint8]:
-        try:
-            with Image.open(io.BytesIO(archive.read(name)), formats=FORMATS) as picture:
-                if picture.mode not in GREY_MODES | COLOUR_MODES:
-                    raise InputError(
-                        f"{self.source}: {name} is of mode {picture.mode}; save it as 8-bit RGB or grey without alpha"
-                    )
-                grey = picture.mode in GREY_MODES
-                pixels = np.asarray(picture.convert("L" if grey else "RGB"))
-        except UNREADABLE_IMAGE as error:
-            reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
-            raise InputError(f"{self.source}: {name} is not a readable image ({reason})") from error
-        return pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    @property
+    def shape(self) -> Shape: ...
+    @property
+    def shapes(self) -> tuple[Shape, ...]: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def skipped(self) -> tuple[str, ...]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    def __len__(self) -> int: ...
+    def batches(self, batch_size: int, chosen: Sequence[int] | None = None) -> Iterator[NDArray[np.uint8]]:
+        """Yields the images with the (rising) numbers `chosen` (all) as uint8 [b, C, H, W], each batch of one size."""
+        ...
 
 
 @dataclass(frozen=True)
 class ImageArray:
-    """Images in memory, uint8 [N, C, H, W], with the interface of `ImageFiles`."""
+    """Images in memory (or memory-mapped), uint8 [N, C, H, W]; `known_sha256` where they have been hashed before."""
 
     images: NDArray[np.uint8]
+    known_sha256: str | None = None
+    skipped: ClassVar[tuple[str, ...]] = ()
+    notes: ClassVar[tuple[str, ...]] = ()
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> Shape:
         """Channels, height, width."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The one shape there is."""
+        return (self.shape,)
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of shape and pixels, or `known_sha256`."""
+        return self.known_sha256 or array_sha256(self.images)
+
     def __len__(self) -> int:
         return len(self.images)
 
-    def batches(self, batch_size: int, n: int | None = None) -> Iterator[NDArray[np.uint8]]:
-        """Yields the first `n` images (all) as uint8 [b, C, H, W]."""
-        chosen = self.images[:n]
-        for start in range(0, len(chosen), batch_size):
-            yield chosen[start : start + batch_size]
+    def batches(self, batch_size: int, chosen: Sequence[int] | None = None) -> Iterator[NDArray[np.uint8]]:
+        """Yields the images with the numbers `chosen` (all) as uint8 [b, C, H, W]."""
+        numbers = range(len(self)) if chosen is None else chosen
+        for start in range(0, len(numbers), batch_size):
+            yield self.images[np.asarray(numbers[start : start + batch_size])]
 
 
 @dataclass(frozen=True)
-class _Folder:
-    """A folder with the two methods of a ZipFile that reading takes."""
+class ArrayFile:
+    """`arr_0` of an .npz, uint8 [N, H, W, C] with one or three channels, as guided-diffusion and its kin write it.
+
+    Read in pieces, packed or not: such files hold 10 GB.
+    """
 
     path: Path
+    skipped: ClassVar[tuple[str, ...]] = ()
+    notes: ClassVar[tuple[str, ...]] = ()
 
-    def __enter__(self) -> _Folder:
-        return self
+    @functools.cached_property
+    def _stored(self) -> tuple[int, int, int, int]:
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as file:
+                shape, fortran, dtype = _header(file)
+                stored = archive.getinfo("arr_0.npy").file_size - file.tell()
+            packed = self.path.stat().st_size
+        except UNREADABLE_NPZ as error:
+            raise InputError(f"{self.path} is not an .npz with an array arr_0 ({error})") from error
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape or fortran:
+            raise InputError(f"{self.path}: arr_0 is {dtype} {list(shape)}; it must be uint8 [N, H, W, 1 or 3]")
+        if math.prod(shape) != stored or stored > MOST_PACKED * packed:
+            raise InputError(f"{self.path} is damaged: arr_0 claims {list(shape)}, which is not what it holds")
+        return shape[0], shape[1], shape[2], shape[3]
 
-    def __exit__(self, *exception: object) -> None:
-        return None
+    @property
+    def shape(self) -> Shape:
+        """Channels, height, width."""
+        _, height, width, channels = self._stored
+        return channels, height, width
 
-    def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The one shape there is."""
+        return (self.shape,)
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of shape and pixels."""
+        digest = hashlib.sha256(repr(self._stored).encode())
+        for batch in self.batches(1000):
+            digest.update(np.ascontiguousarray(batch).data)
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return self._stored[0]
+
+    def batches(self, batch_size: int, chosen: Sequence[int] | None = None) -> Iterator[NDArray[np.uint8]]:
+        """Yields the images with the (rising) numbers `chosen` (all) as uint8 [b, C, H, W]."""
+        wanted = set(range(len(self)) if chosen is None else (int(i) for i in chosen))
+        channels, height, width = self.shape
+        batch: list[NDArray[np.uint8]] = []
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as file:
+                _header(file)
+                for i in range(max(wanted, default=-1) + 1):
+                    pixels = np.frombuffer(file.read(height * width * channels), np.uint8)
+                    if i in wanted:
+                        batch.append(pixels.reshape(height, width, channels).transpose(2, 0, 1))
+                    if len(batch) == batch_size:
+                        yield np.stack(batch)
+                        batch = []
+        except UNREADABLE_NPZ as error:
+            raise InputError(f"{self.path} is damaged ({error}); write it again") from error
+        if batch:
+            yield np.stack(batch)
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and type of the .npy that `file` is at the start of; `file` is then at its data."""
+    read = np.lib.format.read_array_header_1_0
+    return (read if np.lib.format.read_magic(file) == (1, 0) else np.lib.format.read_array_header_2_0)(file)
 
 
 def describe(shape: tuple[int, ...]) -> str:
@@ -132,39 +163,23 @@ def describe(shape: tuple[int, ...]) -> str:
     return f"{width}x{height} {'grey' if channels == 1 else 'colour'}"
 
 
-def open_images(path: Path) -> ImageFiles | ImageArray:
-    """A folder, a `.zip` or a `.npz`. InputError where there is nothing, or nothing usable."""
+def open_images(path: Path) -> Images:
+    """A folder, a `.zip` or a `.npz`. InputError where there is nothing, or nothing usable.
+
+    Every file of a folder or ZIP is read once here.
+    """
     if path.is_dir():
         names = (str(file.relative_to(path)) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
         return ImageFiles(path, tuple(sorted(names)))
     if not path.is_file():
         raise InputError(f"{path} is not there; give a folder of images, a .zip or a .npz")
     if path.suffix.lower() == ".npz":
-        return ImageArray(_read_npz(path))
-    with _open_zip(path) as archive:
+        opened = ArrayFile(path)
+        len(opened)  # reads the header, and with it refuses another file
+        return opened
+    with open_zip(path) as archive:
         names = (name for name in archive.namelist() if Path(name).suffix.lower() in SUFFIXES)
         return ImageFiles(path, tuple(sorted(names)))
-
-
-def _open_zip(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path} is not a readable ZIP ({error}); give a folder of images, a .zip or a .npz"
-        ) from error
-
-
-def _read_npz(path: Path) -> NDArray[np.uint8]:
-    """`arr_0`, uint8 [N, H, W, C] with one or three channels, as guided-diffusion and its kin write it."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            images = arrays["arr_0"]
-    except UNREADABLE_NPZ as error:
-        raise InputError(f"{path} is not an .npz with an array arr_0 ({error})") from error
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
-        raise InputError(f"{path}: arr_0 is {images.dtype} {list(images.shape)}; it must be uint8 [N, H, W, 1 or 3]")
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
 def array_sha256(images: NDArray[np.uint8]) -> str:

@@ -36,8 +36,11 @@ def kid(
     seed: int,
     n_subsets: int = N_SUBSETS,
     subset_size: int = SUBSET_SIZE,
-) -> tuple[float, float]:
-    """Mean and standard deviation of `mmd2` over random subsets of features [n, d] and [m, d], in float64.
+) -> tuple[float, float, float]:
+    """Mean, standard deviation and standard error of `mmd2` over random subsets of features [n, d] and [m, d].
+
+    In float64. The error, deviation / sqrt(subsets), is of the mean over subsets of these images; other images would
+    give another mean.
 
     Subsets are drawn without replacement, `subset_size` a side at most. Where both sides are no larger than a
     subset, every subset is the whole: one evaluation, and a deviation of 0.
@@ -53,4 +56,4 @@ def kid(
         )
         for _ in range(n_subsets)
     ]
-    return float(np.mean(values)), float(np.std(values))
+    return float(np.mean(values)), float(np.std(values)), float(np.std(values) / np.sqrt(len(values)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import statistics
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Literal
 
@@ -20,13 +22,15 @@ class Protocol(_Strict):
     """What was compared with what, and how; `None` where it does not apply (a folder has no network)."""
 
     name: str
-    n_real: int
+    n_real: int | None  # None: a statistics file that does not say it
     n_fake: int
+    n_is: int | None = None  # samples of the inception score
     split: str | None
     resolution: int
     resizer: str
     network: str | None
     bn: str | None
+    batch_size: int | None = None
     seed: int
     extractor: str
     extractor_sha256: str
@@ -34,14 +38,23 @@ class Protocol(_Strict):
     skipped: list[str]
 
 
+class Repeats(_Strict):
+    """The same evaluation with other z: their seeds, the scores of each, and the standard deviation of each score."""
+
+    seeds: list[int]
+    scores: list[dict[str, float]]
+    std: dict[str, float]
+
+
 class Metrics(_Strict):
-    """One evaluation. `notes` are remarks on how far the scores can be trusted."""
+    """One evaluation, or the mean of several. `notes` are remarks on how far the scores can be trusted."""
 
     format: Literal["pctool-metrics"] = "pctool-metrics"
     version: Literal[1] = 1
     step: int | None
     scores: dict[str, float]
     protocol: Protocol
+    repeats: Repeats | None = None
     notes: list[str] = Field(default_factory=list)
     versions: dict[str, str]
 
@@ -55,3 +68,16 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "source"
     return found
+
+
+def mean_of(answers: Sequence[Metrics]) -> Metrics:
+    """Several evaluations of one network as one: each score's mean, and its deviation (n - 1) in `repeats`."""
+    first = answers[0]
+    values = {key: [answer.scores[key] for answer in answers] for key in first.scores}
+    repeats = Repeats(
+        seeds=[answer.protocol.seed for answer in answers],
+        scores=[answer.scores for answer in answers],
+        std={key: statistics.stdev(found) for key, found in values.items()},
+    )
+    means = {key: statistics.fmean(found) for key, found in values.items()}
+    return first.model_copy(update={"scores": means, "repeats": repeats})

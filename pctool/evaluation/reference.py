@@ -11,13 +11,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pctool.errors import InputError
+from pctool.evaluation import statistics_file
+from pctool.evaluation.feature_store import FeatureStore
 from pctool.evaluation.features import Extractor
 from pctool.evaluation.frechet import Moments
-from pctool.evaluation.images import UNREADABLE_NPZ
+from pctool.evaluation.images import Images
+from pctool.evaluation.statistics_file import About, Statistics
 from pctool.files import write_beside
 from pctool.places import cache_dir
 
-CACHE_VERSION = 1  # raise it with any change of what is computed here or in `features`
+CACHE_VERSION = 2  # raise it with any change of what is computed here or in `features`
 SUBSET_SEED = 0  # which n of the real images: always the same ones, whatever the seed of the samples
 
 
@@ -25,82 +29,115 @@ SUBSET_SEED = 0  # which n of the real images: always the same ones, whatever th
 class Reference:
     """Of the real images: moments of their features, and the features float32 [n, d] where they were asked for."""
 
-    moments: Moments
-    features: NDArray[np.float32] | None
+    statistics: Statistics
+    features: NDArray[np.float32] | None = None
 
 
 def reference(
-    real: NDArray[np.uint8],
+    real: Images,
     extractor: Extractor,
     *,
     n_real: int,
-    real_sha256: str,
+    split: str | None = None,
     with_features: bool,
     batch_size: int,
     advance: Callable[[int], object],
 ) -> Reference:
-    """The reference of `n_real` of the images uint8 [N, C, H, W], from the cache or computed into it.
+    """The reference of `n_real` of the images, from the cache or computed into it.
 
     Fewer than all are a fixed random subset, so that the order of a sorted folder does not matter. A damaged cache
-    file is computed anew. WriteError where the cache cannot be written.
+    file is computed anew. Features are memory-mapped. WriteError where the cache cannot be written.
     """
-    path = _cache_path(extractor, real_sha256, n_real, with_features)
-    stored = _read(path, n_real, with_features)
+    about = About(
+        n=n_real,
+        split=split,
+        resolution=real.shape[1],
+        resizer=extractor.resizer,
+        extractor=extractor.name,
+        extractor_sha256=extractor.sha256,
+        real_sha256=real.sha256,
+    )
+    path = _cache_path(about, extractor.size)
+    stored = _read(path, about, with_features)
     if stored is not None:
         advance(n_real)
         return stored
     chosen = np.sort(np.random.default_rng(SUBSET_SEED).permutation(len(real))[:n_real])
     moments: Moments | None = None
-    parts = []
-    for start in range(0, n_real, batch_size):
-        features, _ = extractor(real[chosen[start : start + batch_size]])
+    store = FeatureStore(n_real)
+    for batch in real.batches(batch_size, chosen.tolist()):
+        features, _ = extractor(batch)
         moments = moments or Moments(features.shape[1])
         moments.update(features)
         if with_features:
-            parts.append(features)
+            store.append(features)
         advance(len(features))
     assert moments is not None
-    computed = Reference(moments, np.concatenate(parts) if with_features else None)
-    _write(path, computed)
-    return computed
+    return _write(path, about, moments, store.features if with_features else None)
 
 
-def _cache_path(extractor: Extractor, real_sha256: str, n_real: int, with_features: bool) -> Path:
-    key = {
-        "cache": CACHE_VERSION,
-        "real": real_sha256,
-        "n_real": n_real,
-        "subset_seed": SUBSET_SEED,
-        "extractor": [extractor.name, extractor.sha256, extractor.size, extractor.resizer],
-    }
+def from_statistics(path: Path, extractor: Extractor) -> tuple[Reference, list[str]]:
+    """The reference in a statistics file, and notes on what it does not say.
+
+    InputError where it says that it is of another network or resizer, or where its dimension is another.
+    """
+    statistics = statistics_file.read(path)
+    about = statistics.about
+    if about is None:
+        unsaid = f"{path} does not say its network, resizer and number of images: they are taken to be the same"
+        return Reference(statistics), [unsaid]
+    for what, theirs, ours in (
+        ("network", about.extractor, extractor.name),
+        ("weights", about.extractor_sha256, extractor.sha256),
+        ("resizer", about.resizer, extractor.resizer),
+    ):
+        if theirs != ours:
+            raise InputError(f"{path} is of the {what} {theirs}, the samples are scored with {ours}; use the same")
+    return Reference(statistics), []
+
+
+def _cache_path(about: About, size: int) -> Path:
+    key = {"cache": CACHE_VERSION, "subset_seed": SUBSET_SEED, "size": size, **about.model_dump()}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    kind = "features" if with_features else "moments"
-    return cache_dir() / "reference" / f"{extractor.name}-{n_real}-{digest[:32]}.{kind}.npz"
+    return cache_dir() / "reference" / f"{about.extractor}-{about.resizer}-{about.n}-{digest[:32]}.npz"
 
 
-def _read(path: Path, n: int, with_features: bool) -> Reference | None:
-    """What the cache holds, None where it holds nothing whole (a flipped bit fails the CRC of its archive)."""
+def _read(path: Path, about: About, with_features: bool) -> Reference | None:
+    """What the cache holds, None where it holds nothing whole (a flipped bit fails a CRC, or the features' hash)."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            mean, cov = arrays["mean"], arrays["cov"]
-            features = arrays["features"] if with_features else None
-    except UNREADABLE_NPZ:
+        statistics = statistics_file.read(path)
+    except InputError:
         return None
-    d = mean.size
-    whole = (
-        mean.shape == (d,)
-        and cov.shape == (d, d)
-        and mean.dtype == cov.dtype == np.float64
-        and np.isfinite(mean).all()
-        and np.isfinite(cov).all()
-        and (features is None or (features.shape == (n, d) and features.dtype == np.float32))
-    )
-    return Reference(Moments.restore(n, mean, cov), features) if whole else None
+    found = statistics.about
+    if found is None or found.model_copy(update={"features_sha256": None}) != about:
+        return None
+    if not with_features:
+        return Reference(statistics)
+    features_path = _features_path(path)
+    try:
+        with features_path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != found.features_sha256:
+                return None
+        features = np.lib.format.open_memmap(features_path, mode="r")
+    except (OSError, ValueError):
+        return None
+    return Reference(statistics, features)
 
 
-def _write(path: Path, computed: Reference) -> None:
-    arrays: dict[str, NDArray[np.floating]] = {"mean": computed.moments.mean, "cov": computed.moments.cov}
-    if computed.features is not None:
-        arrays["features"] = computed.features
-    with write_beside(path, sum(array.nbytes for array in arrays.values())) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+def _write(path: Path, about: About, moments: Moments, features: NDArray[np.float32] | None) -> Reference:
+    """Features first: the moments' file names their hash, and so is never ahead of them."""
+    if features is not None:
+        features_path = _features_path(path)
+        with write_beside(features_path, features.nbytes) as temporary:
+            with temporary.open("wb") as file:
+                np.lib.format.write_array(file, features, allow_pickle=False)
+            with temporary.open("rb") as file:
+                about = about.model_copy(update={"features_sha256": hashlib.file_digest(file, "sha256").hexdigest()})
+        features = np.lib.format.open_memmap(features_path, mode="r")
+    statistics = Statistics(moments.mean, moments.cov, about)
+    statistics_file.write(path, statistics)
+    return Reference(statistics, features)
+
+
+def _features_path(path: Path) -> Path:
+    return path.with_suffix(".features.npy")

@@ -2,72 +2,85 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pctool.errors import InputError
-from pctool.evaluation.features import INCEPTION, Extractor
-from pctool.evaluation.frechet import Moments, frechet_distance
-from pctool.evaluation.images import array_sha256
-from pctool.evaluation.inception_score import InceptionScore
-from pctool.evaluation.kid import kid
+from pctool.evaluation.comparison import Metric, View, compare, key
+from pctool.evaluation.features import Extractor
+from pctool.evaluation.images import ImageArray, Images
 from pctool.evaluation.metrics_file import Metrics, Protocol, versions
-from pctool.evaluation.reference import Reference, reference
+from pctool.evaluation.precision_recall import NEIGHBOURS
+from pctool.evaluation.reference import Reference, from_statistics, reference
+from pctool.evaluation.resizers import Resizer
+from pctool.evaluation.statistics_file import About
 
-Metric = Literal["fid", "kid", "is"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
-INCEPTION_KEYS = {"fid": "fid", "kid": "kid", "is": "inception_score"}  # only Inception's scores are called so
-OTHER_KEYS = {"fid": "fd", "kid": "kd", "is": "is"}  # followed by the network's name
+USUAL: tuple[Metric, ...] = ("fid", "kid", "is")
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What can be computed of what was asked for; `skipped` and `notes` say what cannot, and why."""
+
+    metrics: tuple[Metric, ...]
+    skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def score(
     fake: Iterable[NDArray[np.uint8]],
-    real: NDArray[np.uint8],
+    real: Images | NDArray[np.uint8] | Path,
     extractor: Extractor,
     *,
     n_fake: int,
     n_real: int | None = None,
-    metrics: Sequence[Metric] = METRICS,
+    n_is: int | None = None,
+    resizers: Sequence[Resizer] | None = None,
+    metrics: Sequence[Metric] = USUAL,
     seed: int = 0,
     batch_size: int = 100,
-    real_sha256: str | None = None,
     protocol: str = "custom",
     split: str | None = None,
     network: str | None = None,
     bn: str | None = None,
     step: int | None = None,
+    skipped: Sequence[str] = (),
+    notes: Sequence[str] = (),
     advance: Callable[[int], object] = lambda n: None,
 ) -> Metrics:
-    """Scores `n_fake` samples that arrive in batches, uint8 [b, C, H, W], against real images uint8 [N, C, H, W].
+    """Scores samples that arrive in batches, uint8 [b, C, H, W], against real images or a statistics file.
 
-    `n_real` of them (all). `seed` draws KID's subsets and the parts of the inception score, and is recorded as the
-    seed of the samples. `real_sha256` identifies the real images in the cache (else they are hashed here).
-    `protocol`, `split`, `network`, `bn` and `step` are only recorded. `advance` counts n_real + n_fake images.
+    `n_fake` samples come, or `n_is` (n_fake) if that is more and the inception score is computed, which takes the
+    first `n_is`; all else takes the first `n_fake`. `n_real` of the real images (all). `resizers`: the extractor's,
+    or for Inception `clean`, `legacy` or both; the Frechet distance is computed with each, all else with the first.
+    `seed` draws KID's subsets and the parts of the inception score, and is recorded as the seed of the samples.
+    `protocol`, `split`, `network`, `bn`, `step`, `skipped` and `notes` are recorded. `advance` counts every real
+    image (once a resizer) and every sample.
 
-    InputError: counts that cannot be, or images the extractor does not take. ValueError: not `n_fake` samples came.
+    InputError: counts that cannot be, or images the extractor does not take. ValueError: another number of samples.
     """
-    n_real = len(real) if n_real is None else n_real
-    _check_counts(n_fake, n_real, len(real))
-    extractor.check(real.shape[1:])
-    real_sha256 = real_sha256 or array_sha256(real)
-    skipped = []
-    if "is" in metrics and not extractor.has_probabilities:
-        skipped.append("is: the extractor's weights give no class probabilities")
-    known = reference(
-        real,
-        extractor,
-        n_real=n_real,
-        real_sha256=real_sha256,
-        with_features="kid" in metrics,
-        batch_size=batch_size,
-        advance=advance,
-    )
-    wanted = [metric for metric in metrics if metric != "is" or extractor.has_probabilities]
-    scores, shape = _compare(fake, known, extractor, wanted, n_fake=n_fake, seed=seed, advance=advance)
-    dim = len(known.moments.mean)
+    if isinstance(real, np.ndarray):
+        real = ImageArray(real)
+    n_is = n_fake if n_is is None else n_is
+    n_real = _counts(real, n_fake, n_is if "is" in metrics else n_fake, n_real, n_resizers=len(resizers or ()))
+    wanted = _wanted(metrics, extractor, real, n_fake, n_real)
+    views = []
+    for resizer in (resizers or (extractor.resizer,))[: None if "fid" in wanted.metrics else 1]:
+        view = extractor.with_resizer(resizer)
+        views.append(
+            View(view, _known(real, view, wanted, n_real, split=split, batch_size=batch_size, advance=advance))
+        )
+    scores, shape = compare(fake, views, wanted.metrics, n_fake=n_fake, n_is=n_is, seed=seed, advance=advance)
+    about = views[0].known.statistics.about if views[0].known else None
+    n_real = n_real or (about.n if about else None)
+    remarks = _notes(views, wanted.metrics, n_fake=n_fake, n_real=n_real, fake_shape=shape, real=real)
     return Metrics(
         step=step,
         scores=scores,
@@ -75,92 +88,119 @@ def score(
             name=protocol,
             n_real=n_real,
             n_fake=n_fake,
-            split=split,
+            n_is=n_is if "is" in wanted.metrics else None,
+            split=split or (about.split if about else None),
             resolution=shape[1],
-            resizer=extractor.resizer,
+            resizer="both" if len(views) > 1 else views[0].extractor.resizer,
             network=network,
             bn=bn,
+            batch_size=batch_size,
             seed=seed,
             extractor=extractor.name,
             extractor_sha256=extractor.sha256,
-            real_sha256=real_sha256,
-            skipped=skipped,
+            real_sha256=_sha256(real, about),
+            skipped=[*skipped, *([] if isinstance(real, Path) else real.skipped), *wanted.skipped],
         ),
-        notes=_notes(extractor, wanted, n=min(n_fake, n_real), dim=dim, fake_shape=shape, real_shape=real.shape[1:]),
+        notes=[*notes, *wanted.notes, *remarks],
         versions=versions(),
     )
 
 
-def _compare(
-    fake: Iterable[NDArray[np.uint8]],
-    known: Reference,
-    extractor: Extractor,
-    metrics: Sequence[Metric],
-    *,
-    n_fake: int,
-    seed: int,
-    advance: Callable[[int], object],
-) -> tuple[dict[str, float], tuple[int, ...]]:
-    """The pass over the samples: their scores, and the shape [C, H, W] they have."""
-    moments = Moments(len(known.moments.mean))
-    inception = InceptionScore(n_fake, seed=seed)
-    parts = []
-    shape: tuple[int, ...] = ()
-    for batch in fake:
-        shape = batch.shape[1:]
-        features, probabilities = extractor(batch)
-        moments.update(features)
-        if "kid" in metrics:
-            parts.append(features)
-        if "is" in metrics and probabilities is not None:
-            inception.update(probabilities)
-        advance(len(batch))
-    if moments.n != n_fake:
-        raise ValueError(f"{moments.n} samples came, {n_fake} were announced")
-    scores: dict[str, float] = {}
-    if "fid" in metrics:
-        distance = frechet_distance(moments.mean, moments.cov, known.moments.mean, known.moments.cov)
-        scores[_key("fid", extractor)] = distance
-    if "kid" in metrics:
-        assert known.features is not None
-        _add(scores, _key("kid", extractor), kid(np.concatenate(parts), known.features, seed=seed))
-    if "is" in metrics:
-        _add(scores, _key("is", extractor), inception.result())
-    return scores, shape
-
-
-def _key(metric: Metric, extractor: Extractor) -> str:
-    return INCEPTION_KEYS[metric] if extractor.name == INCEPTION else f"{OTHER_KEYS[metric]}_{extractor.name}"
-
-
-def _add(scores: dict[str, float], key: str, mean_and_std: tuple[float, float]) -> None:
-    scores[key], scores[f"{key}_std"] = mean_and_std
-
-
-def _check_counts(n_fake: int, n_real: int, available: int) -> None:
-    if n_real > available:
-        raise InputError(f"--n-real {n_real:,} is more than the {available:,} real images there are; ask for fewer")
-    if min(n_fake, n_real) < 2:
+def _counts(real: Images | Path, n_fake: int, n_is: int, n_real: int | None, *, n_resizers: int) -> int | None:
+    """How many real images that is; None where a file says it, or nobody."""
+    if isinstance(real, Path):
+        if n_real is not None:
+            raise InputError(f"--n-real is for images; {real} holds the moments of as many as it was made of")
+        if n_resizers > 1:
+            raise InputError(f"--resizer both takes images; {real} holds the moments of one resizer: name it")
+    else:
+        n_real = len(real) if n_real is None else n_real
+        if n_real > len(real):
+            raise InputError(f"--n-real {n_real:,} is more than the {len(real):,} real images there are; ask for fewer")
+    if min(n_fake, n_is, n_real or n_fake) < 2:
         raise InputError(f"scores take at least 2 images a side, not {n_fake} samples and {n_real} real ones")
+    return n_real
+
+
+def _wanted(
+    metrics: Sequence[Metric], extractor: Extractor, real: Images | Path, n_fake: int, n_real: int | None
+) -> _Wanted:
+    wanted = _Wanted(tuple(metrics))
+    impossible: dict[Metric, str] = {}
+    if not extractor.has_probabilities:
+        impossible["is"] = "the extractor's weights give no class probabilities"
+    if isinstance(real, Path):
+        impossible |= {"kid": f"{real} holds moments and no features", "pr": f"{real} holds moments and no features"}
+    else:
+        for shape in real.shapes:
+            extractor.check(shape)
+        wanted.notes.extend(real.notes)
+        if min(n_fake, n_real or n_fake) <= NEIGHBOURS:
+            impossible["pr"] = f"{NEIGHBOURS} nearest neighbours take more than {NEIGHBOURS} images a side"
+    wanted.skipped.extend(f"{metric}: {reason}" for metric, reason in impossible.items() if metric in metrics)
+    return _Wanted(tuple(metric for metric in metrics if metric not in impossible), wanted.skipped, wanted.notes)
+
+
+def _known(
+    real: Images | Path,
+    extractor: Extractor,
+    wanted: _Wanted,
+    n_real: int | None,
+    *,
+    split: str | None,
+    batch_size: int,
+    advance: Callable[[int], object],
+) -> Reference | None:
+    """What the real images give this network; None where only the samples count. What it leaves open is noted."""
+    if isinstance(real, Path):
+        found, remarks = from_statistics(real, extractor)
+        wanted.notes.extend(remarks)
+        return found
+    assert n_real is not None
+    if set(wanted.metrics) <= {"is"}:
+        advance(n_real)
+        return None
+    return reference(
+        real,
+        extractor,
+        n_real=n_real,
+        split=split,
+        with_features=bool({"kid", "pr"} & set(wanted.metrics)),
+        batch_size=batch_size,
+        advance=advance,
+    )
 
 
 def _notes(
-    extractor: Extractor,
+    views: Sequence[View],
     metrics: Sequence[Metric],
     *,
-    n: int,
-    dim: int,
+    n_fake: int,
+    n_real: int | None,
     fake_shape: tuple[int, ...],
-    real_shape: tuple[int, ...],
+    real: Images | Path,
 ) -> list[str]:
+    extractor = views[0].extractor
     notes = [extractor.note] if extractor.note else []
+    dim = len(views[0].moments.mean) if views[0].moments else 0
+    n = min(n_fake, n_real or n_fake)
     if "fid" in metrics and n <= dim:
         notes.append(
             f"{n:,} images are too few for {dim:,} features: the covariance has not full rank and "
-            f"{_key('fid', extractor)} is biased upwards; compare it at equal counts only"
+            f"{key('fid', extractor)} is biased upwards; compare it at equal counts only"
         )
-    if fake_shape != real_shape:
+    if not isinstance(real, Path) and fake_shape != real.shape:
         notes.append(
-            f"the samples are {fake_shape[2]}x{fake_shape[1]}, the real images {real_shape[2]}x{real_shape[1]}"
+            f"the samples are {fake_shape[2]}x{fake_shape[1]}, the real images {real.shape[2]}x{real.shape[1]}"
         )
     return notes
+
+
+def _sha256(real: Images | Path, about: About | None) -> str:
+    """What the real images are known by; of a foreign statistics file, its own hash."""
+    if not isinstance(real, Path):
+        return real.sha256
+    if about is not None:
+        return about.real_sha256
+    with real.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,6 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
+from pctool.core import weights_files
 from pctool.errors import InputError
 
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")  # torch.hub's convention: the SHA-256 begins with it
@@ -34,6 +35,19 @@ class Recipe:
     note: str | None
 
 
+@dataclass(frozen=True)
+class OfficialWeights:
+    """torchvision's file of a network: its address, and the first digits of its SHA-256, which its name carries."""
+
+    url: str
+    sha256_prefix: str
+
+    @property
+    def path(self) -> Path:
+        """Where it is kept."""
+        return weights_files.folder() / self.url.rsplit("/", 1)[1]
+
+
 def names() -> list[str]:
     """The classification networks of the installed torchvision."""
     return torchvision.models.list_models(module=torchvision.models)
@@ -45,14 +59,27 @@ def recipe(name: str, path: Path, sha256: str) -> Recipe:
     InputError where the hash in the file's name is not that of its content. Unknown weights are used with the
     network's first official recipe, and a note says so.
     """
-    promised = HASH_IN_NAME.search(path.name)
-    if promised and not sha256.startswith(promised[1]):
-        raise InputError(f"{path} is damaged: its name promises SHA-256 {promised[1]}, its content is {sha256[:8]}")
+    check_name(path, sha256)
     official = list(torchvision.models.get_model_weights(name))
     matching = [entry for entry in official if _is_of(entry.url, sha256)]
     transforms = (matching or official)[0].transforms()
     note = None if matching else f"{path.name} is none of torchvision's official weights of {name} (SHA-256 {sha256})"
     return Recipe(transforms.crop_size[0], tuple(transforms.mean), tuple(transforms.std), note)
+
+
+def check_name(path: Path, sha256: str) -> None:
+    """InputError where the hash in a file's name (torch.hub's convention) is not that of its content."""
+    promised = HASH_IN_NAME.search(path.name)
+    if promised and not sha256.startswith(promised[1]):
+        raise InputError(f"{path} is damaged: its name promises SHA-256 {promised[1]}, its content is {sha256[:8]}")
+
+
+def official(name: str) -> OfficialWeights:
+    """Where torchvision's default weights of a network are, and where they are kept."""
+    url = torchvision.models.get_model_weights(name).DEFAULT.url
+    promised = HASH_IN_NAME.search(url)
+    assert promised is not None, url
+    return OfficialWeights(url, promised[1])
 
 
 def _is_of(url: str, sha256: str) -> bool:

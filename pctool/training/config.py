@@ -167,7 +167,7 @@ def resolve(flags: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -
         raise InputError("channels follow from the data set; leave them out")
     given = {**from_preset, **flags}
     slow = {**from_preset, **without_bf16, **flags, "precision": "fp32"}
-    device = _device(given.get("device", "auto"))
+    device = resolve_device(given.get("device", "auto"))
     if without_bf16:
         _checked(slow, flags, device)  # on every machine, or the mistake would wait for another one
     if given.get("precision") == "auto":
@@ -244,7 +244,8 @@ def has_fast_bf16(device: str) -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def _device(name: str) -> str:
+def resolve_device(name: str) -> str:
+    """`cpu` or `cuda` for auto, cpu or cuda. MissingError for CUDA where there is none; `eval` uses it too."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():

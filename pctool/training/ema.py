@@ -17,3 +17,21 @@ def update(G_ema: nn.Module, G: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(G_ema.parameters()), list(G.parameters()), 1 - decay)
     for averaged, current in zip(G_ema.buffers(), G.buffers(), strict=True):
         averaged.copy_(current)
+
+
+def initial_share(decay: float, step: int) -> float:
+    """How much of the average at `step` is still its initial noise: the product of the ramped decays so far."""
+    share = 1.0
+    for i in range(step):
+        share *= ramped_decay(decay, i)
+        if share < 0.01:
+            return 0.0
+    return share
+
+
+def notes(decay: float, step: int) -> list[str]:
+    """What is to be said of scores of G_ema at `step`: that it is mostly initial noise, where it is."""
+    share = initial_share(decay, step)
+    if share <= 0.5:
+        return []
+    return [f"{share:.0%} of G_ema at step {step:,} is its initial noise: the scores say nothing yet"]

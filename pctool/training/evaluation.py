@@ -9,7 +9,8 @@ from torch import nn
 
 from pctool.evaluation import features, protocols, score
 from pctool.evaluation.generate import generate
-from pctool.training import images
+from pctool.evaluation.images import ImageArray
+from pctool.training import ema, images
 from pctool.training.config import TrainConfig
 
 N_FAKE = 10_000  # samples an evaluation: as many as the built-in data has images, and as the paper's code takes
@@ -28,25 +29,27 @@ class Scorer:
         self.seed = config.seed
         self.n_images = N_FAKE + len(self.dataset.images)
         name = protocols.default_for(self.extractor.name)
-        counts = protocols.Counts(N_FAKE, len(self.dataset.images))
-        self.protocol = name if protocols.PROTOCOLS[name] == counts else protocols.CUSTOM
+        named, n_real = protocols.PROTOCOLS[name], len(self.dataset.images)
+        as_named = named.n_fake == N_FAKE and named.n_real in (None, n_real)
+        self.protocol = name if as_named else protocols.CUSTOM
+        self.ema_decay = config.ema_decay
 
     def score(self, G_ema: nn.Module, step: int, advance: Callable[[int], object]) -> dict[str, Any]:
         """The metrics of `pctool eval` at this step, as JSON values."""
         samples = generate(G_ema, N_FAKE, seed=self.seed, batch_size=BATCH_SIZE, device=self.extractor.device)
         metrics = score.score(
             samples,
-            self.dataset.images,
+            ImageArray(self.dataset.images, self.dataset.sha256),
             self.extractor,
             n_fake=N_FAKE,
             seed=self.seed,
             batch_size=BATCH_SIZE,
-            real_sha256=self.dataset.sha256,
             protocol=self.protocol,
             split=self.dataset.split,
             network="G_ema",
             bn="running",
             step=step,
+            notes=ema.notes(self.ema_decay, step),
             advance=advance,
         )
         return metrics.model_dump(mode="json")

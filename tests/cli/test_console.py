@@ -50,7 +50,7 @@ def test_progress_without_a_terminal_is_a_line_every_ten_seconds(monkeypatch, ca
             advance(25)
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == "eval: 75/250 images, 28 s left\neval: 150/250 images, 16 s left\n"
+    assert captured.err == "eval: 75/250 images, 6 images/s, 28 s left\neval: 150/250 images, 6 images/s, 16 s left\n"
 
 
 def test_progress_that_has_not_moved_divides_by_nothing(monkeypatch, capsys):

@@ -1,11 +1,13 @@
 """`pctool eval`: what it scores, what it leaves behind, and what it refuses."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import typing
 import zipfile
 
 import numpy as np
@@ -75,6 +77,7 @@ def test_a_run_is_scored_with_its_own_data(place, capsys):
     assert found.step == 20
     assert set(found.scores) == {f"{m}_fashion-cnn{s}" for m, s in (("fd", ""), ("kd", ""), ("is", ""))} | {
         "kd_fashion-cnn_std",
+        "kd_fashion-cnn_se",
         "is_fashion-cnn_std",
     }
     recorded = found.protocol
@@ -158,15 +161,15 @@ def test_table_and_out(place, capsys):
 
 def test_named_protocols(place, capsys, monkeypatch):
     """A run's default counts are its protocol's; any other count, or a split by name, makes it custom."""
-    from pctool.cli import evaluation_session
-    from pctool.evaluation.protocols import Counts
+    from pctool.cli import evaluation_plan
+    from pctool.evaluation.protocols import NamedProtocol
 
-    monkeypatch.setitem(evaluation_session.PROTOCOLS, "fashion-10k", Counts(30, 70))
+    monkeypatch.setitem(evaluation_plan.PROTOCOLS, "fashion-10k", NamedProtocol(30, 70))
     assert answer(capsys, "run", "--metrics", "fid").protocol.name == "fashion-10k"
     assert answer(capsys, "run", "--metrics", "fid", "--n-fake", "30").protocol.name == "fashion-10k"
     assert answer(capsys, "run", "--metrics", "fid", "--n-real", "71").protocol.name == "custom"
     assert answer(capsys, "run", "--metrics", "fid", "--split", "test").protocol.name == "custom"
-    monkeypatch.setitem(evaluation_session.PROTOCOLS, "clean-50k", Counts(20, None))
+    monkeypatch.setitem(evaluation_plan.PROTOCOLS, "clean-50k", NamedProtocol(20, None))
     against = ("--against", "clothes", "--extractor", "fashion-cnn")
     found = answer(capsys, "run", "--metrics", "fid", "--protocol", "clean-50k", *against).protocol
     assert (found.name, found.n_fake, found.n_real) == ("clean-50k", 20, 50)  # all there are
@@ -187,7 +190,7 @@ def bad_inputs(place):
         (("text.pt",), "is no checkpoint"),
         (("absent.pt",), "absent.pt is not there; name a run folder, a checkpoint, a folder or ZIP of images, or an"),
         (("empty", *against), "holds no images"),
-        (("mixed", *against, "--n-real", "9"), "z.png is 16x16 grey"),
+        (("mixed", *against, "--n-real", "9"), "takes 32x32 images, these are 16x16 grey"),
         (("colour", *against, "--n-real", "9"), "takes grey images"),
         (("clothes",), "--against"),
         (("clothes", "--against", "fashion-mnst"), "did you mean fashion-mnist"),
@@ -199,7 +202,7 @@ def bad_inputs(place):
         (("clothes", *against, "--protocol", "clean-50k"), "--protocol"),
         (("run", "--samples-out", "clothes"), "exists"),
         (("run", "--extractor", "fashioncnn"), "did you mean fashion-cnn"),
-        (("run", "--metrics", "fid,pr"), "fid, kid, is"),
+        (("run", "--metrics", "fid,prd"), "fid, kid, is, pr"),
         (("run", "--metrics", ","), "fid, kid, is"),
     ]
 
@@ -220,15 +223,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(place):
 def test_weights_that_are_not_here(place):
     """Inception without its file, and data that is not here, are MissingErrors that say what to do."""
     with pytest.raises(MissingError, match="fashion-cnn"):
-        run("run", "--extractor", "inception")
+        run("run", "--extractor", "inception", "--offline")
     with pytest.raises(MissingError, match="pctool data"):
         run("run", "--against", "cifar10", "--data-dir", place / "nowhere")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_where_there_is_none(place):
-    """--device cuda on a machine without one is an InputError."""
-    with pytest.raises(InputError, match="--device cpu"):
+def test_cuda_where_there_is_none(place, monkeypatch):
+    """--device cuda on a machine without one is a MissingError (exit code 4), as in train."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(MissingError, match="--device cpu"):
         run("run", "--device", "cuda")
 
 
@@ -245,16 +248,169 @@ def test_help_is_light():
     assert shown.splitlines()[-1] == "[]"
 
 
+def test_repeats_are_the_mean_of_other_z(place, capsys):
+    """--repeats 3 scores with seeds 5, 6 and 7: means, deviations, and each as it is alone."""
+    found = answer(capsys, "run", *FEW, "--metrics", "fid", "--seed", "5", "--repeats", "3")
+    alone = [answer(capsys, "run", *FEW, "--metrics", "fid", "--seed", str(seed)).scores for seed in (5, 6, 7)]
+    assert found.repeats.seeds == [5, 6, 7]
+    assert found.repeats.scores == alone
+    assert found.scores["fd_fashion-cnn"] == pytest.approx(np.mean([scores["fd_fashion-cnn"] for scores in alone]))
+    run("run", *FEW, "--metrics", "fid", "--repeats", "2")
+    assert "±" in capsys.readouterr().out
+
+
+def test_statistics_are_kept_and_scored_against(place, capsys):
+    """--stats-out keeps the real images' moments; against that file the distance is the same without the images."""
+    first = answer(capsys, "run", *FEW, "--metrics", "fid", "--stats-out", "s.npz")
+    again = answer(capsys, "run", "--n-fake", "40", "--metrics", "fid,kid", "--against", "s.npz", *FASHION)
+    assert again.scores == pytest.approx(first.scores, rel=1e-9)
+    assert (again.protocol.n_real, again.protocol.real_sha256) == (60, first.protocol.real_sha256)
+    assert again.protocol.skipped == ["kid: s.npz holds moments and no features"]
+    with pytest.raises(InputError, match=r"--stats-out is for images"):
+        run("run", *FASHION, "--against", "s.npz", "--stats-out", "t.npz")
+    with pytest.raises(InputError, match=r"--stats-out s.npz exists"):
+        run("run", *FEW, "--stats-out", "s.npz")
+
+
+FASHION = ("--extractor", "fashion-cnn")
+
+
+def test_files_with_broken_grey_and_mixed_images(place, capsys):
+    """What is skipped or changed in a folder is counted in the answer and noted on stderr."""
+    (place / "clothes" / "zz.png").write_text("text")
+    run("clothes", "--against", "fashion-mnist", "--n-real", "60", "--metrics", "fid", "--json")
+    shown = capsys.readouterr()
+    found = Metrics.model_validate_json(shown.out)
+    assert found.protocol.n_fake == 50
+    assert found.protocol.skipped[0].startswith("1 of 51 files in clothes: the first, zz.png, is not a readable image")
+    assert "skipped 1 of 51 files" in shown.err
+    assert "images/s" in shown.err
+
+
+def test_an_untrained_average_is_said_to_be_one(place, capsys):
+    """At step 0 all of G_ema is its initial noise, and a note says so; of G nothing is said."""
+    made = checkpoints.read(place / "run" / "checkpoints" / "00000010.pt")
+    checkpoints.write(place / "start.pt", {**made, "step": 0})
+    assert "100% of G_ema at step 0 is its initial noise" in answer(capsys, "start.pt", *FEW).notes[0]
+    for arguments in (("start.pt", "--network", "G"), ("run",)):
+        assert not any("noise" in remark for remark in answer(capsys, *arguments, *FEW).notes)
+
+
+def test_more_samples_for_the_inception_score_alone(place, capsys, monkeypatch):
+    """Where a protocol has more samples for the inception score they come, unless the weights give no probabilities."""
+    from pctool.cli import evaluation_plan
+    from pctool.evaluation.protocols import NamedProtocol
+
+    monkeypatch.setitem(evaluation_plan.PROTOCOLS, "fashion-10k", NamedProtocol(30, 70, n_is=50))
+    found = answer(capsys, "run")
+    assert (found.protocol.name, found.protocol.n_fake, found.protocol.n_is) == ("fashion-10k", 30, 50)
+    load = evaluation_session.features.load
+
+    def without_probabilities(*arguments):
+        extractor = load(*arguments)
+        network = extractor.network
+        return dataclasses.replace(extractor, has_probabilities=False, network=lambda x: (network(x)[0], None))
+
+    monkeypatch.setattr(evaluation_session.features, "load", without_probabilities)
+    lacking = answer(capsys, "run")
+    assert lacking.protocol.n_is is None
+    assert lacking.scores == {key: value for key, value in found.scores.items() if not key.startswith("is_")}
+
+
+def planned(*, dataset="cifar10", extractor="inception", **flags):
+    """The plan of a run with some flags given."""
+    from pctool.cli.evaluation_plan import Request, of_run
+
+    empty = dict.fromkeys(Request.__dataclass_fields__) | {"seed": 0, "repeats": 1, "metrics": "fid,is"}
+    return of_run(Request(**empty | flags), extractor, dataset)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_fake", "n_real", "n_is", "split", "resizer", "network", "bn"),
+    [
+        ("clean-50k", 50_000, None, None, None, "clean", "G_ema", "running"),
+        ("legacy-50k", 50_000, None, None, None, "legacy", "G_ema", "running"),
+        ("paper", 10_000, 10_000, 50_000, "test", "legacy", "G", "batch"),
+        ("sngan", 5_000, 10_000, 50_000, None, "legacy", "G", "running"),
+    ],
+)
+def test_what_a_protocol_means(name, n_fake, n_real, n_is, split, resizer, network, bn):
+    """Each name stands for counts, split, resizer, network and batch norm as docs/eval.md has them."""
+    plan = planned(protocol=name)
+    assert (plan.name, plan.n_fake, plan.n_real, plan.n_is) == (name, n_fake, n_real, n_is)
+    assert (plan.split, plan.resizers, plan.network, plan.bn) == (split, (resizer,), network, bn)
+    assert plan.batch_size == 100
+
+
+def test_the_flag_allows_every_protocol():
+    """--protocol takes the names that there are, and the resizers are those of the plan."""
+    from pctool.evaluation.protocols import PROTOCOLS
+
+    hints = typing.get_type_hints(evaluate)
+    [names] = [typing.get_args(part) for part in typing.get_args(hints["protocol"]) if part is not type(None)]
+    assert set(names) == set(PROTOCOLS)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"n_fake": 9_999},
+        {"n_real": 9},
+        {"split": "train"},
+        {"network": "G_ema"},
+        {"bn": "running"},
+        {"batch_size": 50},
+        {"resizer": "clean"},
+        {"resizer": "both"},
+        {"extractor": "mobilenet_v2"},
+    ],
+)
+def test_whatever_departs_from_a_protocol_is_custom(flags):
+    """Any other count, split, network, batch, resizer or extractor takes the protocol's name away."""
+    assert planned(protocol="paper", **flags).name == "custom"
+
+
+def test_what_keeps_a_protocol_s_name():
+    """Saying what the protocol says anyway, both resizers beside the clean one, or another batch without --bn batch."""
+    assert planned(protocol="paper", n_fake=10_000, network="G", bn="batch", batch_size=100).name == "paper"
+    assert planned(resizer="both").name == "clean-50k"
+    assert planned(batch_size=7).name == "clean-50k"
+    assert planned(protocol="paper", n_fake=20).n_is is None
+
+
+def test_offline_and_fetch(place, monkeypatch, capsys):
+    """--offline asks nobody; else the weights are fetched once into the cache, and a wrong hash is refused."""
+    from pctool.cli import weights
+    from pctool.cli.main import run as pctool
+    from pctool.core.weights_files import WeightsFile
+    from tests.data.server import Behaviour, serve
+
+    behaviour = Behaviour(b"no network")
+    with serve(behaviour) as url:
+        pinned = hashlib.sha256(b"no network").hexdigest()
+        for sha256 in ("0" * 64, pinned):
+            file = WeightsFile("w.pth", url, sha256, 10)
+            monkeypatch.setattr(weights, "INCEPTION", file)
+            monkeypatch.setattr("pctool.evaluation.inception.INCEPTION", file)
+            assert pctool(["eval", "run", "--extractor", "inception", "--offline"]) == 4
+            assert len(behaviour.asked) == (0 if sha256 != pinned else 1)
+            assert pctool(["eval", "run", "--extractor", "inception"]) == 2
+            assert ("other bytes" if sha256 != pinned else "holds no weights") in capsys.readouterr().err
+        assert pctool(["data", "fetch", "inception", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["outcome"], found["path"]) == ("already here", str(place / "cache" / "weights" / "w.pth"))
+
+
 def test_a_run_is_scored_against_the_images_it_was_trained_on(monkeypatch, tmp_path):
-    """Split and resolution are the run's, not the data set's defaults; --split still wins."""
+    """Split, resolution and crop are the run's, not the data set's defaults; a split that is asked for wins."""
+    from pctool.cli.evaluation_sources import real_images
+
     files = small_encoded.stl_files(small_encoded.stl_images())
     small_encoded.install_stl(monkeypatch, files)
     acquire.import_files("stl10", small_cifar.write_folder(tmp_path / "stl10_binary", files))
     settings = {"dataset": "stl10", "split": "train", "resolution": 64, "crop": "resize"}
-    request = evaluation_session.Request(*[None] * 16)
-    real = evaluation_session._real_of_run(settings, request)
+    real, split = real_images("stl10", None, None, settings)
     trained_on = catalog.load("stl10", "train", resolution=64)
-    assert (real.split, real.sha256, len(real.images)) == ("train", trained_on.sha256, 3)
-    np.testing.assert_array_equal(real.images, trained_on.images)
-    other = evaluation_session._real_of_run(settings, dataclasses.replace(request, split="test"))
-    assert (other.split, other.images.shape) == ("test", (2, 3, 64, 64))
+    assert (split, real.sha256, len(real)) == ("train", trained_on.sha256, 3)
+    other, split = real_images("stl10", "test", None, settings)
+    assert (split, len(other), tuple(other.shapes)) == ("test", 2, ((3, 64, 64),))

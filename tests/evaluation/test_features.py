@@ -9,6 +9,7 @@ from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import build_resizer
 from torch import nn
 
+from pctool.core.weights_files import INCEPTION_SCRIPT
 from pctool.errors import InputError, MissingError
 from pctool.evaluation import features, inception, torchvision_nets
 
@@ -54,7 +55,7 @@ def pictures(n, channels=3, size=32, seed=0):
 @pytest.fixture
 def weights(tmp_path):
     torch.manual_seed(0)
-    return script(FakeInception(), tmp_path / inception.FILE_NAME)
+    return script(FakeInception(), tmp_path / INCEPTION_SCRIPT.name)
 
 
 def test_inception_equals_clean_fid(weights):
@@ -86,10 +87,11 @@ def test_inception_without_output_has_no_probabilities(tmp_path):
 def test_inception_is_found_in_the_cache(weights, monkeypatch, tmp_path):
     """Without --weights the file in the cache is used; where there is none, the error says where to put it."""
     monkeypatch.setenv("PCTOOL_CACHE_DIR", str(tmp_path / "cache"))
-    with pytest.raises(MissingError, match=r"cache/weights/inception-2015-12-05.pt.*fashion-cnn"):
+    with pytest.raises(MissingError, match=r"cache/weights/weights-inception-2015-12-05-6726825d.pth.*fetch inception"):
         features.load("inception")
-    inception.default_path().parent.mkdir(parents=True)
-    weights.rename(inception.default_path())
+    INCEPTION_SCRIPT.path.parent.mkdir(parents=True)
+    weights.rename(INCEPTION_SCRIPT.path)
+    assert inception.default_path() == INCEPTION_SCRIPT.path
     assert features.load("inception").name == "inception"
 
 
@@ -185,7 +187,7 @@ def test_names():
         features.load("mobilenetv2")
     with pytest.raises(InputError, match="did you mean inception"):
         features.load("Inception")
-    with pytest.raises(MissingError, match="--weights FILE"):
+    with pytest.raises(MissingError, match=r"pctool data fetch mobilenet_v2.*--weights FILE"):
         features.load("mobilenet_v2")
     with pytest.raises(InputError, match="its own weights"):
         features.load("fashion-cnn", inception.default_path())

@@ -1,5 +1,6 @@
 """Reading images: folders, ZIPs, arrays, and what is refused."""
 
+import io
 import zipfile
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pctool.errors import InputError
-from pctool.evaluation.images import array_sha256, open_images
+from pctool.evaluation.images import ImageArray, array_sha256, open_images
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (7, 3, 5, 6), np.uint8)
@@ -33,7 +34,7 @@ def zipped(folder):
 
 
 def everything(path, batch_size=3, n=None):
-    return np.concatenate(list(open_images(path).batches(batch_size, n)))
+    return np.concatenate(list(open_images(path).batches(batch_size, None if n is None else range(n))))
 
 
 @pytest.mark.parametrize("images", [COLOUR, GREY], ids=["colour", "grey"])
@@ -75,27 +76,125 @@ def test_other_files_are_refused(tmp_path):
             open_images(tmp_path / name)
 
 
-def test_sizes_and_kinds_are_not_mixed(tmp_path):
-    """A file of another size, or grey among colour, is an InputError that names both."""
+def test_sizes_may_differ(tmp_path):
+    """Files of another size are counted in a note, and come in batches of their own; every image comes once."""
     folder = write_folder(tmp_path / "images", COLOUR)
-    Image.new("RGB", (9, 9)).save(folder / "z.png")
-    with pytest.raises(InputError, match=r"z.png is 9x9 colour, a/00.png is 6x5 colour"):
-        everything(folder)
-    Image.new("L", (6, 5)).save(folder / "z.png")
-    with pytest.raises(InputError, match=r"z.png is 6x5 grey"):
-        everything(folder)
+    Image.new("RGB", (9, 8)).save(folder / "a" / "01.png")
+    opened = open_images(folder)
+    assert opened.shape == (3, 5, 6)
+    assert set(opened.shapes) == {(3, 5, 6), (3, 8, 9)}
+    assert opened.notes == (f"1 of 8 images in {folder} are of another size than the rest",)
+    batches = list(opened.batches(4))
+    assert [batch.shape for batch in batches] == [(3, 3, 5, 6), (1, 3, 8, 9), (4, 3, 5, 6)]
+    np.testing.assert_array_equal(np.concatenate([batches[0], batches[2]]), everything_of_colour())
 
 
-def test_broken_and_transparent_files(tmp_path):
-    """A PNG cut short and one with an alpha channel are InputErrors that name the file."""
+def everything_of_colour():
+    return COLOUR[[0, 2, 4, 6, 1, 3, 5]]
+
+
+def test_grey_among_colour_becomes_colour(tmp_path):
+    """Grey files among colour ones give three equal channels and are counted."""
+    folder = write_folder(tmp_path / "images", COLOUR)
+    Image.fromarray(GREY[0, 0]).save(folder / "z.png")
+    opened = open_images(folder)
+    assert opened.notes == (f"1 of 8 images in {folder} are grey and became colour",)
+    np.testing.assert_array_equal(everything(folder)[-1], GREY[0].repeat(3, 0))
+
+
+def test_transparency_is_dropped_and_counted(tmp_path):
+    """RGBA and grey with alpha lose the alpha channel, as with clean-fid, and a note counts them."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    alpha = np.full((5, 6, 1), 7, np.uint8)
+    Image.fromarray(np.concatenate([COLOUR[0].transpose(1, 2, 0), alpha], 2)).save(folder / "a.png")
+    Image.fromarray(COLOUR[1].transpose(1, 2, 0)).save(folder / "b.png")
+    opened = open_images(folder)
+    assert opened.notes == (f"1 of 2 images in {folder} have transparency, which was dropped",)
+    np.testing.assert_array_equal(everything(folder), COLOUR[:2])
+    grey = tmp_path / "grey"
+    grey.mkdir()
+    Image.fromarray(np.stack([GREY[0, 0], alpha[..., 0]], 2), "LA").save(grey / "a.png")
+    np.testing.assert_array_equal(everything(grey), GREY[:1])
+
+
+@pytest.mark.parametrize("as_zip", [False, True], ids=["folder", "zip"])
+def test_unreadable_files_are_skipped_and_counted(as_zip, tmp_path):
+    """A PNG cut short, text called .png and a 16-bit image are left out, counted, and the first is named."""
     folder = write_folder(tmp_path / "images", COLOUR)
     whole = (folder / "a" / "00.png").read_bytes()
-    (folder / "z.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"z.png is not a readable image"):
-        everything(folder)
-    Image.new("RGBA", (6, 5)).save(folder / "z.png")
-    with pytest.raises(InputError, match=r"z.png is of mode RGBA"):
-        everything(folder)
+    (folder / "a" / "01.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "y.png").write_text("text")
+    Image.fromarray(np.zeros((5, 6), np.uint16)).save(folder / "z.png")
+    path = zipped(folder) if as_zip else folder
+    opened = open_images(path)
+    assert len(opened) == 7
+    [skipped] = opened.skipped
+    assert skipped.startswith(f"3 of 10 files in {path}: the first, a/01.png, is not a readable image")
+    np.testing.assert_array_equal(everything(path), everything_of_colour())
+
+
+def test_nothing_readable(tmp_path):
+    """Where no file can be read the first is named in an InputError."""
+    (tmp_path / "z.png").write_text("text")
+    with pytest.raises(InputError, match=r"no readable image: z.png is not a readable image \(of no known format\)"):
+        open_images(tmp_path)
+
+
+def test_a_file_that_changes_under_way(tmp_path):
+    """A file that goes bad after the first look is an InputError, not a crash."""
+    folder = write_folder(tmp_path / "images", COLOUR)
+    opened = open_images(folder)
+    (folder / "b" / "01.png").write_text("text")
+    with pytest.raises(InputError, match=r"b/01.png changed while it was scored"):
+        list(opened.batches(3))
+
+
+def test_chosen_images_of_every_source(tmp_path):
+    """A rising choice of numbers gives these images, from a folder, an array and a packed or plain .npz."""
+    ordered = everything_of_colour()
+    np.savez(tmp_path / "plain.npz", ordered.transpose(0, 2, 3, 1))
+    np.savez_compressed(tmp_path / "packed.npz", ordered.transpose(0, 2, 3, 1))
+    folder = write_folder(tmp_path / "images", COLOUR)
+    for images in (
+        *(open_images(path) for path in (folder, tmp_path / "plain.npz", tmp_path / "packed.npz")),
+        ImageArray(ordered),
+    ):
+        np.testing.assert_array_equal(np.concatenate(list(images.batches(2, [1, 2, 5]))), ordered[[1, 2, 5]])
+
+
+def test_damaged_npz(tmp_path):
+    """An .npz whose pixels were changed is an InputError when they are read."""
+    path = tmp_path / "i.npz"
+    np.savez(path, COLOUR.transpose(0, 2, 3, 1))
+    data = bytearray(path.read_bytes())
+    data[300] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="CRC"):
+        list(open_images(path).batches(3))
+
+
+def test_npz_that_claims_more_than_it_holds(tmp_path):
+    """A header that claims a trillion images in a few bytes is an InputError, before anything is allocated."""
+    path = tmp_path / "i.npz"
+    header = io.BytesIO()
+    shape = (10**12, 4, 4, 3)
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("arr_0.npy", header.getvalue() + bytes(96))
+    with pytest.raises(InputError, match="is damaged: arr_0 claims"):
+        open_images(path)
+
+
+def test_sha256_is_of_contents(tmp_path):
+    """The hash of a folder or an .npz changes with a pixel, and not with the place."""
+    first, second = (write_folder(tmp_path / name, COLOUR) for name in ("one", "two"))
+    assert open_images(first).sha256 == open_images(second).sha256
+    Image.fromarray(COLOUR[1].transpose(1, 2, 0)).save(second / "a" / "00.png")
+    assert open_images(first).sha256 != open_images(second).sha256
+    np.savez(tmp_path / "a.npz", COLOUR.transpose(0, 2, 3, 1))
+    np.savez(tmp_path / "b.npz", COLOUR[::-1].transpose(0, 2, 3, 1))
+    assert open_images(tmp_path / "a.npz").sha256 != open_images(tmp_path / "b.npz").sha256
 
 
 def test_palettes_become_colour(tmp_path):

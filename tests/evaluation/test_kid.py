@@ -44,9 +44,9 @@ def test_whole_sets_need_one_evaluation():
     """Where a subset is the whole on both sides, KID is mmd2 of the whole, with deviation 0 and whatever the seed."""
     rng = np.random.default_rng(1)
     x, y = rng.standard_normal((50, 8)).astype(np.float32), rng.standard_normal((50, 8)).astype(np.float32) + 1
-    mean, std = kid(x, y, seed=3)
+    mean, std, error = kid(x, y, seed=3)
     assert mean == pytest.approx(mmd2(x.astype(np.float64), y.astype(np.float64)), rel=1e-12)
-    assert std == 0
+    assert std == error == 0
     assert kid(x, y, seed=4)[0] == pytest.approx(mean, rel=1e-12)
 
 
@@ -57,7 +57,8 @@ def test_subsets_are_seeded_and_estimate_the_whole():
     first, again, other = (kid(x, y, seed=seed, n_subsets=50, subset_size=100) for seed in (0, 0, 1))
     assert first == again
     assert first != other
-    for mean, std in (first, other):
+    for mean, std, error in (first, other):
+        assert error == pytest.approx(std / np.sqrt(50))
         assert std > 0
         assert abs(mean - mmd2(x, y)) < 5 * std / np.sqrt(50)
 

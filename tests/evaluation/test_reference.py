@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pctool.evaluation.features import Extractor
+from pctool.evaluation.images import ImageArray
 from pctool.evaluation.reference import reference
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 1, 4, 4), np.uint8)
@@ -30,8 +31,8 @@ def extractor(tmp_path, monkeypatch):
 
 
 def of(extractor, **options):
-    settings = {"n_real": 40, "real_sha256": "a", "with_features": True, "batch_size": 7, "advance": lambda n: None}
-    return reference(IMAGES, extractor, **{**settings, **options})
+    settings = {"n_real": 40, "with_features": True, "batch_size": 7, "advance": lambda n: None, **options}
+    return reference(ImageArray(IMAGES, settings.pop("real_sha256", "a")), extractor, **settings)
 
 
 def test_moments_and_features_of_all(extractor):
@@ -39,8 +40,8 @@ def test_moments_and_features_of_all(extractor):
     flat = IMAGES.reshape(40, -1).astype(np.float64)
     found = of(extractor)
     np.testing.assert_array_equal(found.features, flat)
-    np.testing.assert_allclose(found.moments.mean, flat.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(found.moments.cov, np.cov(flat, rowvar=False), rtol=1e-10, atol=1e-9)
+    np.testing.assert_allclose(found.statistics.mean, flat.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.statistics.cov, np.cov(flat, rowvar=False), rtol=1e-10, atol=1e-9)
 
 
 def test_the_second_time_is_from_the_cache(extractor):
@@ -50,7 +51,7 @@ def test_the_second_time_is_from_the_cache(extractor):
     assert extractor.network.seen == 40
     assert sum(counted) == 40
     np.testing.assert_array_equal(first.features, second.features)
-    np.testing.assert_allclose(first.moments.cov, second.moments.cov, rtol=1e-14)
+    np.testing.assert_allclose(first.statistics.cov, second.statistics.cov, rtol=1e-14)
 
 
 def test_a_subset_is_random_and_always_the_same(extractor):
@@ -68,11 +69,12 @@ def test_a_subset_is_random_and_always_the_same(extractor):
     [
         lambda e: (e, {"real_sha256": "b"}),
         lambda e: (e, {"n_real": 39}),
+        lambda e: (e, {"split": "test"}),
         lambda e: (replace(e, sha256="1" * 64), {}),
         lambda e: (replace(e, name="other"), {}),
         lambda e: (replace(e, resizer="clean", channels=3), {}),
     ],
-    ids=["images", "count", "weights", "network", "resizer"],
+    ids=["images", "count", "split", "weights", "network", "resizer"],
 )
 def test_the_key_has_everything_that_matters(extractor, change):
     """Other images, another count, other weights, another network or resizer are computed anew."""
@@ -89,7 +91,7 @@ def test_moments_alone_hold_no_features(extractor):
     assert extractor.network.seen == 40
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "text", "other arrays", "nan"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "text", "other arrays", "nan", "features flip", "features gone"])
 def test_damage_is_computed_anew(extractor, tmp_path, damage):
     """A cache file cut short, with a flipped bit, of another kind or with NaN is replaced by a good one."""
     expected = of(extractor)
@@ -103,9 +105,15 @@ def test_damage_is_computed_anew(extractor, tmp_path, damage):
     elif damage == "text":
         path.write_text("text")
     elif damage == "other arrays":
-        np.savez(path, mean=np.zeros(3), cov=np.zeros((2, 2)), features=np.zeros((40, 3), np.float32))
+        np.savez(path, mu=np.zeros(3), sigma=np.zeros((2, 2)))
+    elif damage == "nan":
+        np.savez(path, mu=np.full(16, np.nan), sigma=np.eye(16))
+    elif damage == "features flip":
+        features = bytearray(path.with_suffix(".features.npy").read_bytes())
+        features[-5] ^= 1
+        path.with_suffix(".features.npy").write_bytes(features)
     else:
-        np.savez(path, mean=np.full(16, np.nan), cov=np.eye(16), features=expected.features)
+        path.with_suffix(".features.npy").unlink()
     for count in (80, 80):
-        np.testing.assert_allclose(of(extractor).moments.cov, expected.moments.cov, rtol=1e-12)
+        np.testing.assert_allclose(of(extractor).statistics.cov, expected.statistics.cov, rtol=1e-12)
         assert extractor.network.seen == count

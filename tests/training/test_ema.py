@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
@@ -41,3 +42,12 @@ def test_initial_noise_is_gone_after_two_hundred_steps():
         left *= ema.ramped_decay(0.9999, step)
     assert left < 1e-7
     assert abs(0.9999**200 - 0.98) < 0.001
+
+
+def test_initial_share():
+    """What is left of the noise is the product of the decays; a note says so while that is more than half."""
+    assert ema.initial_share(0.9999, 0) == 1
+    assert ema.initial_share(0.9999, 2) == pytest.approx(1 / 10 * 2 / 11)
+    assert ema.initial_share(0.9999, 1000) == 0
+    assert ema.notes(0.9999, 0) == ["100% of G_ema at step 0 is its initial noise: the scores say nothing yet"]
+    assert ema.notes(0.9999, 1) == []

@@ -1,0 +1,113 @@
+"""Where `pctool eval` takes samples and real images from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pctool.cli.console import note, progress
+from pctool.cli.evaluation_plan import Plan
+from pctool.core import checkpoint as checkpoints
+from pctool.data import catalog
+from pctool.errors import InputError
+from pctool.evaluation import statistics_file
+from pctool.evaluation.generate import generate
+from pctool.evaluation.images import ImageArray, Images, open_images
+from pctool.training import ema
+
+Batches = Iterator[NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint, and the run folder it is in."""
+
+    checkpoint: dict[str, Any]
+    run: Path | None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The run's configuration."""
+        return checkpoints.config(self.checkpoint)
+
+    @property
+    def step(self) -> int:
+        """The checkpoint's step."""
+        return int(self.checkpoint["step"])
+
+    def notes(self, network: str) -> list[str]:
+        """What is to be said of this network's samples, whatever they score."""
+        return ema.notes(self.config.get("ema_decay", 0.0), self.step) if network == "G_ema" else []
+
+    def drawing(self, plan: Plan, device: torch.device) -> Callable[[int, int], Batches]:
+        """`draw(n, seed)`: n samples in batches."""
+        G = checkpoints.generator(self.checkpoint, plan.network)
+
+        def draw(n: int, seed: int) -> Batches:
+            return generate(G, n, seed=seed, batch_size=plan.batch_size, device=device, bn=plan.bn)
+
+        return draw
+
+
+def opened(source: Path | None) -> Trained | Images:
+    """A run folder's newest checkpoint, a checkpoint, or finished images; without a source the newest run."""
+    if source is None:
+        source = _newest_run()
+        note(f"scoring the newest run, {source}")
+    if _is_run(source):
+        return Trained(checkpoints.read(checkpoints.latest(source)), source)
+    if source.is_file() and source.suffix.lower() not in (".zip", ".npz"):
+        parent = source.parent.parent
+        in_run = source.parent.name == "checkpoints" and _is_run(parent)
+        return Trained(checkpoints.read(source), parent if in_run else None)
+    return _read_once(source)
+
+
+def real_images(
+    against: str, split: str | None, data_dir: Path | None, run: Mapping[str, Any] | None = None
+) -> tuple[Images | Path, str | None]:
+    """A data set's split, finished images or a statistics file; and the split's name.
+
+    With `run`, the settings of a run on `against`, the images are those it was trained on, all of them.
+    """
+    path = Path(against)
+    if run is None and against not in catalog.DATASETS and path.exists():
+        if split is not None:
+            raise InputError(f"--split is for data sets; {against} is compared with whole")
+        if path.suffix.lower() == ".npz" and statistics_file.is_statistics(path):
+            return path, None
+        return _read_once(path), None
+    about = run or {}
+    loaded = catalog.load(
+        against,
+        split or about.get("split"),
+        data_dir,
+        resolution=about.get("resolution"),
+        crop=about.get("crop"),
+        counted=lambda total: progress("decode", total, "images"),
+        say=note,
+    )
+    return ImageArray(loaded.images, loaded.sha256), loaded.split
+
+
+def _read_once(path: Path) -> Images:
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        note(f"looking at every file in {path}")
+    return open_images(path)
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
+
+
+def _newest_run() -> Path:
+    runs = [path.parent for path in Path("runs").rglob("config.json") if _is_run(path.parent)]
+    if not runs:
+        raise InputError("there is no run below ./runs; name a run folder, a checkpoint, a folder of images or a ZIP")
+    return max(runs, key=lambda path: (path / "checkpoints").stat().st_mtime_ns)
