@@ -51,7 +51,9 @@ def test_imports_go_downward_only(part):
         assert not beyond, f"{module.relative_to(PACKAGE)} imports {beyond}"
 
 
-@pytest.mark.parametrize("command", ["", "fit-poly", "train", "spectrum", "eval", "data", "data import", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["", "fit-poly", "train", "spectrum", "eval", "data", "data import", "doctor", "study", "study write"]
+)
 def test_help_imports_nothing_heavy(command):
     """No --help imports torch, cvxpy, matplotlib, scipy or h5py, and each shows an example."""
     code = (

@@ -42,7 +42,7 @@ def write(  # noqa: PLR0917  # every setting is a flag of its own
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="A shipped study ('pctool study list'), or a TOML file of your own.")
     ],
-    seeds: Annotated[str, typer.Option("--seeds", help="0:3 for 0, 1 and 2, or a list: 1,5,9. (0)")] = "0",
+    seeds: Annotated[str, typer.Option("--seeds", help="0:3 for 0, 1 and 2, or a list: 1,5,9.")] = "0",
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The study's folder. (studies/NAME)")] = None,
     settings: Annotated[
         list[str] | None,

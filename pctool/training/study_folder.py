@@ -26,6 +26,8 @@ from pctool.training.studies import Task, folder_of_grids
 if TYPE_CHECKING:
     from pctool.training.config import TrainConfig
 
+OWN = {"tasks", "runs", "logs", "array.sbatch"}  # beside study.json: what a write that was cut short may have left
+
 
 class StudyFile(BaseModel):
     """study.json: the study's name, its seeds, and its tasks by name, in the order of their numbers."""
@@ -58,7 +60,8 @@ def write(folder: Path, study: StudyFile, texts: Sequence[str], *, force: bool) 
     With `force` files of other content are overwritten, and tasks that are no longer in the study removed; runs stay.
     Raises InputError where the folder holds something else, WriteError.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "study.json").exists() and not force:
+    present = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
+    if "study.json" not in present and not present <= OWN and not force:
         raise InputError(f"{folder} exists and is no study; give another --out, or --force to write into it")
     contents = {folder / "tasks" / f"{name}.toml": text for name, text in zip(study.tasks, texts, strict=True)}
     contents[folder / "array.sbatch"] = array_script(folder, study)

@@ -107,7 +107,7 @@ def _state(run: Path, ended: dict[str, Any], *, step: int, steps: int, quiet_for
     if ended.get("code") == 0 and step >= steps:
         return "done", None
     # Every process writes config.json when it begins and exit.json when it ends.
-    if ended and _changed(run / "exit.json") >= _changed(run / "config.json"):
+    if isinstance(ended.get("code"), int) and _changed(run / "exit.json") >= _changed(run / "config.json"):
         return _ended_state(ended, step)
     quiet = time.time() - max(_changed(run / sign) for sign in SIGNS)
     if quiet <= quiet_for:
