@@ -156,7 +156,7 @@ def test_status_follows_a_job_that_runs_is_killed_and_is_stopped(pctool, grid, t
         return process
 
     process = started()
-    for _ in range(20):
+    for _ in range(5):
         (task, *_) = json.loads(pctool("study", "status", folder, "--json")[1])["tasks"]
         assert (task["state"], task["steps"], task["reason"]) == ("running", 100_000, None)
     assert task["step"] > 0
