@@ -2,6 +2,7 @@
 
 import itertools
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from pctool.data import catalog
 from pctool.errors import InputError
 from pctool.training import studies
 from pctool.training.config import TrainConfig, resolve
+from pctool.training.study_folder import task_text
 
 GRID = """
 # Mine.
@@ -62,12 +64,13 @@ def test_the_shipped_studies_are_the_papers_tables(name, rows, arch):
 
 @pytest.mark.parametrize("name", studies.names())
 def test_the_shipped_studies_set_what_train_knows(name):
-    """Each key is a setting of train, and each task resolves where its data set is known, to what it says."""
+    """Each key is a setting of train; a task of a known data set resolves to what it says, and so does its file."""
     for task in studies.tasks(studies.read_grid(name), (5,), {}):
         assert set(task.settings) <= set(TrainConfig.model_fields)
         if task.settings["dataset"] in catalog.DATASETS:
             config = resolve(task.settings)
             assert {key: getattr(config, key) for key in task.settings} == task.settings
+            assert resolve({}, tomllib.loads(task_text(name, task, config))) == config
 
 
 def test_tasks_are_the_product_with_the_seeds_slowest(own):
