@@ -54,7 +54,21 @@ def test_imports_go_downward_only(part):
 
 @pytest.mark.parametrize(
     "command",
-    ["", "fit-poly", "train", "spectrum", "eval", "data", "data import", "data prepare", "doctor", "report", "export"],
+    [
+        "",
+        "fit-poly",
+        "train",
+        "spectrum",
+        "eval",
+        "data",
+        "data import",
+        "data prepare",
+        "doctor",
+        "report",
+        "export",
+        "study",
+        "study write",
+    ],
 )
 def test_help_imports_nothing_heavy(command):
     """No --help imports torch, cvxpy, matplotlib, scipy or h5py, and each shows an example."""

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from pctool import errors
-from pctool.cli import data, doctor, evaluate, export, fit_poly, report, spectrum, train
+from pctool.cli import data, doctor, evaluate, export, fit_poly, report, spectrum, study, train
 from pctool.cli.exit_codes import INTERRUPTED, exit_code
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command("fit-poly")(fit_poly.fit_poly)
 app.command("train")(train.train)
+app.add_typer(study.app, name="study")
 app.command("spectrum")(spectrum.spectrum)
 app.command("eval")(evaluate.evaluate)
 app.command("report")(report.report)

@@ -112,6 +112,8 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     preset: Annotated[
         str | None, _what("Settings from a shipped preset or a TOML file; 'list' shows them.", "--preset")
     ] = None,
+    study: Annotated[Path | None, _where("A folder of 'pctool study', to run one of its tasks.", "--study")] = None,
+    task: Annotated[int | None, _where("Which task of the study, from 0.", "--task")] = None,
     data_dir: Annotated[Path | None, _where("Where data sets lie.", "--data-dir")] = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"] | None, _where("Where to train. (default auto)", "--device")
@@ -176,7 +178,7 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     Example: pctool train --dataset cifar10 --method apc --d-iters 1
     """
     flags = {key: value for key, value in locals().items() if value is not None}
-    for name in ("preset", "resume", "preflight", "dry_run", "json_"):
+    for name in ("study", "task", "preset", "resume", "preflight", "dry_run", "json_"):
         flags.pop(name, None)
 
     _check_names(dataset, preset, data_dir)
@@ -185,6 +187,10 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     if preset == "list":
         training_session.show_presets(as_json=json_)
         return
+    if study is not None or task is not None:
+        from pctool.training import study_folder
+
+        preset, flags["out"] = study_folder.pick(study, task, {**flags, **({"preset": preset} if preset else {})})
     config = training_session.configure(flags, preset)
     if dry_run:
         training_session.show_config(config, as_json=json_)

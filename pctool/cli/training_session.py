@@ -79,9 +79,7 @@ def show_config(config: TrainConfig, *, as_json: bool) -> None:
     if as_json:
         print_json(config.model_dump(mode="json"))
         return
-    for name, value in config.model_dump(mode="json", exclude_none=True).items():
-        comment = "# " if name == "channels" else ""  # of the data set; a preset may not have them
-        print(f"{comment}{name} = {json.dumps(value)}")
+    print(recipes.as_toml(config.model_dump(mode="json", exclude_none=True)), end="")
 
 
 def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:

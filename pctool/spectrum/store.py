@@ -20,14 +20,16 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 
 from pctool import files
 from pctool.errors import InputError, WriteError
-from pctool.spectrum.measure import Row
+
+if TYPE_CHECKING:
+    from pctool.spectrum.measure import Row  # which imports torch: reading a file does not need it
 
 FORMAT, VERSION = "pctool-spectrum", 1
 SPECTRA = ("raw", "normalized", "effective")

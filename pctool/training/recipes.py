@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -70,3 +72,12 @@ def presets_folder() -> Path:
     """Inside the installed package, or beside it in a source tree."""
     installed = Path(str(resources.files("pctool"))) / "presets"
     return installed if installed.is_dir() else installed.parent.parent / "presets"
+
+
+def as_toml(values: Mapping[str, Any]) -> str:
+    """Settings as JSON values, a line each, in the form of a preset; None is to be left out, TOML has none."""
+    lines = []
+    for name, value in values.items():
+        comment = "# " if name in ("channels",) else ""  # of the data set; a preset may not have them
+        lines.append(f"{comment}{name} = {json.dumps(value, ensure_ascii=False)}\n")
+    return "".join(lines)

@@ -35,7 +35,7 @@ def test_a_preset_is_read_by_name_and_by_path(tmp_path):
     assert recipes.read_preset("demo") == recipes.read_preset(str(tmp_path / "copy.toml"))
     names = recipes.preset_names()
     assert names == sorted(names)
-    assert {f"{name}.toml" for name in names} == {path.name for path in recipes.presets_folder().iterdir()}
+    assert {f"{name}.toml" for name in names} == {path.name for path in recipes.presets_folder().glob("*.*")}
 
 
 @pytest.mark.parametrize("installed", [True, False])

@@ -1,0 +1,176 @@
+"""How the runs of a study stand, from their files alone: nothing is asked of the jobs, and nothing of theirs changed.
+
+waiting    not begun, or stopped with the state saved: the same task continues it
+running    files changed lately, or a process holds the folder
+stale      no sign of life, or ended by an error: somebody has to look
+diverged   training became non-finite
+done       all steps
+"""
+
+from __future__ import annotations
+
+import fcntl
+import statistics
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from pctool.errors import InputError
+from pctool.training.run_files import (
+    Alarm,
+    Kappa,
+    Score,
+    alarm,
+    last_kappa,
+    last_lines,
+    last_score,
+    number,
+    read_object,
+)
+from pctool.training.studies import read_toml
+from pctool.training.study_folder import read_study, run_folder, task_file
+
+State = Literal["running", "stale", "diverged", "done", "waiting"]
+
+LINES = 20  # of stats.jsonl that the speed is taken from: 1000 steps by default, so that samples and checkpoints count
+QUIET = 120.0  # seconds without a change that are nothing: file systems over a network show times up to 60 s late
+QUIET_AT_FIRST = 600.0  # before the first line: compiling, and the first steps on a CPU, take minutes
+QUIET_INTERVALS = 10  # or as many times the usual interval between two lines
+HELD_QUIET = 3600.0  # and with the folder held, which a long evaluation does: an hour
+SIGNS = ("config.json", "stats.jsonl", "metrics.jsonl", "spectrum.h5", "samples", "checkpoints")
+SAVED, NON_FINITE = 75, 3  # exit codes (docs/cli.md)
+
+
+@dataclass(frozen=True)
+class TaskStatus:
+    """One task. `reason` says why where the state alone does not; speed in steps/s, time in seconds."""
+
+    task: int
+    name: str
+    run: Path
+    state: State
+    reason: str | None
+    step: int
+    steps: int
+    steps_per_second: float | None
+    seconds_left: float | None
+    score: Score | None
+    kappa: Kappa | None
+    alarm: Alarm | None
+
+
+def study_status(folder: Path, stale_after: float | None = None) -> list[TaskStatus]:
+    """Every task of the study in `folder`, in order; `stale_after` are the seconds of silence that count as stale.
+
+    Raises InputError for what is no study or misses a task's file. A damaged file of a run counts as absent.
+    """
+    study = read_study(folder)
+    return [_task_status(folder, task, name, stale_after) for task, name in enumerate(study.tasks)]
+
+
+def _task_status(folder: Path, task: int, name: str, stale_after: float | None) -> TaskStatus:
+    run, path = run_folder(folder, name), task_file(folder, name)
+    steps = read_toml(path).get("steps")
+    if not isinstance(steps, int):
+        raise InputError(f"{path} does not say its steps; write the study again with --force")
+    stats = [line for line in last_lines(run / "stats.jsonl") if number(line.get("step")) is not None]
+    ended = read_object(run / "exit.json")
+    step = max([0, *(int(line["step"]) for line in stats), int(number(ended.get("step")) or 0)])
+    quiet_for = _patience(stats) if stale_after is None else stale_after
+    state, reason = _state(run, ended, step=step, steps=steps, quiet_for=quiet_for)
+    speed = _speed(stats)
+    return TaskStatus(
+        task=task,
+        name=name,
+        run=run,
+        state=state,
+        reason=reason,
+        step=step,
+        steps=steps,
+        steps_per_second=speed,
+        seconds_left=(steps - step) / speed if speed and state != "done" else None,
+        score=last_score(run),
+        kappa=last_kappa(run),
+        alarm=alarm(run),
+    )
+
+
+Verdict = tuple[State, str | None]
+
+
+def _state(run: Path, ended: dict[str, Any], *, step: int, steps: int, quiet_for: float) -> Verdict:
+    """What the files of a run say; `quiet_for` are the seconds without a change that are nothing."""
+    if not (run / "config.json").exists():
+        return "waiting", None
+    if ended.get("code") == 0 and step >= steps:
+        return "done", None
+    # Every process writes config.json when it begins and exit.json when it ends.
+    if isinstance(ended.get("code"), int) and _changed(run / "exit.json") >= _changed(run / "config.json"):
+        return _ended_state(ended, step)
+    quiet = time.time() - max(_changed(run / sign) for sign in SIGNS)
+    if quiet <= quiet_for:
+        return "running", None
+    held = _held(run / ".lock")
+    state: State = "running" if held and quiet <= HELD_QUIET else "stale"
+    return state, f"{'held by a process' if held else 'no process'}, nothing written for {_minutes(quiet)}"
+
+
+def _ended_state(ended: dict[str, Any], step: int) -> Verdict:
+    code, why = ended.get("code"), str(ended.get("reason", ""))
+    if code == NON_FINITE:
+        return "diverged", why
+    if code in (0, SAVED):  # 0: the study's steps have grown since
+        return "waiting", f"saved at step {step:,}{', to be requeued' if ended.get('requeue') is True else ''}"
+    return "stale", f"ended with code {code}: {why}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:,.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def _patience(stats: list[dict[str, Any]]) -> float:
+    """Seconds without a change that are nothing for this run."""
+    intervals = [second - first for first, second in pairwise(_times(stats)) if second > first]
+    if not intervals:
+        return QUIET_AT_FIRST
+    return max(QUIET, QUIET_INTERVALS * statistics.median(intervals))
+
+
+def _times(stats: list[dict[str, Any]]) -> list[float]:
+    """Seconds of training at the last lines."""
+    return [seconds for line in stats[-LINES:] if (seconds := number(line.get("seconds"))) is not None]
+
+
+def _speed(stats: list[dict[str, Any]]) -> float | None:
+    """Steps a second over the last lines; None where there is no line yet."""
+    recent = [line for line in stats[-LINES:] if number(line.get("seconds")) is not None]
+    if not recent:
+        return None
+    first = recent[0] if len(recent) > 1 else {"step": 0, "seconds": 0.0}
+    seconds = recent[-1]["seconds"] - first["seconds"]
+    return float((recent[-1]["step"] - first["step"]) / seconds) if seconds > 0 else None
+
+
+def _changed(path: Path) -> float:
+    """When a file or folder was last changed; 0 where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _held(path: Path) -> bool:
+    """Whether a process holds the run's lock, as far as this machine can see.
+
+    Asked only of runs that have long been quiet: for the moment of asking, a process that begins would be refused.
+    """
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go when the file is closed
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, or a file system without locks
+        return False
+    return False

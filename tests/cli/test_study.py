@@ -1,0 +1,178 @@
+"""`pctool study` and `pctool train --study` as a shell script meets them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pctool.cli.main import run
+from tests.data import small_cifar
+
+GRID = """
+axes = [[{dataset = "fashion-mnist"}, {dataset = "cifar10"}], [{method = "sn"}, {method = "fpc", degree = 3}]]
+[settings]
+threads = 1
+max_images = 20
+width_g = 8
+width_d = 8
+batch_size = 4
+steps = 2
+log_every = 1
+sample_every = 0
+"""
+
+
+@pytest.fixture
+def pctool(capsys):
+    """Runs a command; returns its exit code, its answer, and what it said on stderr."""
+
+    def call(*arguments):
+        code = run([*map(str, arguments)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def grid(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(GRID)
+    return path
+
+
+def states(pctool, folder, *options):
+    code, out, _ = pctool("study", "status", folder, "--json", *options)
+    assert code == 0
+    return [task["state"] for task in json.loads(out)["tasks"]]
+
+
+def test_a_grid_is_written_and_its_tasks_run(pctool, grid, tmp_path, monkeypatch):
+    """From a TOML file to runs of two data sets, each with the settings of its task, and a status that says so."""
+    small = small_cifar.make()
+    small.install(monkeypatch)
+    folder, source = tmp_path / "s", small_cifar.write_folder(tmp_path / "source", small.files("binary"))
+    assert pctool("data", "import", "cifar10", "--from", source)[0] == 0
+    code, out, _ = pctool("study", grid, "--seeds", "4:6", "--set", "steps=1", "--out", folder, "--json")
+    assert code == 0
+    answer = json.loads(out)
+    assert (answer["study"], answer["folder"], answer["seeds"], len(answer["tasks"])) == (
+        "mine",
+        str(folder),
+        [4, 5],
+        8,
+    )
+    assert answer["tasks"][7] == "0007-cifar10-fpc-3-s5"
+    for task in (0, 7):
+        assert pctool("train", "--study", folder, "--task", task, "--save-every", 1)[0] == 0
+    assert states(pctool, folder) == ["done", *["waiting"] * 6, "done"]
+    config = json.loads((folder / "runs" / "0007-cifar10-fpc-3-s5" / "config.json").read_text())["config"]
+    expected = ("cifar10", "fpc", 3, 5, 1, 8)
+    assert tuple(config[key] for key in ("dataset", "method", "degree", "seed", "steps", "width_d")) == expected
+    code, out, _ = pctool("study", "status", folder)
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].split() == ["task", "state", "step", "steps/s", "left", "score", "kappa", "modified", "alarm"]
+    assert lines[8].split()[:3] == ["0007-cifar10-fpc-3-s5", "done", "1/1"]
+    assert lines[-1] == "8 tasks: 2 done, 6 waiting"
+
+
+def test_write_is_what_a_name_is_short_for(pctool, grid, tmp_path):
+    """`study write FILE` and `study FILE` write the same folder; its commands come with it."""
+    code, out, err = pctool("study", grid, "--out", tmp_path / "s")
+    assert (code, err) == (0, "")
+    assert f"pctool train --study {tmp_path / 's'} --task 0" in out
+    assert f"sbatch {tmp_path / 's' / 'array.sbatch'}" in out
+    assert pctool("study", "write", grid, "--out", tmp_path / "s")[0] == 0
+
+
+def test_list_names_what_is_shipped(pctool):
+    """Both tables, with what they are."""
+    code, out, _ = pctool("study", "list", "--json")
+    assert code == 0
+    assert set(json.loads(out)["studies"]) == {"table1", "table2"}
+    assert pctool("study", "list")[1].startswith("table1: Table 1 of the paper")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["study", "tabel1"], "did you mean table1"),
+        (["study", "{grid}", "--seeds", "3:1"], "--seeds '3:1'"),
+        (["study", "{grid}", "--set", "steps"], "is not KEY=VALUE"),
+        (["study", "{grid}", "--set", "stepz=3"], "unknown setting 'stepz'"),
+        (["study", "{grid}", "--set", "lr-d=fast"], "--lr-d: 'fast' is not allowed"),
+        (["study", "{grid}", "--set", "dataset=cifar10"], "--set dataset"),
+        (["study", "status", "{folder}"], "is no study"),
+        (["train", "--study", "{folder}", "--task", "0"], "is no study"),
+        (["train", "--task", "0"], "--task goes with --study"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(pctool, grid, tmp_path, arguments, words):
+    """Exit 2, the reason on stderr, and no folder: every task is resolved before the first is written."""
+    folder = tmp_path / "s"
+    arguments = [text.format(grid=grid, folder=folder) for text in arguments]
+    if arguments[:2] == ["study", str(grid)]:
+        arguments += ["--out", str(folder)]
+    code, out, err = pctool(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+    assert not folder.exists()
+
+
+def test_the_environment_cannot_make_it_another_run(pctool, grid, tmp_path, monkeypatch):
+    """PCTOOL_METHOD would silently train something else; PCTOOL_STUDY and PCTOOL_TASK are as good as the flags."""
+    assert pctool("study", grid, "--out", tmp_path / "s")[0] == 0
+    monkeypatch.setenv("PCTOOL_STUDY", str(tmp_path / "s"))
+    monkeypatch.setenv("PCTOOL_TASK", "1")
+    code, out, _ = pctool("train", "--dry-run", "--json")
+    assert (code, json.loads(out)["method"], json.loads(out)["degree"]) == (0, "fpc", 3)
+    assert json.loads(out)["out"] == str(tmp_path / "s" / "runs" / "0001-fashion-mnist-fpc-3-s0")
+    monkeypatch.setenv("PCTOOL_METHOD", "sn")
+    code, _, err = pctool("train", "--dry-run")
+    assert (code, "--method is decided by the study" in err) == (2, True)
+
+
+def test_status_follows_a_job_that_runs_is_killed_and_is_stopped(pctool, grid, tmp_path):
+    """running while it trains, stale once it is killed, waiting once it has saved; the run is never disturbed."""
+    folder = tmp_path / "s"
+    settings = ["--set", "steps=100000", "--set", "save_every=5", "--set", "spectrum_every=2"]
+    assert pctool("study", grid, "--out", folder, *settings)[0] == 0
+    stats = folder / "runs" / "0000-fashion-mnist-sn-s0" / "stats.jsonl"
+    command = [sys.executable, "-m", "pctool", "train", "--study", str(folder), "--task", "0"]
+
+    def started():
+        before = stats.stat().st_size if stats.exists() else 0
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 60
+        while not stats.exists() or stats.stat().st_size <= before:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return process
+
+    process = started()
+    for _ in range(5):
+        (task, *_) = json.loads(pctool("study", "status", folder, "--json")[1])["tasks"]
+        assert (task["state"], task["steps"], task["reason"]) == ("running", 100_000, None)
+    assert task["step"] > 0
+    assert task["kappa"]["max_kappa"] >= 1
+    process.kill()
+    process.communicate()
+    assert states(pctool, folder)[0] == "running"  # nobody has told yet
+    time.sleep(0.2)
+    assert states(pctool, folder, "--stale-after", "0.1")[0] == "stale"
+    for path in stats.parent.iterdir():
+        os.utime(path, (1, 1))
+    assert states(pctool, folder)[0] == "stale"
+    process = started()
+    assert states(pctool, folder, "--stale-after", "0")[0] == "running"
+    process.send_signal(signal.SIGUSR2)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    (task, *_) = json.loads(pctool("study", "status", folder, "--json")[1])["tasks"]
+    assert (task["state"], "to be requeued" in task["reason"]) == ("waiting", True)
