@@ -78,6 +78,6 @@ def as_toml(values: Mapping[str, Any]) -> str:
     """Settings as JSON values, a line each, in the form of a preset; None is to be left out, TOML has none."""
     lines = []
     for name, value in values.items():
-        comment = "# " if name in ("channels",) else ""  # of the data set; a preset may not have them
+        comment = "# " if name == "channels" else ""  # of the data set; a preset may not have them
         lines.append(f"{comment}{name} = {json.dumps(value, ensure_ascii=False)}\n")
     return "".join(lines)
