@@ -28,7 +28,7 @@ def small_checkpoint(step: int) -> dict:
 
 def test_the_record_names_its_identity(folder):
     """config.json has what decides the result, the data's hash included, and the SHA-256 of exactly that."""
-    folder.open(config(folder, threads=3), "d" * 64, may_resume=True)
+    folder.open(config(folder, threads=3), {"data_sha256": "d" * 64}, may_resume=True)
     folder.close()
     record = json.loads((folder.path / "config.json").read_text())
     assert record["identity"]["data_sha256"] == "d" * 64
@@ -40,11 +40,11 @@ def test_the_record_names_its_identity(folder):
 
 def test_other_data_is_another_run(folder):
     """The same settings on images with another hash do not continue the run, and the record stays."""
-    folder.open(config(folder), "a" * 64, may_resume=True)
+    folder.open(config(folder), {"data_sha256": "a" * 64}, may_resume=True)
     folder.close()
     before = (folder.path / "config.json").read_bytes()
     with pytest.raises(InputError, match=f"data_sha256: {'a' * 64} -> {'b' * 64}"):
-        RunFolder(folder.path).open(config(folder), "b" * 64, may_resume=True)
+        RunFolder(folder.path).open(config(folder), {"data_sha256": "b" * 64}, may_resume=True)
     assert (folder.path / "config.json").read_bytes() == before
 
 
@@ -54,35 +54,35 @@ def test_a_damaged_record_is_refused_and_kept(folder, content):
     folder.path.mkdir()
     (folder.path / "config.json").write_bytes(content)
     with pytest.raises(InputError, match=r"config\.json is damaged"):
-        folder.open(config(folder), "a" * 64, may_resume=True)
+        folder.open(config(folder), {"data_sha256": "a" * 64}, may_resume=True)
     assert (folder.path / "config.json").read_bytes() == content
 
 
 def test_never_resume_refuses_a_run_and_takes_an_empty_folder(folder):
     """`--resume never` is for a new run: an empty folder will do, one with a run will not, whosever it is."""
     folder.path.mkdir()
-    folder.open(config(folder), "a" * 64, may_resume=False)
+    folder.open(config(folder), {"data_sha256": "a" * 64}, may_resume=False)
     folder.close()
     with pytest.raises(InputError, match="already holds a run"):
-        RunFolder(folder.path).open(config(folder), "a" * 64, may_resume=False)
+        RunFolder(folder.path).open(config(folder), {"data_sha256": "a" * 64}, may_resume=False)
 
 
 def test_a_file_in_the_folders_place_is_refused(folder):
     """It is kept as it is."""
     folder.path.write_text("mine")
     with pytest.raises(InputError, match="is no run folder"):
-        folder.open(config(folder), "a" * 64, may_resume=True)
+        folder.open(config(folder), {"data_sha256": "a" * 64}, may_resume=True)
     assert folder.path.read_text() == "mine"
 
 
 def test_one_at_a_time_and_the_next_after_close(folder):
     """A folder that is open is refused to another; close lets it in."""
-    folder.open(config(folder), "a" * 64, may_resume=True)
+    folder.open(config(folder), {"data_sha256": "a" * 64}, may_resume=True)
     other = RunFolder(folder.path)
     with pytest.raises(InputError, match="another process is training"):
-        other.open(config(folder), "a" * 64, may_resume=True)
+        other.open(config(folder), {"data_sha256": "a" * 64}, may_resume=True)
     folder.close()
-    other.open(config(folder), "a" * 64, may_resume=True)
+    other.open(config(folder), {"data_sha256": "a" * 64}, may_resume=True)
     other.close()
 
 
