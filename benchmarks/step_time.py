@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import functools
 import json
 import platform
 import resource
@@ -129,14 +128,22 @@ class Training:
                 with torch.no_grad():
                     fake = self.G(z)
                 both = torch.cat([real, fake.float()])
-                logits = functional_call(self.D, self.W_hat, (both,)) if self.W_hat else self.D(both)
+                # Leaves, so that the layer's own backward pass can be timed by itself; the gradient is the same.
+                leaves = {name: value.detach().requires_grad_() for name, value in self.W_hat.items()}
+                logits = functional_call(self.D, leaves, (both,)) if leaves else self.D(both)
             loss = hinge_d(*logits.float().split(len(real)))
             if (penalty := self.pre.penalty()) is not None:
                 loss = loss + penalty
             self.optim_d.zero_grad()
             loss.backward()
+        start = time.perf_counter()
+        if leaves:
+            torch.autograd.backward(list(self.W_hat.values()), [leaf.grad for leaf in leaves.values()])
+        middle = time.perf_counter()
         self.optim_d.step()
+        again = time.perf_counter()
         self.W_hat = self.pre.weights()
+        self.layer_seconds = middle - start + time.perf_counter() - again
 
 
 class Operations(TorchDispatchMode):
@@ -149,20 +156,28 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def interleaved(steps: dict[str, Callable[[], None]], repeats: int, finish: Callable[[], None]) -> dict[str, float]:
-    """Median seconds of each, one call a round, a different one first each time, after a round that does not count."""
-    names = list(steps)
+def interleaved(
+    trainings: dict[str, Training], step: Callable[[Training], None], repeats: int, finish: Callable[[], None]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Median seconds of each and median share of the layer in them.
+
+    One call a round, a different method first each time, after a round that does not count.
+    """
+    names = list(trainings)
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    shares: dict[str, list[float]] = {name: [] for name in names}
     for round_number in range(repeats + 1):
         first = round_number % len(names)
         for name in names[first:] + names[:first]:
             finish()
             start = time.perf_counter()
-            steps[name]()
+            step(trainings[name])
             finish()
             if round_number:
                 seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+                shares[name].append(trainings[name].layer_seconds / seconds[name][-1])
+    medians = [{name: statistics.median(values) for name, values in found.items()} for found in (seconds, shares)]
+    return medians[0], medians[1]
 
 
 def peak_memory(method: str, argv: list[str]) -> float:
@@ -227,7 +242,7 @@ def main(argv: list[str]) -> None:
         with FlopCounterMode(display=False) as counted:
             training.step(real, z)
         flops[method] = counted.get_total_flops()
-    seconds = interleaved({m: functools.partial(t.step, real, z) for m, t in trainings.items()}, args.repeats, finish)
+    seconds, shares = interleaved(trainings, lambda training: training.step(real, z), args.repeats, finish)
     result = {
         "resolution": args.resolution,
         "batch_size": args.batch_size,
@@ -240,6 +255,8 @@ def main(argv: list[str]) -> None:
         "ratio_to_stock_sn": {m: seconds[m] / seconds["stock"] for m in methods if "stock" in seconds},
         "ratio_to_own_sn": {m: seconds[m] / seconds["sn"] for m in methods if "sn" in seconds},
         "seconds": seconds,
+        # On a CPU, of the methods whose weights are values; on a GPU calls return before the work is done.
+        "layer_share": {m: share for m, share in shares.items() if args.device == "cpu" and trainings[m].W_hat},
         "gflop": {m: count / 1e9 for m, count in flops.items()},
         "operations": operations,
         "apc_degrees": trainings["apc"].pre.strengths() if "apc" in trainings else None,
