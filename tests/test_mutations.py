@@ -35,7 +35,12 @@ MUTATIONS = {
         "L = L + 0 * T",
         "core/test_linalg.py",
     ),
-    "a0 rounded": ("core/linalg.py", ".add_(a0 * X)", ".add_(a0.bfloat16() * X)", "core/test_linalg.py"),
+    "a0 rounded": (
+        "core/linalg.py",
+        ".addcmul_(X, a0)",
+        ".addcmul_(X, a0.bfloat16().to(X.dtype))",
+        "core/test_linalg.py",
+    ),
     "stale weight after D's update": (
         "training/loop.py",
         "            W_hat = pre.weights()\n",

@@ -202,7 +202,7 @@ def _times_polynomial(R: Tensor, a0: Tensor, X: Tensor, precision: Precision) ->
     """P X = (a0 I + R) X; where products are rough, a0 X stays exact and only R X is one."""
     if precision == "fp32":
         return _plus_identity(R, a0) @ X
-    return _mul(R, X, precision).add_(a0 * X)
+    return _mul(R, X, precision).addcmul_(X, a0)
 
 
 def _evaluate(  # noqa: PLR0917  # the kernel's own arguments, in its order
@@ -266,10 +266,15 @@ class _PolynomialOfMatrix(torch.autograd.Function):
                     L = L + a[3] * _mul(T, S, precision)
                 L = L + X + X.mT
             dW = _times_polynomial(R / sigma, a[0] / sigma, G, precision)
-            dW = dW.add_(_mul(L / sigma, A, precision)) if precision == "bf16" else dW.baddbmm_(L / sigma, A)
+            rough = precision == "bf16" and G.is_cuda
+            dW = dW.add_(_mul(L / sigma, A, precision)) if rough else dW.baddbmm_(L / sigma, A)
             if u is not None:
                 # <dL/dA, A> = <P, M> + <L, S>; where M is rough, <P, M> as the exact <G, W_hat>, at more traffic.
-                PM = _plus_identity(R, a[0]) * M if precision == "fp32" else G * W_hat
-                c = PM.sum((-2, -1), keepdim=True) + (L * S).sum((-2, -1), keepdim=True)
+                if precision == "fp32":
+                    PM = (_plus_identity(R, a[0]) * M).sum((-2, -1), keepdim=True)
+                else:
+                    with _products(G.device, "fp32"):
+                        PM = torch.linalg.vecdot(G.flatten(1), W_hat.flatten(1)).view(-1, 1, 1)
+                c = PM + (L * S).sum((-2, -1), keepdim=True)
                 dW = dW.addcmul_((-c / sigma) * u.unsqueeze(-1), v.unsqueeze(-2))
             return dW, None, None, None, None, None
