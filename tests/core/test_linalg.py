@@ -129,7 +129,7 @@ def test_a_batch_equals_its_members_one_by_one():
         linalg.precondition_batch([matrix((6, 20)), matrix((2, 6))], [], [], coeffs)
 
 
-def test_coefficients_are_values_compiled_once():
+def test_coefficients_are_values_compiled_once(compiler):
     """Compiled with coefficients as a tensor: equal to eager, forward and back, and another polynomial is no other
     graph."""
     torch._dynamo.reset()

@@ -112,8 +112,10 @@ def train_plainly(config) -> tuple[TrainingState, Reference, list[tuple[float, f
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-def test_the_loop_is_the_plain_training_written_out(tmp_path, monkeypatch, compiled):
+def test_the_loop_is_the_plain_training_written_out(tmp_path, monkeypatch, compiled, request):
     """Losses, D, G_ema and strengths after five APC steps equal those of the loop with nothing shared or cached."""
+    if compiled:
+        request.getfixturevalue("compiler")
     config = resolve({**FLAGS, "out": tmp_path / "r", "compile": compiled})
     expected, D, losses = train_plainly(config)
     seen, states = [], []

@@ -134,7 +134,7 @@ def test_a_change_applies_a_tenth_of_the_interval_later():
 
 
 @pytest.mark.parametrize("method", ["sn", "fpc", "apc"])
-def test_compiled_without_a_break_and_equal(method):
+def test_compiled_without_a_break_and_equal(method, compiler):
     """torch.compile(fullgraph=True): the same values, gradients, vectors and strengths; an APC change does not
     compile again."""
     torch._dynamo.reset()
