@@ -1,4 +1,4 @@
-"""A plain DCGAN loop, made stable by one line: `pctool.precondition_(D)`.
+"""A plain DCGAN loop, preconditioned by one line: `pctool.precondition_(D)`.
 
 The networks and the loop know nothing of pctool. Without the line (`--plain`) the same discriminator has no
 normalisation at all; with it every convolution has g(SN(W)), the strength chosen per layer while it trains.
@@ -41,7 +41,7 @@ def discriminator() -> nn.Sequential:
 
 
 def main() -> None:
-    """Trains, prints the losses and what pctool chose, and draws 64 samples."""
+    """Trains, prints the losses and the condition numbers of the weights in use, and draws 64 samples."""
     parser = argparse.ArgumentParser(description="A DCGAN with a preconditioned discriminator.")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--plain", action="store_true", help="leave the discriminator as it is")

@@ -16,12 +16,14 @@ import torch
 
 from pctool.core.checkpoint import Network
 from pctool.core.layers.state import LayerKind, LayerState
+from pctool.core.linalg import MAX_COEFFS
 from pctool.errors import InputError
 from pctool.spectrum.foreign import GIVE_ANOTHER, check_tensor, mappings
 
 WRAPPERS = ("module.", "_orig_mod.")
 PLAIN = ".weight"
 OLD, NEW = ".weight_orig", ".parametrizations.weight.original"  # the two forms of PyTorch's spectral_norm
+EXTRA = ".parametrizations.weight.0._extra_state"  # of pctool.precondition: the polynomial, which the stock forms lack
 VECTORS = {OLD: (".weight_u", ".weight_v"), NEW: (".parametrizations.weight.0._u", ".parametrizations.weight.0._v")}
 
 # Words that name a network, as they stand in file names and keys: netD, D_state, discriminator_ema, G-weights.
@@ -138,9 +140,21 @@ def layer_states(weights: Mapping[str, Any]) -> list[LayerState]:
         if form != PLAIN and isinstance(u, torch.Tensor) and weight.is_floating_point():
             plain, sigma_hat = _estimate(plain, u, v if isinstance(v, torch.Tensor) else None, key)
         kind: LayerKind = "linear" if weight.dim() == 2 else "conv"
-        normalised = sigma_hat is not None
-        states.append(LayerState(name, kind, plain, sigma_hat, (1.0,) if normalised else None, int(normalised)))
+        coeffs = None if sigma_hat is None else _coeffs(weights.get(f"{name}{EXTRA}".removeprefix(".")), key)
+        strength = 0 if coeffs is None else 2 * len(coeffs) - 1
+        states.append(LayerState(name, kind, plain, sigma_hat, coeffs, strength))
     return states
+
+
+def _coeffs(extra: object, key: str) -> tuple[float, ...]:
+    """The polynomial behind the norm: of our own parametrization's state, else none, g(x) = x."""
+    if not isinstance(extra, Mapping) or "coeffs" not in extra:
+        return (1.0,)
+    found = extra["coeffs"]
+    numbers = isinstance(found, list | tuple) and all(isinstance(a, float | int) and math.isfinite(a) for a in found)
+    if not numbers or not 1 <= len(found) <= MAX_COEFFS:
+        raise InputError(f"{key}: its polynomial is not 1 to {MAX_COEFFS} finite numbers; {GIVE_ANOTHER}")
+    return tuple(map(float, found))
 
 
 def _estimate(weight: torch.Tensor, u: torch.Tensor, v: torch.Tensor | None, key: str) -> tuple[torch.Tensor, float]:

@@ -186,6 +186,8 @@ def _checked(given: dict[str, Any], flags: Mapping[str, Any], device: str) -> Tr
         given["degree"] = OddPolynomial(given["poly"]).degree
     values = {**_open_settings(given), **given}
     values.setdefault("batch_size_g", values["batch_size"])
+    if values.get("fork") is not None and "out" not in values:
+        raise InputError("--fork starts a new run: name its folder with --out")
     try:
         config = TrainConfig(**{"out": "-", **values, "device": device})
     except ValidationError as error:

@@ -127,11 +127,11 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
                 recorder.record_spectrum(state)
             if _due(state.step, config.sample_every, last):
                 run.save_samples(state.step, sample(state.G_ema, z_samples))
-            if _due(state.step, config.eval_every, last):
-                recorder.evaluate(state)
         stopping = ranks.any(stop.requested, state.device)
         if recorder and (last or stopping or _due(state.step, config.save_every, last)):
             run.save_checkpoint(state.checkpoint(), config.keep)
+        if recorder and _due(state.step, config.eval_every, last):  # when all is safe: a scheduler may not wait for it
+            recorder.evaluate(state)
         if stopping and not last:
             return False
     return True

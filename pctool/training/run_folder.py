@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -96,6 +97,13 @@ class RunFolder:
         if changed:
             raise InputError(f"{self.path} holds another run ({'; '.join(changed)}); give another --out")
         return "continues"
+
+    def recorded(self, key: str) -> str | None:
+        """What config.json says of a key of the identity, None where it does not or cannot be read."""
+        with contextlib.suppress(OSError, ValidationError):
+            record = RunRecord.model_validate_json((self.path / "config.json").read_bytes())
+            return record.identity.get(key)
+        return None
 
     def close(self) -> None:
         """Lets another process take the folder."""

@@ -70,8 +70,11 @@ def opened(
 
 def identity_hashes(config: TrainConfig, dataset: catalog.ImageSet) -> dict[str, str]:
     """The part of a run's identity that files hold: the data's hash, and of a fork the checkpoint's."""
-    fork = {"fork_sha256": checkpoints.sha256(config.fork)} if config.fork else {}
-    return {"data_sha256": dataset.sha256, **fork}
+    if config.fork is None:
+        return {"data_sha256": dataset.sha256}
+    # A run that has begun no longer needs the checkpoint it came from, which its own run may have removed.
+    known = None if config.fork.exists() else RunFolder(config.out).recorded("fork_sha256")
+    return {"data_sha256": dataset.sha256, "fork_sha256": known or checkpoints.sha256(config.fork)}
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,11 @@ def _train(session: Session, watcher: Watcher, stop: StopRequest) -> Outcome:
         # torch.compile looks at .grad of the weights that are values, and is told that they have none.
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
         finished = loop.train(config, reals, state, folder, ranks=ranks, stop=stop, recorder=recorder)
+    requeue = ranks.any(stop.requeue, state.device)
     if recorder is None:
-        return Outcome(folder.path, state.step, finished, stop.requeue, stop.collapse)
+        return Outcome(folder.path, state.step, finished, requeue, stop.collapse)
     recorder.close()
-    outcome = _outcome(folder, state.step, finished=finished, requeue=stop.requeue)
+    outcome = _outcome(folder, state.step, finished=finished, requeue=requeue)
     outcome.collapse = stop.collapse
     return outcome
 
@@ -149,6 +153,10 @@ def _resume(state: TrainingState, folder: RunFolder, watcher: Watcher, ranks: Ra
     fork = state.config.fork
     if checkpoint is None and fork is not None:
         state.fork(checkpoints.read(fork))
+        if state.step >= state.config.steps:
+            raise InputError(
+                f"{fork} is of step {state.step:,}; --steps {state.config.steps:,} leaves nothing to train"
+            )
         watcher.note(f"{folder.path} starts from {fork}, at step {state.step:,}")
     elif checkpoint is not None:
         state.load(checkpoint)

@@ -7,6 +7,7 @@ generator's state has to be kept, and a resumed run draws what an uninterrupted 
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import torch
@@ -121,5 +122,6 @@ class TrainingState:
         """
         self.load(checkpoint)
         self.logged_strengths = {}
-        if self.preconditioner.unmeasured:
+        before, now = json.loads(checkpoint["config"]), self.config.model_dump(mode="json")
+        if any(before.get(key) != now[key] for key in ("method", "taus", "ladder", "apc_history")):
             self.preconditioner.update_strengths()

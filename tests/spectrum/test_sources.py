@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import pctool
 from pctool.core import checkpoint as checkpoints
 from pctool.core.layers.preconditioner import Preconditioner
 from pctool.errors import InputError
@@ -136,3 +137,18 @@ def test_effective_spectra_are_those_of_the_weights_the_network_runs_with(tmp_pa
     for layer in measured.layers:
         W_hat = weights[f"{layer.name}.weight"].detach().flatten(1).double().numpy()
         assert layer.effective == pytest.approx(np.linalg.svd(W_hat, compute_uv=False), abs=2e-6)  # float32 forward
+
+
+def test_a_plug_ins_file_shows_its_polynomial(tmp_path: Path) -> None:
+    """A state dict of `pctool.precondition_`: degree, estimate and effective values are those of the model itself."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8, 1))
+    pctool.precondition_(net, "fpc", degree=9)
+    torch.save(net.state_dict(), tmp_path / "D.pt")
+    measured = measure_file(tmp_path / "D.pt", Request())
+    assert isinstance(measured, Measured)
+    assert measured.row is not None
+    found = {layer.name: layer for layer in measured.row.layers}
+    assert (found["0"].strength, found["2"].strength) == (9, 1)
+    for name, sigmas in pctool.singular_values(net).items():
+        np.testing.assert_allclose(found[name].effective, sigmas, rtol=1e-5)

@@ -122,6 +122,7 @@ def test_auto_precision_is_resolved_and_presets_may_depend_on_it(monkeypatch, fa
         ({"method": "fpc", "poly": (1.5, -0.5), "degree": 5}, "--poly and --degree contradict"),
         ({"ladder": ((5.0, (1.5, -0.5)),), "taus": (5.0, 10.0, 20.0, 30.0)}, "--ladder and --taus contradict"),
         ({"batch_sise": 3}, "unknown setting 'batch_sise'"),
+        ({"fork": Path("a.pt")}, "--fork starts a new run: name its folder with --out"),
         ({"channels": 3}, "channels follow from the data set"),
         ({"dataset": "cifar10", "resolution": 64}, "cifar10 has no resolution 64: allowed are 32"),
         ({"dataset": "a/faces"}, "add --resolution"),

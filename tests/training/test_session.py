@@ -249,6 +249,13 @@ def test_a_fork_goes_on_from_anothers_checkpoint(tmp_path):
         run(tmp_path / "fork", steps=8, fork=tmp_path / "first/checkpoints/00000008.pt")
     with pytest.raises(InputError, match="does not fit"):
         run(tmp_path / "wide", steps=8, fork=source, width_d=16)
+    with pytest.raises(InputError, match="of step 4; --steps 4 leaves nothing to train"):
+        run(tmp_path / "short", steps=4, fork=source)
+    part = run(tmp_path / "later", Watcher(6), steps=8, fork=source)
+    source.unlink()  # as its own run does in time
+    assert (part.step, run(tmp_path / "later", steps=8, fork=source).finished) == (6, True)
+    left, right = tensors(tmp_path / "whole"), tensors(tmp_path / "later")
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
 
 
 def test_the_best_checkpoint_by_score_is_kept(tmp_path, monkeypatch):

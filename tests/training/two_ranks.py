@@ -11,7 +11,7 @@ from pctool.training.ranks import joined
 
 
 class Watcher:
-    """Says nothing; asks rank 1 alone for a stop after step 3 of a run that is to be interrupted."""
+    """Says nothing; asks rank 0 alone for a stop after step 3 of a run that is to be interrupted."""
 
     def __init__(self, rank: int, interrupt: bool) -> None:
         self.stop_after = 3 if interrupt and rank == 0 else None

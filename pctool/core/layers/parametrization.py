@@ -127,6 +127,12 @@ class Preconditioned(nn.Module):
         self._refresh()
         return changed
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Preconditioned:
+        super()._apply(fn, recurse)
+        # Coefficients never in half precision, and never rounded by a way through it.
+        self._coeffs = coefficient_rows([self.polynomial.coeffs], self._u)
+        return self
+
     def get_extra_state(self) -> dict[str, Any]:
         """Coefficients, APC's measurements and the count of training forwards, as plain values."""
         plain = {"coeffs": list(self.fixed.coeffs), "history": [], "pending": None}

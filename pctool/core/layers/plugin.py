@@ -7,7 +7,8 @@ both run the same kernel. Raw weights are `<layer>.parametrizations.weight.origi
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -19,9 +20,9 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from pctool.core import spectra
 from pctool.core.layers.parametrization import Preconditioned, preconditioning, weight_parametrizations
 from pctool.core.layers.preconditioner import last_linear
-from pctool.core.layers.stock import accept_other_forms, drop_hooks, has_old_spectral_norm, take_off_spectral_norm
+from pctool.core.layers.stock import accept_other_forms, drop_hooks, old_spectral_norms, take_off_spectral_norm
 from pctool.core.layers.strength import HISTORY, PUBLISHED_TAUS, AdaptiveStrength, Ladder
-from pctool.core.linalg import Precision
+from pctool.core.linalg import MAX_COEFFS, Precision
 from pctool.core.polynomial import IDENTITY, PUBLISHED, OddPolynomial
 
 PluginMethod = Literal["sn", "fpc", "apc"]
@@ -44,6 +45,7 @@ def precondition(
     more. Raises ValueError for one that has none, is preconditioned already, is parametrized otherwise, or is
     an embedding.
     """
+    _check_settings([polynomial], n_power_iterations, precision)
     _check(layer, type(layer).__name__)
     _say_replaced(_register(layer, {}, polynomial, n_power_iterations=n_power_iterations, precision=precision))
     return layer
@@ -79,14 +81,17 @@ def precondition_(
         raise ValueError(f"degree is {degree}, published are {', '.join(map(str, PUBLISHED))}")
     if update_every < 1:
         raise ValueError(f"update_every is {update_every}, allowed is 1 or more")
+    if history < 1:
+        raise ValueError(f"history is {history}, allowed is 1 or more")
+    chosen = polynomial or PUBLISHED[degree]
+    rungs = ladder or Ladder(taus=taus)
+    _check_settings([chosen, *rungs.polynomials], n_power_iterations, precision)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, _KINDS)}
     if not layers:
         raise ValueError(f"{type(model).__name__} has no convolution and no linear layer to precondition")
     for name, layer in layers.items():
         _check(layer, name or type(layer).__name__)
     skipped = last_linear(layers) if skip_linear else None
-    chosen = polynomial or PUBLISHED[degree]
-    rungs = ladder or Ladder(taus=taus)
     shared: dict[int, Preconditioned] = {}
     replaced = 0
     for name, layer in layers.items():
@@ -175,6 +180,17 @@ def _preconditioned(model: nn.Module) -> list[tuple[str, nn.Module, Precondition
     return found
 
 
+def _check_settings(polynomials: Sequence[OddPolynomial], n_power_iterations: int, precision: str) -> None:
+    """Raises ValueError for what the kernel could not evaluate later."""
+    for g in polynomials:
+        if len(g.coeffs) > MAX_COEFFS:
+            raise ValueError(f"a layer takes polynomials of degree {2 * MAX_COEFFS - 1} at most, not {g.degree}")
+    if n_power_iterations < 1:
+        raise ValueError(f"n_power_iterations is {n_power_iterations}, allowed is 1 or more")
+    if precision not in get_args(Precision):
+        raise ValueError(f"unknown precision {precision!r}: one of {', '.join(get_args(Precision))}")
+
+
 def _check(layer: nn.Module, name: str) -> None:
     """Raises ValueError unless `precondition` can take the layer."""
     if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
@@ -188,13 +204,20 @@ def _check(layer: nn.Module, name: str) -> None:
             raise ValueError(f"{name}.weight is parametrized by {kinds}; take that off first")
         weight = parts.original
     else:
-        weight = getattr(layer, "weight_orig" if has_old_spectral_norm(layer) else "weight", None)
+        weight = getattr(layer, "weight_orig" if old_spectral_norms(layer) else "weight", None)
+    dims = {part.dim for part in parts or ()} | {hook.dim for hook in old_spectral_norms(layer)}
+    if dims and isinstance(weight, Tensor) and {dim % weight.dim() for dim in dims} != {_output_dim(layer)}:
+        raise ValueError(
+            f"{name} has spectral_norm along dim {dims.pop()}, not its output channels; take that off first"
+        )
     if isinstance(weight, nn.parameter.UninitializedParameter):
         raise ValueError(f"{name} has not seen an input yet, so its weight has no shape; run one forward first")
     if not isinstance(weight, nn.Parameter):
         raise ValueError(f"{name} has no parameter 'weight'")
     if weight.dim() < 2 or not weight.is_floating_point():
         raise ValueError(f"{name}.weight is {weight.dtype} of shape {tuple(weight.shape)}, not a real matrix or kernel")
+    if not torch.isfinite(weight).all():
+        raise ValueError(f"{name}.weight has entries that are not finite")
 
 
 def _register(layer: nn.Module, shared: dict[int, Preconditioned], polynomial: OddPolynomial, **settings: Any) -> bool:

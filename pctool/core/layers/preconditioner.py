@@ -180,11 +180,6 @@ class Preconditioner:
         self.measure()
         return self.apply_strengths()
 
-    @property
-    def unmeasured(self) -> bool:
-        """Whether APC has yet to measure its layers for the first time."""
-        return any(layer.adaptive and not layer.adaptive.history for layer in self.layers)
-
     def strengths(self) -> dict[str, int]:
         """The degree in use per layer, 1 for the spectral norm alone."""
         return {layer.name: layer.polynomial.degree for layer in self.layers}

@@ -20,7 +20,7 @@ def take_off_spectral_norm(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
         vectors = stock[0]._u.detach().clone(), stock[0]._v.detach().clone()
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
         return vectors
-    if not has_old_spectral_norm(layer):
+    if not old_spectral_norms(layer):
         return None
     parts: Any = layer
     vectors = parts.weight_u.detach().clone(), parts.weight_v.detach().clone()
@@ -36,10 +36,10 @@ def take_off_spectral_norm(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
     return vectors
 
 
-def has_old_spectral_norm(layer: nn.Module) -> bool:
-    """Whether the layer's weight has `torch.nn.utils.spectral_norm`, the form with hooks."""
+def old_spectral_norms(layer: nn.Module) -> list[SpectralNorm]:
+    """The hooks by which `torch.nn.utils.spectral_norm` works on the layer's weight."""
     hooks = layer._forward_pre_hooks.values()
-    return any(isinstance(hook, SpectralNorm) and hook.name == "weight" for hook in hooks)
+    return [hook for hook in hooks if isinstance(hook, SpectralNorm) and hook.name == "weight"]
 
 
 def drop_hooks(hooks: dict[int, Any], unwanted: Callable[[Any], bool]) -> None:

@@ -90,6 +90,9 @@ def test_dtypes_and_autocast():
     torch.testing.assert_close(
         half[0].weight.float(), again[0].weight, rtol=0, atol=2**-8 * float(plain.detach().abs().max())
     )
+    exact = torch.tensor([[*PUBLISHED[7].coeffs, 0.0]])
+    for each in (half, again, copy.deepcopy(half).to(torch.float64)):  # coefficients are never rounded on the way
+        torch.testing.assert_close(preconditioning(each[0])._coeffs.double(), exact.double(), rtol=1e-7, atol=0)
     net.to(torch.float64)(images())
 
 

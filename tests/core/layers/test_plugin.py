@@ -12,6 +12,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
+from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils.parametrizations import spectral_norm as new_spectral_norm
 
 import pctool
@@ -160,6 +161,8 @@ class _Integers(nn.Module):
         (_Integers, "int64"),
         (lambda: nn.BatchNorm2d(3), "not a real matrix"),
         (lambda: nn.LazyLinear(3), "one forward first"),
+        (lambda: new_spectral_norm(nn.Conv2d(3, 8, 3), dim=1), "along dim 1"),
+        (lambda: old_spectral_norm(nn.Conv2d(3, 8, 3), dim=1), "along dim 1"),
         (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), "parametrized by _WeightNorm"),
     ],
 )
@@ -184,6 +187,20 @@ def test_a_mistake_in_one_layer_changes_none():
             pctool.precondition_(nn.Sequential(nn.ReLU()), *arguments)
     with pytest.raises(ValueError, match="degree is 4"):
         pctool.precondition_(model(), "fpc", degree=4)
+    steep = OddPolynomial((1.0,) * 6)
+    broken = model()
+    broken[2].weight.data[0, 0] = float("nan")
+    for net, settings, message in [
+        (model(), {"polynomial": steep}, "degree 9 at most, not 11"),
+        (model(), {"ladder": pctool.Ladder((5.0,), (steep,))}, "degree 9 at most"),
+        (model(), {"n_power_iterations": 0}, "n_power_iterations is 0"),
+        (model(), {"precision": "fp16"}, "unknown precision 'fp16'"),
+        (model(), {"history": 0}, "history is 0"),
+        (broken, {}, "2.weight has entries that are not finite"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            pctool.precondition_(net, "apc", **settings)
+        assert not parametrize.is_parametrized(net[0])
     with pytest.raises(ValueError, match="update_every is 0"):
         pctool.precondition_(model(), update_every=0)
 
