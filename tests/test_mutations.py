@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "pctool"
+ROOT = Path(__file__).parents[1]
 
 MUTATIONS = {
     "transposed Gram matrix": (
@@ -69,7 +69,7 @@ MUTATIONS = {
         "core/layers/parametrization.py",
         "u, v = self._u.clone(), self._v.clone()",
         "u, v = self._u, self._v",
-        "core/layers/test_plugin.py",
+        "core/layers/test_parametrization.py",
     ),
 }
 
@@ -79,12 +79,13 @@ MUTATIONS = {
 def test_the_tests_catch(name, tmp_path):
     """The mutated package fails the test file that watches the place."""
     file, right, wrong, watcher = MUTATIONS[name]
-    shutil.copytree(PACKAGE, tmp_path / "pctool")
-    shutil.copytree(PACKAGE.parent / "presets", tmp_path / "presets")
+    for part in ("pctool", "presets", "tests"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     source = (tmp_path / "pctool" / file).read_text()
     assert source.count(right) == 1, f"{file} no longer has the line that this mutation changes"
     (tmp_path / "pctool" / file).write_text(source.replace(right, wrong))
-    command = [sys.executable, "-m", "pytest", "-x", "-q", str(Path(__file__).parent / watcher)]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", f"tests/{watcher}"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    result = subprocess.run(command, cwd=PACKAGE.parent, env=environment, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 1, f"the mutation survived:\n{result.stdout[-2000:]}"
