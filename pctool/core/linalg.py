@@ -233,6 +233,7 @@ class _PolynomialOfMatrix(torch.autograd.Function):
         n_coeffs: int,
         precision: Precision,
     ) -> Tensor:
+        """W_hat [layers, n, m] for W [layers, n, m], u [layers, n], v [layers, m], coeffs [layers, 5]."""
         with _products(W.device, precision):
             W_hat, *saved = _evaluate(W, u, v, coeffs, n_coeffs, precision)
         # coeffs may change in place before the backward pass: APC between two forwards of one graph.

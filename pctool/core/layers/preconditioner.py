@@ -30,9 +30,9 @@ from pctool.core.polynomial import IDENTITY, PUBLISHED, OddPolynomial
 Method = Literal["none", "sn", "fpc", "apc", "svd"]
 METHODS: tuple[Method, ...] = ("none", "sn", "fpc", "apc", "svd")
 
-# A matrix with more entries keeps the device busy by itself, and copying it into a batch would only cost: on two CPU
-# cores the 32 px discriminator's weights took 1.6 times as long batched (128 x 1152 each). On a GPU, where a launch
-# costs as much as such a product, the limit is an estimate: not measured on a GPU.
+# A matrix with more entries keeps the device busy by itself, and copying it into a batch only costs: on a CPU core the
+# 32 px discriminator's weights (128 x 1152 each) took longer batched than one by one. On a GPU, where a launch costs
+# as much as such a product, the limit is an estimate: not measured on a GPU.
 LARGEST_IN_A_BATCH = {"cpu": 2**14, "cuda": 2**20}
 
 
