@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from torch.nn.utils.parametrizations import spectral_norm as stock_spectral_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from pctool.core import checkpoint
 from pctool.core.layers.plugin import precondition_
 from pctool.core.layers.preconditioner import METHODS, Preconditioner, last_linear, preconditioned_layers
 from pctool.core.layers.strength import Ladder
@@ -42,6 +44,7 @@ from pctool.training.losses import hinge_d, hinge_g
 
 CONTRACT = ("none", "sn", "fpc-3", "fpc-5", "fpc-7", "fpc-9", "apc", "svd")
 OTHERS = ("stock", "fpc-7-low", "plug-in", "naive")
+IN_PLACE = ("stock", "plug-in", "naive")
 SETTLED_TAUS = (5.0, 10.0, 20.0, 30.0)
 
 
@@ -82,6 +85,7 @@ class Training:
             network.to(device=args.device, memory_format=layout)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.G).requires_grad_(False)
         self.method = method
+        self.layer_seconds = 0.0
         self.pre = self._preconditioner(method, args)
         self.optim_g = torch.optim.Adam(self.G.parameters(), lr=2e-4, betas=(0.5, 0.999))
         self.optim_d = torch.optim.Adam(self.D.parameters(), lr=2e-4, betas=(0.5, 0.999))
@@ -90,7 +94,12 @@ class Training:
     def _preconditioner(self, method: str, args: argparse.Namespace) -> Preconditioner:
         if method in METHODS:
             pre = Preconditioner(self.D, method, ladder=Ladder(tuple(args.taus)))
-            pre.update_strengths()
+            if method == "apc" and args.apc_checkpoint:
+                found = checkpoint.read(args.apc_checkpoint)
+                self.D.load_state_dict(found["D"])
+                pre.load_state(found["preconditioner"])
+            else:
+                pre.update_strengths()
             return pre
         if method.startswith("fpc"):
             low: Precision = "bf16" if args.device == "cpu" else "tf32"
@@ -107,12 +116,32 @@ class Training:
                 coeffs = (1.0,) if name == last_linear(layers) else PUBLISHED[7].coeffs
                 horner = NaiveHorner(layer.get_parameter("weight"), coeffs)
                 parametrize.register_parametrization(layer, "weight", horner)
+            if method in IN_PLACE:
+                self._time_in_place(layer.parametrizations.weight[0])  # type: ignore[union-attr,index]
         return Preconditioner(self.D, "none")
+
+    def _time_in_place(self, parametrization: nn.Module) -> None:
+        """Adds the forward and backward time of what stands on a layer's weight to `layer_seconds`.
+
+        Its backward is one stretch: autograd's CPU engine takes the newest nodes first, and those are its own.
+        """
+
+        def begin(*_: object) -> None:
+            self.began = time.perf_counter()
+
+        def end(*_: object) -> None:
+            self.layer_seconds += time.perf_counter() - self.began
+
+        parametrization.register_forward_pre_hook(begin)
+        parametrization.register_forward_hook(end)
+        parametrization.register_full_backward_pre_hook(begin)
+        parametrization.register_full_backward_hook(end)
 
     def step(self, real: Tensor, z: Tensor) -> None:
         """One (1,1) step, as in pctool/training/loop.py."""
         autocast = torch.autocast(self.args.device, torch.bfloat16, enabled=self.args.precision == "bf16")
         cached = parametrize.cached if self.method == "plug-in" else contextlib.nullcontext
+        self.layer_seconds = 0.0
         self.D.requires_grad_(False)
         frozen = {name: value.detach() for name, value in self.W_hat.items()}
         with cached():
@@ -132,18 +161,19 @@ class Training:
                 leaves = {name: value.detach().requires_grad_() for name, value in self.W_hat.items()}
                 logits = functional_call(self.D, leaves, (both,)) if leaves else self.D(both)
             loss = hinge_d(*logits.float().split(len(real)))
-            if (penalty := self.pre.penalty()) is not None:
-                loss = loss + penalty
             self.optim_d.zero_grad()
             loss.backward()
         start = time.perf_counter()
         if leaves:
             torch.autograd.backward(list(self.W_hat.values()), [leaf.grad for leaf in leaves.values()])
+        if (penalty := self.pre.penalty()) is not None:
+            penalty.backward()
         middle = time.perf_counter()
         self.optim_d.step()
         again = time.perf_counter()
         self.W_hat = self.pre.weights()
-        self.layer_seconds = middle - start + time.perf_counter() - again
+        if leaves:
+            self.layer_seconds = middle - start + time.perf_counter() - again
 
 
 class Operations(TorchDispatchMode):
@@ -180,6 +210,13 @@ def interleaved(
     return medians[0], medians[1]
 
 
+def by_share(shares: dict[str, float], reference: str) -> dict[str, float]:
+    """Steps in units of the reference's, the work outside the layer being the same: (1 - its share) / (1 - share)."""
+    if reference not in shares:
+        return {}
+    return {name: (1 - shares[reference]) / (1 - share) for name, share in shares.items()}
+
+
 def peak_memory(method: str, argv: list[str]) -> float:
     """MiB that a process of its own needs at most for a few steps of the method."""
     command = [sys.executable, __file__, *argv, "--methods", method, "--peak-of-one"]
@@ -196,6 +233,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--width-d", type=int)
     parser.add_argument("--methods", default=",".join((*CONTRACT, *OTHERS)))
     parser.add_argument("--taus", type=float, nargs=4, default=SETTLED_TAUS, help="apc's thresholds")
+    parser.add_argument("--apc-checkpoint", type=Path, help="apc as this checkpoint of 'pctool train' has it")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--repeats", type=int, default=7)
@@ -255,8 +293,10 @@ def main(argv: list[str]) -> None:
         "ratio_to_stock_sn": {m: seconds[m] / seconds["stock"] for m in methods if "stock" in seconds},
         "ratio_to_own_sn": {m: seconds[m] / seconds["sn"] for m in methods if "sn" in seconds},
         "seconds": seconds,
-        # On a CPU, of the methods whose weights are values; on a GPU calls return before the work is done.
-        "layer_share": {m: share for m, share in shares.items() if args.device == "cpu" and trainings[m].W_hat},
+        # On a GPU calls return before the work is done.
+        "layer_share": shares if args.device == "cpu" else None,
+        "ratio_to_stock_sn_by_share": by_share(shares, "stock"),
+        "ratio_to_own_sn_by_share": by_share(shares, "sn"),
         "gflop": {m: count / 1e9 for m, count in flops.items()},
         "operations": operations,
         "apc_degrees": trainings["apc"].pre.strengths() if "apc" in trainings else None,
