@@ -172,7 +172,6 @@ def configuration(method: str, resolution: int, args: argparse.Namespace, **sett
         "variant": args.variant,
         "batch_size": args.batch_size,
         "device": args.device,
-        "compile": args.compile,
         "out": Path("-"),
     }
     return resolve({**flags, **({"degree": int(degree)} if degree else {}), **widths, **settings})
@@ -331,7 +330,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--warm-up", type=int, default=1, help="rounds before them that do not count")
     parser.add_argument("--outside-method", default="fpc-7", help="whose share outside of training is measured")
-    parser.add_argument("--compile", action="store_true", help="ours with --compile")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", action="store_true")
@@ -343,7 +341,6 @@ def main(argv: list[str]) -> None:
     args = parse(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    torch._dynamo.config.recompile_limit = 100  # a run compiles D twice; here every method and precision does
     result: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
@@ -351,7 +348,6 @@ def main(argv: list[str]) -> None:
         "batch_size": args.batch_size,
         "variant": args.variant,
         "rounds": args.rounds,
-        "compile": args.compile,
         "resolutions": {},
     }
     for resolution in map(int, args.resolutions.split(",")):
