@@ -23,6 +23,7 @@ from pctool.core.polynomial_file import read_ladder, read_training_polynomial
 from pctool.errors import InputError, PartialError, SavedInterrupt, WriteError
 from pctool.training import recipes
 from pctool.training.config import TrainConfig, resolve
+from pctool.training.memory import peak_mib
 
 if TYPE_CHECKING:
     from pctool.training import session
@@ -95,7 +96,7 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
         if not ranks.main:
             opened.train(_Silent())
             return
-        with _exit_recorded(config.out) as record, _Watcher(config) as watcher:
+        with _exit_recorded(config) as record, _Watcher(config) as watcher:
             outcome = opened.train(watcher)
             record.update(step=outcome.step, requeue=outcome.requeue)
             if outcome.collapse:
@@ -106,7 +107,7 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
         if as_json:
             print_json(summary)
         else:
-            _show_summary(outcome, config.data_dir)
+            _show_summary(outcome, config)
 
 
 def preflight(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
@@ -122,8 +123,8 @@ def preflight(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def _exit_recorded(folder: Path) -> Iterator[dict[str, Any]]:
-    """Writes exit.json when the block ends, however it ends: code, reason, step, whether to requeue."""
+def _exit_recorded(config: TrainConfig) -> Iterator[dict[str, Any]]:
+    """Writes exit.json when the block ends, however it ends: code, reason, step, whether to requeue, peak memory."""
     record: dict[str, Any] = {"step": None, "requeue": False}
     error: BaseException | None = None
     try:
@@ -134,8 +135,9 @@ def _exit_recorded(folder: Path) -> Iterator[dict[str, Any]]:
     finally:
         reason = f"{type(error).__name__}: {error}" if error else "done"
         with contextlib.suppress(WriteError):  # a full disk has been reported by `error` itself
-            text = json.dumps({"code": exit_code(error), "reason": reason, **record}, indent=2)
-            files.write_text(folder / "exit.json", text + "\n")
+            memory = {"peak_memory_mib": peak_mib(config.device)}
+            text = json.dumps({"code": exit_code(error), "reason": reason, **record, **memory}, indent=2)
+            files.write_text(config.out / "exit.json", text + "\n")
 
 
 def summarise(config: TrainConfig, outcome: session.Outcome) -> dict[str, Any]:
@@ -147,18 +149,20 @@ def summarise(config: TrainConfig, outcome: session.Outcome) -> dict[str, Any]:
         "files": {name: str(path) for name, path in outcome.files.items()},
         "kappa": {name: value if math.isfinite(value) else None for name, value in outcome.kappas.items()},
         "scores": outcome.scores,
+        "peak_memory_mib": peak_mib(config.device),
         "method": config.method,
     }
 
 
-def _show_summary(outcome: session.Outcome, data_dir: Path | None) -> None:
+def _show_summary(outcome: session.Outcome, config: TrainConfig) -> None:
     rows = [(name, str(path)) for name, path in outcome.files.items()]
     if outcome.kappas:
         for definition in ("kappa", "modified_kappa"):
             columns = [f"{label} {outcome.kappas[f'{key}_{definition}']:.2f}" for key, label in _COLUMNS.items()]
             rows.append((definition.replace("_", " "), ", ".join(columns) + " (effective weights of D)"))
     rows += [(name, f"{value:.4g}") for name, value in outcome.scores.items() if not name.endswith(("_std", "_se"))]
-    place = f" --data-dir {data_dir}" if data_dir else ""
+    rows.append(("memory", f"at most {peak_mib(config.device):,.0f} MiB"))
+    place = f" --data-dir {config.data_dir}" if config.data_dir else ""
     score = f"pctool eval {outcome.path}{place}"
     rows.append(("next", f"pctool spectrum {outcome.path}" if outcome.scores else score))
     print(f"{outcome.path}: {outcome.step:,} steps")

@@ -51,8 +51,10 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
     autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     # D's weights are arguments: the polynomial stays outside what is compiled, and its change compiles nothing again.
-    generate: Callable[[Tensor], Tensor] = torch.compile(G) if config.compile else G
-    discriminate: Callable[..., Tensor] = torch.compile(_run) if config.compile else _run
+    generate: Callable[[Tensor], Tensor] = _compiled(G, state) if config.compile else G
+    discriminate: Callable[..., Tensor] = _compiled(_run, state) if config.compile else _run
+    # A CUDA graph overwrites its last results: each update begins with none of them in use.
+    begin_update = torch.compiler.cudagraph_mark_step_begin if config.compile else lambda: None
     z_samples = state.latent(N_SAMPLES, "samples")
     if state.step == 0:
         pre.update_strengths()
@@ -76,6 +78,7 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
         D.requires_grad_(False)
         frozen = {name: value.detach() for name, value in W_hat.items()}
         for i in range(config.g_iters):
+            begin_update()
             with autocast:
                 fake = generate(ranks.share(state.latent(config.batch_size_g, "z-g", step, i)))
                 fake_logits = discriminate(D, frozen, fake)
@@ -92,6 +95,7 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
 
         # Update D, real and fake in one batch, then its effective weights.
         for i in range(config.d_iters):
+            begin_update()
             real = state.dequantise(next(reals), "dequantise", step, i)
             with autocast:
                 with torch.no_grad():
@@ -135,6 +139,15 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
         if stopping and not last:
             return False
     return True
+
+
+def _compiled(function: Callable[..., Tensor], state: TrainingState) -> Callable[..., Tensor]:
+    """Compiled for the shapes of its calls; where one process trains on one GPU, recorded as CUDA graphs."""
+    cuda_graphs = state.device.type == "cuda" and state.ranks.size == 1
+    compiled: Callable[..., Tensor] = torch.compile(
+        function, dynamic=False, mode="reduce-overhead" if cuda_graphs else None
+    )
+    return compiled
 
 
 def _run(D: nn.Module, weights: dict[str, Tensor], x: Tensor) -> Tensor:

@@ -48,7 +48,9 @@ def test_a_run_leaves_the_contracts_folder_and_a_json_summary(tmp_path, capsys):
     assert {"max_kappa", "mean_modified_kappa"} <= set(summary["kappa"])
     expected = {"config.json", "stats.jsonl", "spectrum.h5", "samples", "checkpoints", "exit.json"}
     assert expected <= {path.name for path in out.iterdir()}
-    assert json.loads((out / "exit.json").read_text()) == {"code": 0, "reason": "done", "step": 3, "requeue": False}
+    ended = json.loads((out / "exit.json").read_text())
+    assert 0 < ended.pop("peak_memory_mib") <= summary["peak_memory_mib"]
+    assert ended == {"code": 0, "reason": "done", "step": 3, "requeue": False}
     line = json.loads((out / "stats.jsonl").read_text().splitlines()[0])
     assert {"step", "images", "seconds", "loss_d", "loss_g", "lr", "images_per_second", "strengths"} == set(line)
     checkpoint = checkpoints.read(checkpoints.latest(out))

@@ -156,7 +156,8 @@ class Preconditioner:
             )
             for layer, W_hat in zip(batch.layers, found, strict=True):
                 values[f"{layer.name}.weight"] = _as_weight(W_hat, _weight(layer.module))
-        return values
+        # In the network's order whatever the strengths are: compiled code that takes them depends on the order of keys.
+        return {name: values[name] for layer in self.layers if (name := f"{layer.name}.weight")}
 
     def penalty(self) -> Tensor | None:
         """What D's loss adds under `svd`, a scalar with its graph; None for the other methods."""
@@ -240,11 +241,15 @@ def _in_memory_order(weight: Tensor) -> Tensor:
 
 
 def _as_weight(W: Tensor, weight: Tensor) -> Tensor:
-    """Back from `_in_memory_order` to the weight's shape and memory format."""
+    """Back from `_in_memory_order` to the weight's shape and memory format.
+
+    Dense whatever the strength is (a batch's slice or a transpose is not): compiled code depends on the strides.
+    """
+    entries = W.reshape(-1)
     if not _channels_last(weight):
-        return W.reshape(weight.shape)
+        return entries.view(weight.shape)
     n, channels, height, width = weight.shape
-    return W.reshape(n, height, width, channels).permute(0, 3, 1, 2)
+    return entries.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _paper_order(v: Tensor, weight: Tensor) -> Tensor:
