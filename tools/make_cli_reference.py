@@ -24,6 +24,7 @@ def reference() -> str:
         "Made by `python tools/make_cli_reference.py` from the commands themselves.",
         "",
         "Every command takes `--json`: one JSON object on stdout, notes and progress on stderr.",
+        "`pctool --version` prints the version.",
         "",
     ]
     for name, command in root.commands.items():

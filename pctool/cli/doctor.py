@@ -29,6 +29,7 @@ _PACKAGES = {
     "matplotlib": "plots",
     "tensorboard": "only for train --tensorboard",
 }
+_EXTRAS = ("tensorboard",)  # of pctool, with the versions that fit
 _LONGEST_FOUND = 16  # characters that the second column is made wide for; paths go beyond it
 
 
@@ -59,7 +60,7 @@ def _lines(findings: list[Row], width: int | None) -> list[str]:
             lines.append(line)
             continue
         lines.append(f"{check:<{first}}  {found}")
-        whole = re.sub(r"(?<!\w)'[^']*'", lambda quoted: quoted[0].replace(" ", "\0"), means)
+        whole = re.sub(r"\"[^\"]*\"|(?<!\w)'[^']*'", lambda quoted: quoted[0].replace(" ", "\0"), means)
         below = textwrap.wrap(
             whole,
             width,
@@ -96,7 +97,8 @@ def _package(name: str, serves: str) -> Row:
     try:
         return (name, importlib.metadata.version(name), serves)
     except importlib.metadata.PackageNotFoundError:
-        return (name, "missing", f"{serves}: get it with 'pip install {name}'")
+        command = f"\"pip install 'pctool[{name}]'\"" if name in _EXTRAS else f"'pip install {name}'"
+        return (name, "missing", f"{serves}: get it with {command}")
 
 
 def _tried(check: str, find: Callable[[], list[Row]]) -> list[Row]:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
+import importlib.metadata
+import re
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from pctool import errors
 from pctool.cli import data, doctor, evaluate, export, fit_poly, report, spectrum, study, train
 from pctool.cli.exit_codes import INTERRUPTED, exit_code
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            print(f"pctool {importlib.metadata.version('pctool')}")
+        except importlib.metadata.PackageNotFoundError:
+            print("pctool, not installed, from its source")
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="pctool",
@@ -20,6 +33,17 @@ app = typer.Typer(
     help="Preconditioning for GAN discriminators: fit a polynomial, train with it, look at the spectra, "
     "score the result.\n\nExample: pctool train --preset demo",
 )
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 app.command("fit-poly")(fit_poly.fit_poly)
 app.command("train")(train.train)
 app.add_typer(study.app, name="study")
@@ -45,11 +69,13 @@ def run(arguments: list[str] | None = None) -> int:
     except errors.PctoolError as error:
         return _fail(str(error), exit_code(error))
     except typer.TyperException as error:  # a usage error: an unknown option, a value that does not parse
-        message = error.format_message()
+        message = error.format_message().replace("Value error, ", "")  # pydantic's words for a wrong choice
         if not message:  # a group called without a command has printed its help
             return 2
         context = getattr(error, "ctx", None)
-        return _fail(f"{message.rstrip('.')}; see '{context.command_path if context else 'pctool'} --help'", 2)
+        return _fail(
+            f"{message.rstrip('.')}{_near(message)}; see '{context.command_path if context else 'pctool'} --help'", 2
+        )
     except OSError as error:
         if error.errno not in _OS_ERRORS:
             raise
@@ -58,6 +84,14 @@ def run(arguments: list[str] | None = None) -> int:
     if result == INTERRUPTED:  # Typer has turned a KeyboardInterrupt into this code
         return _fail("interrupted", INTERRUPTED)
     return result if isinstance(result, int) else 0
+
+
+def _near(message: str) -> str:
+    """What was meant, where a usage error names a value and the choices there are."""
+    given, _, choices = message.partition(" is not one of ")
+    value = re.search(r"'([^']*)'$", given)
+    near = difflib.get_close_matches(value[1], re.findall(r"'([^']*)'", choices), 1) if value else []
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _fail(message: str, code: int) -> int:

@@ -88,7 +88,7 @@ def _remarks(rows: Sequence[Row], select: Literal["final", "best"]) -> list[str]
 def _show(rows: Sequence[Row], out: Path, figures: Collection[str]) -> None:
     from rich.table import Table
 
-    from pctool.report.tables import heading, lines
+    from pctool.report.tables import DEPARTING, heading, lines, notes
 
     console = output()
     for setting in dict.fromkeys(row.setting for row in rows):
@@ -100,6 +100,11 @@ def _show(rows: Sequence[Row], out: Path, figures: Collection[str]) -> None:
             table.add_row(*line[1:])
         console.print(setting, markup=False)
         console.print(table)
+        console.print()
+    if notes(rows):
+        console.print(DEPARTING, markup=False)
+        for text in notes(rows):
+            console.print(f"- {text}", markup=False)
         console.print()
     console.print(f"tables: {out / 'report.md'}, report.csv, report.tex", markup=False)
     console.print(f"figures: {', '.join(name for name in figures if name.endswith('.png'))}", markup=False)

@@ -23,13 +23,16 @@ def show(measured: Spectrum) -> None:
 
 
 def follow_up(target: Path, plot: Path | None, command: Sequence[str], scored: str) -> None:
-    """Names the files, and the next command: figures first, then the scores of `scored`."""
+    """Names the files, and the next command: figures first, then the scores of `scored` where that is a run."""
     console = output()
     console.print(f"all singular values: {target}", markup=False)
     if plot:
         console.print(f"figures: {plot}", markup=False)
-    follow = ["eval", scored] if plot else [*command, "--plot", "figures"]
-    console.print(f"next: {shlex.join(['pctool', *follow])}", markup=False)
+    run = Path(scored)
+    if plot is None:
+        console.print(f"next: {shlex.join(['pctool', *command, '--plot', 'figures'])}", markup=False)
+    elif (run / "checkpoints").is_dir() or run.parent.name == "checkpoints":  # eval scores no foreign weights
+        console.print(f"next: {shlex.join(['pctool', 'eval', scored])}", markup=False)
 
 
 def summary(measured: Spectrum, target: Path, plots: Sequence[Path], skipped: Mapping[str, str]) -> dict[str, Any]:

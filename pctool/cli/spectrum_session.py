@@ -173,8 +173,8 @@ def _report(problems: Sequence[str], skipped: dict[str, str]) -> None:
     """A note a layer that could not be measured, then exit 6: everything else has been written."""
     for problem in problems:
         note(problem)
-    lines = [f"{len(problems)} measurements are NaN, the first: {problems[0]}"] if problems else []
-    lines += [f"{len(skipped)} files were skipped, the first: {min(skipped)}"] if skipped else []
+    lines = [f"measurements that are NaN: {len(problems)}, the first: {problems[0]}"] if problems else []
+    lines += [f"files skipped: {len(skipped)}, the first: {min(skipped)}"] if skipped else []
     if lines:
         raise PartialError(f"{'; '.join(lines)}; the rest is complete")
 

@@ -22,7 +22,7 @@ from pctool.cli.exit_codes import exit_code
 from pctool.core.polynomial_file import read_ladder, read_training_polynomial
 from pctool.errors import InputError, PartialError, SavedInterrupt, WriteError
 from pctool.training import recipes
-from pctool.training.config import TrainConfig, resolve
+from pctool.training.config import USED_BY, TrainConfig, resolve, unused
 from pctool.training.memory import peak_mib
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ def configure(flags: Mapping[str, Any], preset: str | None) -> TrainConfig:
     narrow = table.get("without_bf16")
     if isinstance(narrow, dict):
         table["without_bf16"] = _with_coefficients(narrow)
+    method = flags.get("method") or table.get("method") or TrainConfig.model_fields["method"].default
+    for key in unused(method, flags):
+        methods = " and ".join(USED_BY[key])
+        raise InputError(f"--{key.replace('_', '-')} is for method {methods}, not {method}; leave it out")
     return resolve(_with_coefficients(flags), _with_coefficients(table))
 
 
@@ -164,7 +168,9 @@ def _show_summary(outcome: session.Outcome, config: TrainConfig) -> None:
     rows.append(("memory", f"at most {peak_mib(config.device):,.0f} MiB"))
     place = f" --data-dir {config.data_dir}" if config.data_dir else ""
     score = f"pctool eval {outcome.path}{place}"
-    rows.append(("next", f"pctool spectrum {outcome.path}" if outcome.scores else score))
+    recorded = outcome.path / "spectrum.h5"
+    look = f"pctool spectrum {recorded if recorded.exists() else outcome.path} --plot figures"
+    rows.append(("next", look if outcome.scores else score))
     print(f"{outcome.path}: {outcome.step:,} steps")
     for name, text in rows:  # plain lines: a path that is cut or folded cannot be copied
         print(f"  {name:<{max(len(row[0]) for row in rows)}}  {text}")

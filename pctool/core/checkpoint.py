@@ -50,7 +50,7 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read checkpoint {path}: {error.strerror}; give a .pt file or a run folder") from None
     recorded = _recorded_sum(path)
     if recorded is not None and recorded != _sha256(data):
-        raise InputError(f"{path} differs from its SHA-256: it is damaged; use the checkpoint before it")
+        raise InputError(f"{path} differs from its SHA-256: it is damaged; use another checkpoint or a good copy")
     try:
         checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception:  # torch raises whatever its unpickler meets in a foreign or damaged file

@@ -37,7 +37,7 @@ def plain_weights(checkpoint: dict[str, Any], network: Network) -> dict[str, Ten
             reason = " ".join(str(error).split())[:80]
             raise InputError(f"the checkpoint's preconditioner does not fit D ({reason})") from None
     if not all(torch.isfinite(value).all() for value in tensors.values() if value.is_floating_point()):
-        raise InputError(f"{network} has weights that are not finite; use the checkpoint before it")
+        raise InputError(f"{network} has weights that are not finite; use an earlier checkpoint")
     return {key: value.contiguous() for key, value in tensors.items()}
 
 

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from pctool.core.weights_files import INCEPTION, INCEPTION_SCRIPT
 from pctool.errors import InputError
-from pctool.evaluation.inception_net import FIDInception
 
 SIZE = 299  # pixels a side of its input
 FORMS = f"{INCEPTION.name} (a state dict) or {INCEPTION_SCRIPT.name} (TorchScript)"
@@ -75,6 +74,8 @@ def _from_state_dict(data: bytes, path: Path, device: torch.device) -> tuple[Any
     except Exception as error:  # torch raises whatever its unpickler meets in a foreign or damaged file
         reason = type(error).__name__
         raise InputError(f"{path} holds no weights ({reason}); give {FORMS}") from None
+    from pctool.evaluation.inception_net import FIDInception  # late: torchvision takes two seconds to load
+
     net = FIDInception()
     try:
         if not isinstance(state, Mapping):

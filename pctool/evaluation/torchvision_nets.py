@@ -1,4 +1,7 @@
-"""Any torchvision classification network with its official weights file, as a feature extractor."""
+"""Any torchvision classification network with its official weights file, as a feature extractor.
+
+torchvision takes two seconds to load: the functions that need it import it, so that other commands do not wait.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
 from pctool.core import weights_files
@@ -50,6 +52,8 @@ class OfficialWeights:
 
 def names() -> list[str]:
     """The classification networks of the installed torchvision."""
+    import torchvision
+
     return torchvision.models.list_models(module=torchvision.models)
 
 
@@ -59,6 +63,8 @@ def recipe(name: str, path: Path, sha256: str) -> Recipe:
     InputError where the hash in the file's name is not that of its content. Unknown weights are used with the
     network's first official recipe, and a note says so.
     """
+    import torchvision
+
     check_name(path, sha256)
     official = list(torchvision.models.get_model_weights(name))
     matching = [entry for entry in official if _is_of(entry.url, sha256)]
@@ -76,6 +82,8 @@ def check_name(path: Path, sha256: str) -> None:
 
 def official(name: str) -> OfficialWeights:
     """Where torchvision's default weights of a network are, and where they are kept."""
+    import torchvision
+
     url = torchvision.models.get_model_weights(name).DEFAULT.url
     promised = HASH_IN_NAME.search(url)
     assert promised is not None, url
@@ -106,6 +114,8 @@ def scorer(name: str, data: bytes, path: Path, recipe: Recipe, device: torch.dev
 
 
 def _build(name: str, data: bytes, path: Path, recipe: Recipe) -> nn.Module:
+    import torchvision
+
     arguments = {"image_size": recipe.size} if name.startswith("vit_") else ARGUMENTS.get(name, {})
     net = torchvision.models.get_model(name, weights=None, **arguments)
     try:

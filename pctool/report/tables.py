@@ -29,6 +29,8 @@ ABOUT = (
     "is what its authors' code computes."
 )
 
+DEPARTING = "Rows that depart from the recipe of their experiment:"
+
 
 def tables_of(rows: Sequence[Row]) -> dict[int, list[Row]]:
     """The rows by the paper's table they belong to; an empty table is left out."""
@@ -102,7 +104,7 @@ def markdown(rows: Sequence[Row], remarks: Sequence[str]) -> str:
         text += [f"## {TITLES[number]}", "", _line(names), _line(["---"] * len(names))]
         text += [_line(cells) for cells in lines(found)] + [""]
     text += [ABOUT, ""]
-    text += ["Rows that depart from the recipe of their experiment:", ""] if notes(rows) else []
+    text += [DEPARTING, ""] if notes(rows) else []
     text += [f"- {note}" for note in notes(rows)] + ([""] if notes(rows) else [])
     return "\n".join([*text, *(f"{remark}\n" for remark in remarks)])
 

@@ -6,16 +6,18 @@ are the run's identity, the rest says where and when and may change on resumptio
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pctool.core.layers.preconditioner import Method
+from pctool.core.layers.preconditioner import METHODS, Method
 from pctool.core.layers.strength import HISTORY, PUBLISHED_TAUS, Ladder
 from pctool.core.linalg import Precision
 from pctool.core.models import RESOLUTIONS, Arch, default_widths
@@ -53,6 +55,17 @@ OPERATIONAL = (
     "stop_on_collapse",
     "fork",
 )
+USED_BY: dict[str, tuple[Method, ...]] = {  # what only some methods look at; see docs/method.md
+    "degree": ("fpc",),
+    "poly": ("fpc",),
+    "taus": ("apc",),
+    "ladder": ("apc",),
+    "apc_every": ("apc",),
+    "apc_history": ("apc",),
+    "n_power_iterations": ("sn", "fpc", "apc"),
+    "skip_linear": ("fpc", "apc"),
+    "layer_precision": ("fpc", "apc"),
+}
 NAMED_IN_OUT = ("dataset", "arch", "method", "degree", "d_iters", "seed")  # spelled out in the default run folder
 
 
@@ -155,6 +168,7 @@ class TrainConfig(BaseModel):
 def resolve(flags: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> TrainConfig:
     """Flags (environment included) over preset over recipe over defaults; `auto` becomes what this machine has.
 
+    What the method has no use for (`USED_BY`) keeps its default, so that it makes no other run of it.
     A preset's table `[without_bf16]` applies where `precision = "auto"` finds no fast bf16; it is checked everywhere.
     Raises InputError in one line for an unknown key or a value that is not allowed, MissingError for CUDA
     asked for where there is none.
@@ -182,6 +196,8 @@ def _checked(given: dict[str, Any], flags: Mapping[str, Any], device: str) -> Tr
             raise InputError(f"--{file} and --{own} contradict each other: the file brings its own; leave one out")
         if own in flags:  # a flag wins over the preset, whose file would bring another
             given.pop(file, None)
+    for key in unused(given.get("method", TrainConfig.model_fields["method"].default), given):
+        given.pop(key)
     if "poly" in given:
         given["degree"] = OddPolynomial(given["poly"]).degree
     values = {**_open_settings(given), **given}
@@ -193,6 +209,11 @@ def _checked(given: dict[str, Any], flags: Mapping[str, Any], device: str) -> Tr
     except ValidationError as error:
         raise InputError(_one_line(error)) from None
     return config if "out" in values else config.model_copy(update={"out": default_out(config)})
+
+
+def unused(method: str, settings: Iterable[str]) -> list[str]:
+    """Those of the settings that the method has no use for."""
+    return [key for key in settings if key in USED_BY and method in METHODS and method not in USED_BY[key]]
 
 
 def _open_settings(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,4 +285,11 @@ def _one_line(error: ValidationError) -> str:
         return f"unknown setting {first['loc'][0]!r}; see 'pctool train --help' for the settings there are"
     if first["type"] == "value_error":
         return f"{first['ctx']['error']}"
+    if first["loc"][:1] == ("taus",):
+        return f"{where}: four rising numbers above 0 are needed, for example 5,10,20,30"
+    if first["type"] == "literal_error":
+        choices = re.findall(r"'([^']*)'", first["ctx"]["expected"])
+        near = difflib.get_close_matches(str(first["input"]), choices, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{where}: {first['input']!r} is not allowed; allowed: {first['ctx']['expected']}{hint}"
     return f"{where}: {first['input']!r} is not allowed: {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -71,6 +71,10 @@ def test_a_bug_is_a_traceback_and_exit_code_1():
         (["train", "--stepz", "3"], "--stepz"),
         (["train", "--steps", "three"], "'--steps'"),
         (["train", "--method", "pc1"], "pc1"),
+        (
+            ["train", "--method", "acp"],
+            "'--method': 'acp' is not one of 'none', 'sn', 'fpc', 'apc', 'svd'; did you mean apc?",
+        ),
         (["fit-poly", "--degree", "x"], "'pctool fit-poly --help'"),
     ],
 )
@@ -81,6 +85,12 @@ def test_usage_errors_are_one_line(arguments, words, capsys):
     assert captured.err.count("\n") == 1
     assert words in captured.err
     assert captured.out == ""
+
+
+def test_the_version_is_a_line(capsys):
+    """`pctool --version`: the name and the installed version."""
+    assert main.run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("pctool")
 
 
 def test_interrupt_is_130(monkeypatch, capsys):

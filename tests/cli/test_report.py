@@ -29,7 +29,7 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tables_figures_and_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """All files; the answer shows both methods beside the paper's values in 80 columns."""
+    """All files; the answer shows both methods beside the paper's values in 80 columns, and where they depart."""
     assert run(["report", "apc?", "sn"]) == 0
     names = {path.name for path in (folder / "report").iterdir()}
     pictures = {f"{name}.{end}" for name in ("condition", "smallest", "scores", "losses") for end in ("png", "svg")}
@@ -37,6 +37,7 @@ def test_tables_figures_and_page(folder: Path, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert out.index("SN-GAN") < out.index("APC")
     assert all(text in out for text in ("20.50", "FID 77.82", "FID 19.53", "report/report.html"))
+    assert "- CIFAR-10 ResNet (1,1), APC: steps 20 (recipe 200000)" in out.splitlines()
     assert max(map(len, out.splitlines())) <= 80
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from pctool.cli.main import run
 from pctool.spectrum.reader import read_spectrum
@@ -90,6 +91,9 @@ def test_plot_writes_all_figures(folder: Path, capsys: pytest.CaptureFixture[str
     }
     assert capsys.readouterr().out.splitlines()[-2:] == ["figures: figures", "next: pctool eval runs/demo"]
     assert len(read_spectrum(folder / "sub/x.h5").layers) == 2
+    torch.save({"conv.weight": torch.randn(4, 3, 3, 3)}, folder / "foreign.pth")
+    assert run(["spectrum", "foreign.pth", "--plot", "others"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "figures: others"  # nothing to score
 
 
 def test_json_is_one_strict_object(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,7 +208,7 @@ def test_a_damaged_file_among_others_is_skipped_and_ends_in_6(folder: Path, caps
     answer = json.loads(printed.out)
     assert answer["steps"] == [10]
     assert list(answer["skipped"]) == ["runs/demo/checkpoints/00000020.pt"]
-    assert "1 files were skipped" in printed.err.splitlines()[-1]
+    assert "files skipped: 1, the first: " in printed.err.splitlines()[-1]
     assert read_spectrum(folder / "demo.spectrum.h5").steps.tolist() == [10]
 
 

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import torchvision
 from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import build_resizer
 from torch import nn
@@ -115,7 +116,7 @@ def saved(net, path, rename=lambda key: key):
 def test_torchvision_features_are_the_last_layer_s_input(name, tmp_path):
     """The last linear layer applied to the features gives the network's own answer to the official transforms."""
     torch.manual_seed(0)
-    net = torchvision_nets.torchvision.models.get_model(name, weights=None).eval()
+    net = torchvision.models.get_model(name, weights=None).eval()
     extractor = features.load(name, saved(net, tmp_path / "w.pth"))
     images = pictures(11)
     found, probabilities = extractor(images)
@@ -138,7 +139,7 @@ def build_resizer_of(size):
 
 def test_densenet_s_published_names(tmp_path):
     """DenseNet's files with the old names of its layers load as today's."""
-    net = torchvision_nets.torchvision.models.densenet121(weights=None)
+    net = torchvision.models.densenet121(weights=None)
     old = saved(
         net,
         tmp_path / "old.pth",
@@ -176,7 +177,7 @@ def test_weights_of_another_network(tmp_path):
     torch.save([1, 2], path)
     with pytest.raises(InputError, match="does not fit mobilenet_v2"):
         features.load("mobilenet_v2", path)
-    net = torchvision_nets.torchvision.models.squeezenet1_1(weights=None)
+    net = torchvision.models.squeezenet1_1(weights=None)
     with pytest.raises(InputError, match="no linear layer"):
         features.load("squeezenet1_1", saved(net, path))
 

@@ -26,10 +26,12 @@ def _row(step: int) -> Row:
     return dataclasses.replace(SAMPLES[step % len(SAMPLES)], step=step)
 
 
-def _append_until_killed(path: Path, step: int) -> None:
+def _append_until_killed(path: Path, step: int, told: int) -> None:
+    """Appends rows, writing a byte to the pipe `told` after each."""
     writer = SpectrumWriter(path, source="x", network="D")
     while True:
         writer.append(_row(step))
+        os.write(told, b".")
         step += 1
 
 
@@ -49,17 +51,26 @@ def _rows_in(path: Path) -> int:
 
 
 def main(path: Path, kills: int) -> None:
-    """Raises where the file is ever unreadable, a row is wrong, or one that was there is lost."""
+    """Raises where the file is ever unreadable, a row is wrong, or one that was there is lost.
+
+    A kill comes up to 20 ms after one of the first rows, so that it finds the writer at work on a busy machine, too.
+    """
     chance, rows = random.Random(0), 0
     for _ in range(kills):
+        hears, told = os.pipe()
         child = os.fork()
         if not child:
-            _append_until_killed(path, rows)
-        time.sleep(chance.uniform(0.0, 0.2))
+            _append_until_killed(path, rows, told)
+        os.close(told)
+        appended = chance.randrange(4)
+        for _ in range(appended):
+            assert os.read(hears, 1), "the child has ended by itself"
+        time.sleep(chance.uniform(0.0, 0.02))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        os.close(hears)
         after = _rows_in(path)
-        assert after >= rows
+        assert after >= rows + appended
         rows = after
     print(f"{kills} kills, {rows} rows")
 

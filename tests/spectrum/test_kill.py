@@ -27,7 +27,7 @@ def _campaign(path: Path, kills: int) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[2]) > kills // 2  # they were killed at work, also on a busy machine
+    assert int(done.stdout.split()[2]) > kills // 2  # they were killed at work
 
 
 def test_twenty_kills(tmp_path: Path) -> None:

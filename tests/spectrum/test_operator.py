@@ -55,6 +55,21 @@ def test_rank_deficient_operators(scale: float) -> None:
         assert np.abs(operator_singular_values(kernel, 6) - expected).max() <= 1e-10 * expected[0]
 
 
+def test_conditioned_operators_against_the_fourier_transform() -> None:
+    """60 kernels, kappa up to 1e9, wide and tall, of many sizes and scales: 1e-10 of the largest value, against the
+    SVDs of NumPy's FFT of the padded kernel."""
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        k, grid = rng.integers(1, 5), rng.integers(4, 9)
+        outputs, inputs = rng.integers(1, 24, size=2)
+        turned = np.linalg.qr(rng.standard_normal((outputs, outputs)))[0] * np.logspace(0, -rng.uniform(0, 9), outputs)
+        kernel = np.einsum("ab,bcyx->acyx", turned, rng.standard_normal((outputs, inputs, k, k)))
+        kernel *= 10.0 ** rng.integers(-30, 30)
+        transformed = np.moveaxis(np.fft.fft2(kernel, (grid, grid)), (0, 1), (-2, -1))
+        expected = np.sort(np.linalg.svd(transformed, compute_uv=False), axis=None)[::-1]
+        assert np.abs(operator_singular_values(kernel, int(grid)) - expected).max() <= 1e-10 * expected[0]
+
+
 def test_an_orthonormal_matrix_is_no_orthonormal_operator() -> None:
     """Rows that are orthonormal as out x in k k: kappa is 1 as a matrix, and far from it as an operator."""
     matrix = np.linalg.qr(RNG.standard_normal((72, 8)))[0].T

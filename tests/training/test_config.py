@@ -111,14 +111,14 @@ def test_auto_precision_is_resolved_and_presets_may_depend_on_it(monkeypatch, fa
     ("flags", "message"),
     [
         ({"dataset": "cifra10"}, "cifar10"),
-        ({"degree": 4}, "--degree: 4 is not allowed"),
+        ({"method": "fpc", "degree": 4}, "--degree: 4 is not allowed"),
         ({"steps": 0}, "--steps: 0 is not allowed"),
         ({"lr_g": float("nan")}, "--lr-g: nan"),
         ({"width_d": 4}, "--width-d: 4"),
         ({"taus": (10.0, 5.0, 20.0, 30.0)}, "rise"),
-        ({"taus": (5.0, 10.0)}, "--taus"),
-        ({"poly": (1.5, -0.5)}, "goes with method fpc, not apc"),
-        ({"method": "sn", "ladder": ((5.0, (1.5, -0.5)),)}, "goes with method apc, not sn"),
+        ({"taus": (5.0, 10.0)}, "^--taus: four rising numbers above 0 are needed, for example 5,10,20,30$"),
+        ({"taus": (5.0, -10.0, 20.0, 30.0)}, "^--taus: four rising numbers"),
+        ({"method": "acp"}, "^--method: 'acp' is not allowed; allowed: .*; did you mean apc"),
         ({"method": "fpc", "poly": (1.5, -0.5), "degree": 5}, "--poly and --degree contradict"),
         ({"ladder": ((5.0, (1.5, -0.5)),), "taus": (5.0, 10.0, 20.0, 30.0)}, "--ladder and --taus contradict"),
         ({"batch_sise": 3}, "unknown setting 'batch_sise'"),
@@ -157,6 +157,22 @@ def test_default_folder_names_what_departs_from_the_recipe():
 def test_a_polynomial_file_brings_its_degree():
     """With --poly the configuration states the file's degree, not the default's."""
     assert resolve({"method": "fpc", "poly": (3.0, -5.0, 4.0, -1.0, 0.0)}).degree == 9
+
+
+def test_what_the_method_does_not_use_makes_no_other_run():
+    """A preset's thresholds under sn, a degree under apc, power iterations under none: identity and folder are those
+    of the run without them; where the method uses them they count."""
+    taus = (2.0, 2.5, 3.0, 4.0)
+    extras = {"taus": taus, "degree": 3, "n_power_iterations": 2, "skip_linear": False, "layer_precision": "bf16"}
+    used = {"none": (), "svd": (), "sn": ("n_power_iterations",)}
+    used["fpc"] = ("degree", "n_power_iterations", "skip_linear", "layer_precision")
+    used["apc"] = ("taus", "n_power_iterations", "skip_linear", "layer_precision")
+    for method, counted in used.items():
+        plain, extra = resolve({"method": method}), resolve({"method": method}, extras)
+        differing = {key for key, value in extra.identity().items() if value != plain.identity()[key]}
+        assert differing == set(counted)
+        assert (extra.out == plain.out) == (not counted)
+    assert resolve({"method": "sn"}, {"method": "fpc", "poly": (1.5, -0.5)}).poly is None
 
 
 @pytest.mark.parametrize("name", recipes.preset_names())
