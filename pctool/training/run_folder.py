@@ -63,6 +63,7 @@ class RunFolder:
         except OSError as error:
             raise files.write_error(self.path, error) from error
         self.check(config, hashes, may_resume=may_resume)  # another process may have begun in between
+        self._sweep()
         record = RunRecord(
             config=config.model_dump(mode="json"),
             identity=identity,
@@ -104,6 +105,15 @@ class RunFolder:
             record = RunRecord.model_validate_json((self.path / "config.json").read_bytes())
             return record.identity.get(key)
         return None
+
+    def _sweep(self) -> None:
+        """Removes what a killed process left half-written, and sums whose checkpoint it did not write or removed."""
+        for folder in (self.path, self.path / "checkpoints", self.path / "samples"):
+            files.remove_leftovers_in(folder)
+        for path in (self.path / "checkpoints").glob("*.pt.sha256"):
+            if not path.with_suffix("").exists():
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def close(self) -> None:
         """Lets another process take the folder."""
