@@ -159,7 +159,7 @@ def _resume(state: TrainingState, folder: RunFolder, watcher: Watcher, ranks: Ra
             )
         watcher.note(f"{folder.path} starts from {fork}, at step {state.step:,}")
     elif checkpoint is not None:
-        state.load(checkpoint)
+        state.resume(checkpoint)
         done = state.step >= state.config.steps
         what = "is finished; --steps N trains on" if done else "continues"
         watcher.note(f"{folder.path} {what}, at step {state.step:,}")

@@ -24,7 +24,7 @@ from pctool.training import images, session
 from pctool.training.config import TrainConfig, resolve
 from pctool.training.run_folder import RunFolder
 
-STEPS_A_KILL = 6  # more than a killed process gets on, on average
+STEPS_A_KILL = 8  # more than a killed process gets on, on average
 MOST_STEPS = 8  # that a process gets on before it is killed
 MOST_CALLS = 100  # of the writers before a process is killed: some 25 to begin, 25 a checkpoint, 1 or more a step
 
