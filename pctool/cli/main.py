@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from typing import Any
 
@@ -40,13 +41,16 @@ _OS_ERRORS = {  # met where no module had a better word for them
 
 def run(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code; what a user can mend becomes one line on stderr."""
+    follows = _follows(sys.argv[1:] if arguments is None else arguments)
     try:
         result: Any = app(arguments, prog_name="pctool", standalone_mode=False)
     except errors.PctoolError as error:
-        return _fail(str(error), exit_code(error))
+        # Before the processes of a run have met, what refuses the command on one refuses it on all.
+        said = follows and isinstance(error, errors.InputError) if error.said is None else error.said
+        return exit_code(error) if said else _fail(str(error), exit_code(error))
     except typer.TyperException as error:  # a usage error: an unknown option, a value that does not parse
         message = error.format_message()
-        if not message:  # a group called without a command has printed its help
+        if follows or not message:  # a group called without a command has printed its help
             return 2
         context = getattr(error, "ctx", None)
         return _fail(f"{message.rstrip('.')}; see '{context.command_path if context else 'pctool'} --help'", 2)
@@ -58,6 +62,19 @@ def run(arguments: list[str] | None = None) -> int:
     if result == INTERRUPTED:  # Typer has turned a KeyboardInterrupt into this code
         return _fail("interrupted", INTERRUPTED)
     return result if isinstance(result, int) else 0
+
+
+def _follows(arguments: list[str]) -> bool:
+    """Whether this is a process of a run by torchrun or srun, and not the first, which speaks for all."""
+    from pctool.training.placement import placement
+
+    if arguments[:1] != ["train"]:
+        return False
+    try:
+        place = placement(os.environ)
+    except errors.InputError:  # a contradicting environment: `train` refuses it, aloud
+        return False
+    return place is not None and place[0] > 0
 
 
 def _fail(message: str, code: int) -> int:

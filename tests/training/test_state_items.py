@@ -186,8 +186,7 @@ def check_items(method: str, chosen: Callable[[list[Path]], list[Path]]) -> None
         for change in (drop, alter):
             try:
                 end = go_on(method, changed(saved, path, change))
-            except InputError as error:
-                assert "\n" not in str(error), path
+            except InputError:
                 continue
             if same_end(end, resumed) and not is_form(path, method):
                 unnoticed.append((change.__name__, path))
@@ -206,6 +205,6 @@ def test_every_kind_of_item_matters():
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["sn", "fpc", "apc", "svd"])
 def test_every_item_matters(method):
-    """Dropped or altered alone, each item of a checkpoint makes resumption refuse it in one line, or end with other
-    weights or another log than the run without a pause: none is superfluous, and a state without it would be noticed."""
+    """Dropped or altered alone, each item of a checkpoint makes resumption refuse it, or end with other weights or
+    another log than the run without a pause: none is superfluous, and a state without it would be noticed."""
     check_items(method, lambda paths: paths)
