@@ -2,7 +2,12 @@
 
 
 class PctoolError(Exception):
-    """A problem a user can fix. The message says, in one line: what, what was allowed, what to do."""
+    """A problem a user can fix. The message says, in one line: what, what was allowed, what to do.
+
+    `said`, where several processes are one run: whether another one says it; None where that is not known.
+    """
+
+    said: bool | None = None
 
 
 class InputError(PctoolError):

@@ -53,7 +53,16 @@ def write_beside(path: Path, size: int | None = None) -> Iterator[Path]:
 
 def remove_leftovers(path: Path) -> None:
     """Removes what killed processes left of `write_beside(path)`; only for who holds the lock that guards `path`."""
-    for temporary in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
+    _remove_temporaries(path.parent, glob.escape(path.name))
+
+
+def remove_leftovers_in(folder: Path) -> None:
+    """The same for every file of a folder."""
+    _remove_temporaries(folder, "*")
+
+
+def _remove_temporaries(folder: Path, names: str) -> None:
+    for temporary in folder.glob(f".{names}.{'[0-9a-f]' * 8}.tmp"):
         with contextlib.suppress(OSError):
             temporary.unlink()
 

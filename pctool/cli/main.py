@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib.metadata
+import os
 import re
 import sys
 from typing import Annotated, Any
@@ -64,13 +65,16 @@ _OS_ERRORS = {  # met where no module had a better word for them
 
 def run(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code; what a user can mend becomes one line on stderr."""
+    follows = _follows(sys.argv[1:] if arguments is None else arguments)
     try:
         result: Any = app(arguments, prog_name="pctool", standalone_mode=False)
     except errors.PctoolError as error:
-        return _fail(str(error), exit_code(error))
+        # Before the processes of a run have met, what refuses the command on one refuses it on all.
+        said = follows and isinstance(error, errors.InputError) if error.said is None else error.said
+        return exit_code(error) if said else _fail(str(error), exit_code(error))
     except typer.TyperException as error:  # a usage error: an unknown option, a value that does not parse
         message = error.format_message().replace("Value error, ", "")  # pydantic's words for a wrong choice
-        if not message:  # a group called without a command has printed its help
+        if follows or not message:  # a group called without a command has printed its help
             return 2
         context = getattr(error, "ctx", None)
         return _fail(
@@ -92,6 +96,19 @@ def _near(message: str) -> str:
     value = re.search(r"'([^']*)'$", given)
     near = difflib.get_close_matches(value[1], re.findall(r"'([^']*)'", choices), 1) if value else []
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def _follows(arguments: list[str]) -> bool:
+    """Whether this is a process of a run by torchrun or srun, and not the first, which speaks for all."""
+    from pctool.training.placement import placement
+
+    if arguments[:1] != ["train"]:
+        return False
+    try:
+        place = placement(os.environ)
+    except errors.InputError:  # a contradicting environment: `train` refuses it, aloud
+        return False
+    return place is not None and place[0] > 0
 
 
 def _fail(message: str, code: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import sys
 import time
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from pctool import files
 from pctool.cli.console import SECONDS_BETWEEN_LINES, note, print_json, progress
 from pctool.cli.exit_codes import exit_code
 from pctool.core.polynomial_file import read_ladder, read_training_polynomial
@@ -28,6 +26,7 @@ from pctool.training.memory import peak_mib
 if TYPE_CHECKING:
     from pctool.training import session
     from pctool.training.recorder import StepReport
+    from pctool.training.run_folder import RunFolder
 
 
 def configure(flags: Mapping[str, Any], preset: str | None) -> TrainConfig:
@@ -91,16 +90,26 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
     """Trains or continues, shows it, and ends with the summary. Raises SavedInterrupt when a signal stopped it."""
     from pctool.training import session  # late: torchvision and matplotlib take seconds, a wrong setting should not
     from pctool.training.ranks import joined
+    from pctool.training.run_folder import RunFolder
+    from pctool.training.signals import listen, seconds_left
 
     decoding = partial(progress, "decode", unit="images")
     with (
         joined(config.device) as ranks,
-        session.opened(config, ranks, may_resume=may_resume, counted=decoding, say=note) as opened,
+        listen(seconds_left(config.time_limit)) as stop,
+        contextlib.ExitStack() as stack,
     ):
+        begun = session.opened(config, ranks, stop=stop, may_resume=may_resume, counted=decoding, say=note)
+        try:
+            opened = stack.enter_context(begun)
+        except (KeyboardInterrupt, SavedInterrupt) as error:
+            if ranks.main:
+                RunFolder(config.out).record_early_exit(config, _exit_entry(error, requeue=stop.requeue))
+            raise
         if not ranks.main:
             opened.train(_Silent())
             return
-        with _exit_recorded(config) as record, _Watcher(config) as watcher:
+        with _exit_recorded(config.device, opened.folder) as record, _Watcher(config) as watcher:
             outcome = opened.train(watcher)
             record.update(step=outcome.step, requeue=outcome.requeue)
             if outcome.collapse:
@@ -127,9 +136,9 @@ def preflight(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def _exit_recorded(config: TrainConfig) -> Iterator[dict[str, Any]]:
+def _exit_recorded(device: str, folder: RunFolder) -> Iterator[dict[str, Any]]:
     """Writes exit.json when the block ends, however it ends: code, reason, step, whether to requeue, peak memory."""
-    record: dict[str, Any] = {"step": None, "requeue": False}
+    record: dict[str, Any] = {}
     error: BaseException | None = None
     try:
         yield record
@@ -137,11 +146,13 @@ def _exit_recorded(config: TrainConfig) -> Iterator[dict[str, Any]]:
         error = raised
         raise
     finally:
-        reason = f"{type(error).__name__}: {error}" if error else "done"
         with contextlib.suppress(WriteError):  # a full disk has been reported by `error` itself
-            memory = {"peak_memory_mib": peak_mib(config.device)}
-            text = json.dumps({"code": exit_code(error), "reason": reason, **record, **memory}, indent=2)
-            files.write_text(config.out / "exit.json", text + "\n")
+            folder.record_exit({**_exit_entry(error), **record, "peak_memory_mib": peak_mib(device)})
+
+
+def _exit_entry(error: BaseException | None, *, requeue: bool = False) -> dict[str, Any]:
+    reason = f"{type(error).__name__}: {error}" if error else "done"
+    return {"code": exit_code(error), "reason": reason, "step": None, "requeue": requeue}
 
 
 def summarise(config: TrainConfig, outcome: session.Outcome) -> dict[str, Any]:

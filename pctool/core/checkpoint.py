@@ -30,13 +30,23 @@ Network = Literal["D", "G", "G_ema"]
 def write(path: Path, checkpoint: dict[str, Any]) -> None:
     """Writes checkpoint and sum, each whole or not at all; the sum first, since alone it does no harm.
 
-    Raises WriteError (disk full, permission); the files that were there stay.
+    A checkpoint that is replaced is without a sum for that moment: its own would not fit the new one, nor the new
+    sum the old one. Raises WriteError (disk full, permission); the checkpoint that was there stays.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION, **checkpoint}, buffer)
     data = buffer.getbuffer()
-    files.write_text(sum_path(path), f"{hashlib.sha256(data).hexdigest()}  {path.name}\n")
-    files.write_bytes(path, data)
+    recorded, line = sum_path(path), f"{hashlib.sha256(data).hexdigest()}  {path.name}\n"
+    if path.exists():
+        try:
+            recorded.unlink(missing_ok=True)
+        except OSError as error:
+            raise files.write_error(recorded, error) from error
+        files.write_bytes(path, data)
+        files.write_text(recorded, line)
+    else:
+        files.write_text(recorded, line)
+        files.write_bytes(path, data)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -19,7 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pctool.errors import InputError
+from pctool.errors import PctoolError
+from pctool.training.placement import placement
 
 T = TypeVar("T")
 
@@ -71,21 +71,28 @@ class Ranks:
         return bool(found)
 
     def first(self, work: Callable[[], T]) -> T | None:
-        """Rank 0 does the work while the others wait; None for them. An error on rank 0 ends them quietly too."""
+        """Rank 0 does the work while the others wait; None for them. An error on rank 0 ends them in the same way."""
+        return self.together(work if self.main else lambda: None)
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Every rank does the work; where it fails on one, all end with that error, and rank 0 says it."""
         if self.size == 1:
             return work()
-        outcome: list[Any] = [None]
+        failed: BaseException | None = None
         try:
-            if self.main:
-                return work()
+            done = work()
         except BaseException as error:
-            outcome[0] = type(error).__name__
-            raise
-        finally:
-            dist.broadcast_object_list(outcome, src=0)
-            if outcome[0] is not None and not self.main:
-                raise SystemExit(1)  # rank 0 says why
-        return None
+            failed = error
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, failed if isinstance(failed, PctoolError | None) else SystemExit(1))
+        if failed is not None and not isinstance(failed, PctoolError):
+            raise failed  # a bug or an interrupt: this process says so itself
+        first = next((error for error in found if error is not None), None)
+        if first is None:
+            return done
+        if isinstance(first, PctoolError):
+            first.said = not self.main
+        raise first
 
     def from_first(self, value: T) -> T:
         """Rank 0's value, on every rank."""
@@ -114,34 +121,12 @@ def joined(device: str) -> Iterator[Ranks]:
     dist.init_process_group(backend, init_method=address, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield Ranks(rank, size)
+    except PctoolError as error:
+        if rank and error.said is None:  # of this process alone
+            error.said, error.args = False, (f"process {rank}: {error}",)
+        raise
     finally:
         dist.destroy_process_group()
-
-
-def placement(environment: Mapping[str, str]) -> tuple[int, int, int, str] | None:
-    """(rank, processes, local rank, where they meet) by torchrun's or srun's variables; None for one process."""
-    if "TORCHELASTIC_RUN_ID" in environment or {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= environment.keys():
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-        address = "env://"
-    elif int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
-        host = environment.get("MASTER_ADDR") or first_host(environment.get("SLURM_STEP_NODELIST", "localhost"))
-        port = environment.get("MASTER_PORT") or str(20_000 + int(environment.get("SLURM_JOB_ID", "0")) % 20_000)
-        address = f"tcp://{host}:{port}"
-    else:
-        return None
-    try:
-        rank, size, local = (int(environment[name]) for name in names)
-    except (KeyError, ValueError):
-        raise InputError(f"{', '.join(names)} do not say which process this is; start with torchrun or srun") from None
-    return None if size == 1 else (rank, size, local, address)
-
-
-def first_host(nodes: str) -> str:
-    """The first of SLURM's compressed list of nodes: `gpu[03-05,9],login1` begins with gpu03."""
-    match = re.match(r"([^\[,]*)(?:\[([^-,\]]*)[^\]]*\])?([^,]*)", nodes)
-    assert match is not None  # every part may be empty
-    return "".join(part or "" for part in match.groups())
 
 
 class _Sum(torch.autograd.Function):

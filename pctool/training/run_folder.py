@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pctool import files
 from pctool.core import checkpoint as checkpoints
-from pctool.errors import InputError
+from pctool.errors import InputError, WriteError
 from pctool.evaluation.metrics_file import versions
 from pctool.training.config import TrainConfig
 
@@ -51,7 +51,19 @@ class RunFolder:
         Raises InputError where another process holds it, where it holds something else, or a run of another
         identity (each `key: old -> new`); nothing is touched then. `steps` may grow.
         """
+        self._take(config, hashes, may_resume=may_resume)
+        self._sweep()
         identity = {**config.identity(), **hashes}
+        record = RunRecord(
+            config=config.model_dump(mode="json"),
+            identity=identity,
+            identity_sha256=_hash(identity),
+            versions=versions(),
+            command=sys.argv,
+        )
+        files.write_text(self.path / "config.json", record.model_dump_json(indent=2) + "\n")
+
+    def _take(self, config: TrainConfig, hashes: dict[str, str] | None, *, may_resume: bool) -> None:
         self.check(config, hashes, may_resume=may_resume)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -63,22 +75,29 @@ class RunFolder:
         except OSError as error:
             raise files.write_error(self.path, error) from error
         self.check(config, hashes, may_resume=may_resume)  # another process may have begun in between
-        record = RunRecord(
-            config=config.model_dump(mode="json"),
-            identity=identity,
-            identity_sha256=_hash(identity),
-            versions=versions(),
-            command=sys.argv,
-        )
-        files.write_text(self.path / "config.json", record.model_dump_json(indent=2) + "\n")
 
-    def check(self, config: TrainConfig, hashes: dict[str, str], *, may_resume: bool) -> str:
-        """Whether this run may have the folder, as `open` decides it; "new" or "continues"."""
-        identity, steps = {**config.identity(), **hashes}, config.steps
+    def record_exit(self, entry: dict[str, Any]) -> None:
+        """Writes exit.json: how this process ended."""
+        files.write_text(self.path / "exit.json", json.dumps(entry, indent=2) + "\n")
+
+    def record_early_exit(self, config: TrainConfig, entry: dict[str, Any]) -> None:
+        """The same of a process that has not opened the folder, where the folder is this run's or new."""
+        with contextlib.suppress(InputError, WriteError):
+            self._take(config, None, may_resume=True)
+            saved = checkpoints.list_checkpoints(self.path)
+            self.record_exit({**entry, "step": int(saved[-1].stem) if saved else 0})
+        self.close()
+
+    def check(self, config: TrainConfig, hashes: dict[str, str] | None, *, may_resume: bool) -> str:
+        """Whether this run may have the folder, as `open` decides it; "new" or "continues".
+
+        Without `hashes`, where they are not known yet, the settings alone are compared.
+        """
+        identity, steps = {**config.identity(), **(hashes or {})}, config.steps
         recorded = self.path / "config.json"
         if not recorded.exists():
             present = [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
-            if self.path.is_file() or [name for name in present if name != ".lock"]:
+            if self.path.is_file() or set(present) - {".lock", "exit.json"}:  # which an early end leaves
                 raise InputError(f"{self.path} exists and is no run folder; give another --out")
             return "new"
         if not may_resume:
@@ -89,7 +108,7 @@ class RunFolder:
             raise InputError(f"{recorded} is damaged; restore it, or give another --out") from None
         changed = [
             f"{key}: {old.get(key)} -> {identity.get(key)}"
-            for key in sorted({*old, *identity})
+            for key in sorted({*old, *identity} if hashes is not None else identity)
             if old.get(key) != identity.get(key) and key != "steps"
         ]
         if steps < old.get("steps", 0):
@@ -104,6 +123,15 @@ class RunFolder:
             record = RunRecord.model_validate_json((self.path / "config.json").read_bytes())
             return record.identity.get(key)
         return None
+
+    def _sweep(self) -> None:
+        """Removes what a killed process left half-written, and sums whose checkpoint it did not write or removed."""
+        for folder in (self.path, self.path / "checkpoints", self.path / "samples"):
+            files.remove_leftovers_in(folder)
+        for path in (self.path / "checkpoints").glob("*.pt.sha256"):
+            if not path.with_suffix("").exists():
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def close(self) -> None:
         """Lets another process take the folder."""

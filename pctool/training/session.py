@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from pctool.core import checkpoint as checkpoints
 from pctool.data import catalog, feed
 from pctool.data.sampler import SampleOrder
-from pctool.errors import InputError
+from pctool.errors import InputError, SavedInterrupt
 from pctool.spectrum.plots import evolution_figure
 from pctool.spectrum.reader import read_spectrum
 from pctool.training import images, loop
@@ -44,6 +45,7 @@ def opened(
     config: TrainConfig,
     ranks: Ranks = Ranks(),  # noqa: B008  # frozen
     *,
+    stop: StopRequest | None = None,
     may_resume: bool = True,
     counted: Callable[[int], contextlib.AbstractContextManager[Callable[[int], object]]] = lambda total: (
         contextlib.nullcontext(lambda n: None)
@@ -52,20 +54,49 @@ def opened(
 ) -> Iterator[Session]:
     """Loads the data and takes the run folder; nothing is touched when either fails.
 
-    Of several ranks the first takes the folder. Raises InputError (an unknown data set, another run's folder, one in
-    use, a batch that does not divide), MissingError (data), WriteError.
+    Of several ranks the first takes the folder. `stop` is the request of signals that the caller listens to; without
+    one they are listened to here, and the time limit counts from here. While data are loaded they end it at once, with
+    SavedInterrupt where the run has a checkpoint or is to be queued again, and else with KeyboardInterrupt.
+    Raises InputError (an unknown data set, another run's folder, one in use, a batch that does not divide),
+    MissingError (data), WriteError; of an error on any rank all ranks.
     """
+    ranks.together(lambda: _check_batches(config, ranks.size))
+    with listen(seconds_left(config.time_limit)) if stop is None else contextlib.nullcontext(stop) as request:
+        progress: dict[str, Any] = {"counted": counted, "say": say} if ranks.main else {}
+        dataset = ranks.together(lambda: _load(config, request, progress))
+        if ranks.any(dataset is None, torch.device(config.device)) or dataset is None:
+            raise _interrupted(config, request)
+        folder = RunFolder(config.out)
+        ranks.first(lambda: folder.open(config, identity_hashes(config, dataset), may_resume=may_resume))
+        try:
+            yield Session(config, dataset, folder, ranks, request)
+        finally:
+            folder.close()
+
+
+def _check_batches(config: TrainConfig, n_ranks: int) -> None:
     for name in ("batch_size", "batch_size_g"):
-        if getattr(config, name) % ranks.size:
+        if getattr(config, name) % n_ranks:
             flag = name.replace("_", "-")
-            raise InputError(f"--{flag} {getattr(config, name)} does not divide among {ranks.size} processes")
-    dataset = images.load(config, counted=counted, say=say) if ranks.main else images.load(config)
-    folder = RunFolder(config.out)
-    ranks.first(lambda: folder.open(config, identity_hashes(config, dataset), may_resume=may_resume))
+            raise InputError(f"--{flag} {getattr(config, name)} does not divide among {n_ranks} processes")
+
+
+def _load(config: TrainConfig, stop: StopRequest, progress: dict[str, Any]) -> catalog.ImageSet | None:
+    """The data; None where this process was asked to stop before they were there."""
     try:
-        yield Session(config, dataset, folder, ranks)
-    finally:
-        folder.close()
+        with stop.at_once():
+            return images.load(config, **progress)
+    except KeyboardInterrupt:
+        return None
+
+
+def _interrupted(config: TrainConfig, stop: StopRequest) -> BaseException:
+    """What ends a run that was asked to stop before its first step."""
+    saved = checkpoints.list_checkpoints(config.out)
+    if not saved and not stop.requeue:
+        return KeyboardInterrupt()  # nothing was computed, and nobody is to start it again
+    where = f"the run is saved at step {int(saved[-1].stem):,}" if saved else "nothing is lost"
+    return SavedInterrupt(f"stopped by {stop.describe()} while loading data; {where}; the same command continues")
 
 
 def identity_hashes(config: TrainConfig, dataset: catalog.ImageSet) -> dict[str, str]:
@@ -85,22 +116,24 @@ class Session:
     dataset: catalog.ImageSet
     folder: RunFolder
     ranks: Ranks
+    stop: StopRequest
 
     def train(self, watcher: Watcher) -> Outcome:
         """Trains, or continues; returns how it ended, an interruption by a signal included.
 
         Raises NonFiniteError, WriteError, and InputError for a checkpoint that does not fit.
         """
-        with listen(seconds_left(self.config.time_limit)) as stop:
-            return _train(self, watcher, stop)
+        return _train(self, watcher)
 
 
-def _train(session: Session, watcher: Watcher, stop: StopRequest) -> Outcome:
+def _train(session: Session, watcher: Watcher) -> Outcome:
     config, dataset, folder, ranks = session.config, session.dataset, session.folder, session.ranks
+    stop = session.stop
     if config.threads:
         torch.set_num_threads(config.threads)
     state = TrainingState(config, ranks)
-    _resume(state, folder, watcher, ranks)
+    checkpoint = _newest(folder, watcher, ranks)
+    ranks.together(lambda: _resume(state, folder, watcher, ranks, checkpoint))
     source = feed.open_feed(dataset, state.device, config.data_workers)
     order = SampleOrder(len(source), config.seed)
     first = state.step * config.d_iters * config.batch_size
@@ -144,12 +177,18 @@ def _outcome(folder: RunFolder, step: int, *, finished: bool, requeue: bool) -> 
     return outcome
 
 
-def _resume(state: TrainingState, folder: RunFolder, watcher: Watcher, ranks: Ranks) -> None:
-    """Rank 0 finds the checkpoint, and every rank takes it over."""
+def _newest(folder: RunFolder, watcher: Watcher, ranks: Ranks) -> dict[str, Any] | None:
+    """The checkpoint to go on from, found by rank 0."""
     checkpoint, problems = folder.newest_checkpoint() if ranks.main else (None, [])
     for problem in problems:
         watcher.note(problem)
-    checkpoint = ranks.from_first(checkpoint)
+    return ranks.from_first(checkpoint)
+
+
+def _resume(
+    state: TrainingState, folder: RunFolder, watcher: Watcher, ranks: Ranks, checkpoint: dict[str, Any] | None
+) -> None:
+    """Every rank takes over the run's checkpoint, or without one that of the run it forks."""
     fork = state.config.fork
     if checkpoint is None and fork is not None:
         state.fork(checkpoints.read(fork))
@@ -159,7 +198,7 @@ def _resume(state: TrainingState, folder: RunFolder, watcher: Watcher, ranks: Ra
             )
         watcher.note(f"{folder.path} starts from {fork}, at step {state.step:,}")
     elif checkpoint is not None:
-        state.load(checkpoint)
+        state.resume(checkpoint)
         done = state.step >= state.config.steps
         what = "is finished; --steps N trains on" if done else "continues"
         watcher.note(f"{folder.path} {what}, at step {state.step:,}")

@@ -1,4 +1,7 @@
-"""What may stop a run: signals, the time limit, the kappa alarm. They set a flag; the loop saves in normal code."""
+"""What may stop a run: signals, the time limit, the kappa alarm. They set a flag; the loop saves in normal code.
+
+Before the loop, while data are loaded, nobody looks at a flag: there signals and time limit interrupt at once.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ class StopRequest:
     def __init__(self, seconds: float | None = None) -> None:
         self.signal: signal.Signals | None = None
         self.collapse: str | None = None
+        self.interrupts = False
         self._deadline = None if seconds is None else time.monotonic() + seconds
 
     @property
@@ -36,6 +40,40 @@ class StopRequest:
     def requeue(self) -> bool:
         """Whether to start the job again: USR2 and the time limit say so, TERM may be a cancellation."""
         return self.signal is signal.SIGUSR2 or (self.signal is None and self.collapse is None and self.out_of_time)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """In this block the first signal, or the end of the time, raises KeyboardInterrupt, also if it came before."""
+        if not _in_main_thread():
+            yield
+            return
+        self.interrupts = True
+        before = signal.signal(signal.SIGALRM, lambda number, frame: self.interrupt())
+        try:
+            if self.requested:
+                raise KeyboardInterrupt
+            if self._deadline is not None:
+                signal.setitimer(signal.ITIMER_REAL, max(self._deadline - time.monotonic(), 1e-3))
+            yield
+        finally:
+            self.interrupts = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    def interrupt(self) -> None:
+        """Raises KeyboardInterrupt within `at_once`, once: what cleans up after it is left alone."""
+        if self.interrupts:
+            self.interrupts = False
+            raise KeyboardInterrupt
+
+    def describe(self) -> str:
+        """Who asked, in a word: TERM, time limit."""
+        return self.signal.name.removeprefix("SIG") if self.signal else "time limit"
+
+
+def _in_main_thread() -> bool:
+    """Python allows signal handlers only there."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def seconds_left(time_limit: float | str | None) -> float | None:
@@ -57,11 +95,12 @@ def listen(seconds: float | None = None) -> Iterator[StopRequest]:
     request = StopRequest(seconds)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and request.signal is not None:
+        again, request.signal = request.signal is not None, signal.Signals(number)
+        if again and number == signal.SIGINT:
             raise KeyboardInterrupt
-        request.signal = signal.Signals(number)
+        request.interrupt()
 
-    if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there
+    if not _in_main_thread():
         yield request
         return
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}

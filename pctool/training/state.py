@@ -98,22 +98,31 @@ class TrainingState:
         }
 
     def load(self, checkpoint: dict[str, Any]) -> None:
-        """Takes over `checkpoint()` of a run of the same identity; InputError for one of another shape."""
+        """Takes over `checkpoint()` of a run with networks of these shapes; InputError for any other."""
         try:
             self.G.load_state_dict(checkpoint["G"])
             self.D.load_state_dict(checkpoint["D"])
             self.G_ema.load_state_dict(checkpoint["G_ema"])
-            self.optim_g.load_state_dict(checkpoint["optim_g"])
-            self.optim_d.load_state_dict(checkpoint["optim_d"])
+            _load_moments(self.optim_g, checkpoint["optim_g"]["state"])
+            _load_moments(self.optim_d, checkpoint["optim_d"]["state"])
             self.preconditioner.load_state(checkpoint["preconditioner"])
             self.step, self.seconds = checkpoint["step"], checkpoint["seconds"]
             self.logged_strengths = dict(checkpoint["logged_strengths"])
-            for optimizer in (self.optim_g, self.optim_d):
-                for group in optimizer.param_groups:  # a fork may ask for other ones
-                    group["betas"] = (self.config.beta1, self.config.beta2)
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"the checkpoint does not fit this configuration ({reason}); use another --out") from None
+
+    def resume(self, checkpoint: dict[str, Any]) -> None:
+        """Takes over `checkpoint()` of this run; InputError where it says that it is another run's."""
+        try:
+            before = TrainConfig.model_validate_json(checkpoint["config"]).identity()
+        except (KeyError, ValueError):
+            raise InputError("the checkpoint does not say what run it is of; use the one before it") from None
+        now = self.config.identity()
+        changed = [f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key] and key != "steps"]
+        if changed:
+            raise InputError(f"the checkpoint is of another run ({'; '.join(changed)}); put this run's own there")
+        self.load(checkpoint)
 
     def fork(self, checkpoint: dict[str, Any]) -> None:
         """Takes over another run's checkpoint: networks, optimisers and step; this run's own method and settings.
@@ -125,3 +134,16 @@ class TrainingState:
         before, now = json.loads(checkpoint["config"]), self.config.model_dump(mode="json")
         if any(before.get(key) != now[key] for key in ("method", "taus", "ladder", "apc_history")):
             self.preconditioner.update_strengths()
+
+
+def _load_moments(optimizer: torch.optim.Adam, moments: dict[int, dict[str, Tensor]]) -> None:
+    """Takes over Adam's moments; rates and betas stay those of the configuration.
+
+    Raises ValueError where a parameter's are missing or of another shape, which Adam itself takes for a fresh start,
+    or breaks on at its next step. None at all are a state before the first step.
+    """
+    for i, parameter in enumerate(optimizer.param_groups[0]["params"]) if moments else ():
+        shapes = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+        if {name: value.shape for name, value in moments.get(i, {}).items()} != shapes:
+            raise ValueError(f"Adam's moments of parameter {i} are missing or of another shape")
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})

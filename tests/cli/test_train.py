@@ -191,6 +191,44 @@ def test_a_signal_saves_and_the_same_command_continues(tmp_path, number, requeue
     assert checkpoints.read(checkpoints.latest(out))["step"] == ended["step"] > 0
 
 
+SLOW = """
+import sys, time
+from pctool.cli.main import main
+from pctool.training import images
+def load(config, **progress):
+    print("loading", file=sys.stderr, flush=True)
+    time.sleep(60)
+images.load = load
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "saved", "code", "requeue"),
+    [
+        (signal.SIGTERM, False, 130, False),
+        (signal.SIGTERM, True, 75, False),
+        (signal.SIGUSR2, False, 75, True),
+    ],
+)
+def test_a_signal_while_data_are_loaded_ends_at_once(tmp_path, number, saved, code, requeue):
+    """130 where there is nothing to save, 75 where the run is saved or is to be queued again; exit.json says it, and
+    the same command goes on from there."""
+    out = tmp_path / "r"
+    if saved:
+        assert run(["train", *SMALL, *OFF, "--steps", "2", "--out", str(out)]) == 0
+    words = [*SMALL, *OFF, "--steps", "4", "--out", str(out)]
+    process = subprocess.Popen([sys.executable, "-c", SLOW, "train", *words], stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline() == "loading\n"
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == code, stderr
+    assert stderr.count("\n") == 1
+    ended = json.loads((out / "exit.json").read_text())
+    assert (ended["code"], ended["requeue"], ended["step"]) == (code, requeue, 2 if saved else 0)
+    assert run(["train", *words]) == 0
+
+
 def test_a_full_disk_is_exit_5_and_the_last_checkpoint_stays(tmp_path):
     """When a checkpoint no longer fits: path and bytes in one line, code 5, the earlier checkpoint verifies."""
     out = tmp_path / "r"

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from pctool.errors import InputError
-from pctool.training.ranks import Ranks, first_host, placement
+from pctool.training.placement import first_host, placement
+from pctool.training.ranks import Ranks
 
 HERE = Path(__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -98,14 +99,38 @@ def test_the_command_runs_under_torchrun_and_a_dead_rank_ends_the_job(tmp_path):
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
 
 
-def test_a_refusal_is_said_once(tmp_path):
-    """A batch that does not divide: no run folder, one line that says so, no rank left."""
-    command = [*TORCHRUN, "-m", "pctool", "train", "--batch-size", "5", "--steps", "1", "--out", str(tmp_path / "run")]
-    result = subprocess.run(
-        command, env={**os.environ, **ALONE}, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert result.returncode == 1  # the launcher hides a worker's code
-    assert "--batch-size 5 does not divide among 2 processes" in result.stderr
+def refused(*arguments: object) -> list[tuple[int, str]]:
+    """Code and words of two processes that srun would start with these arguments."""
+    srun = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid())}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "pctool", "train", *map(str, arguments)],
+            env={**os.environ, **ALONE, **srun, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    words = [process.communicate(timeout=120)[1] for process in processes]
+    return [(process.returncode, said) for process, said in zip(processes, words, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--stepz", 1], 2, "--stepz"),
+        (["--dataset", "cifra10"], 2, "cifar10"),
+        (["--batch-size", 5, "--steps", 1], 2, "--batch-size 5 does not divide among 2 processes"),
+        (["--dataset", "cifar10"], 4, "cifar10 is not here"),
+    ],
+)
+def test_a_refusal_is_said_once(tmp_path, arguments, code, words):
+    """Whether a usage error, a setting, or what the processes find out together: the first says it in one line, all
+    end with its code, and there is no run folder."""
+    first, second = refused("--out", tmp_path / "run", *arguments)
+    assert (first[0], first[1].count("\n")) == (code, 1)
+    assert words in first[1]
+    assert second == (code, "")
     assert not (tmp_path / "run").exists()
 
 

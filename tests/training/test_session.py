@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import time
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from pctool.core import checkpoint as checkpoints
 from pctool.core import linalg
-from pctool.errors import InputError, NonFiniteError, WriteError
+from pctool.errors import InputError, NonFiniteError, SavedInterrupt, WriteError
 from pctool.training import loop, preflight, session, signals
 from pctool.training.config import resolve
 
@@ -204,11 +205,57 @@ def test_a_lagging_power_iteration_is_said_once(tmp_path, monkeypatch):
 
 def test_the_time_limit_saves_and_asks_for_a_requeue(tmp_path):
     """A limit that has passed ends the run after its step, saved, to be queued again; the same command continues."""
-    part = run(tmp_path / "parts", steps=4, time_limit=1e-9)
+
+    class Late(Watcher):
+        def begin(self, step, total_steps):
+            self.request._deadline = 0.0
+
+    late = Late()
+    config = resolve({**SMALL, "out": tmp_path / "parts", "steps": 4, "time_limit": 60})
+    with session.opened(config) as opened:
+        late.request = opened.stop
+        part = opened.train(late)
     assert (part.finished, part.requeue, part.step) == (False, True, 1)
     run(tmp_path / "parts", steps=4)
     run(tmp_path / "whole", steps=4)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("stop_by", ["SIGTERM", "SIGUSR2", "time limit"])
+def test_loading_ends_at_once(tmp_path, monkeypatch, stop_by):
+    """A signal or the time limit while data are loaded: nothing is waited for. USR2 and the limit ask for a requeue;
+    TERM leaves a saved run as it is, and where nothing was computed it is an interrupt. The run folder is let go."""
+
+    def slow(config, **progress):
+        if stop_by != "time limit":
+            signals.signal.raise_signal(signals.signal.Signals[stop_by])
+        time.sleep(60)
+
+    flags = {"steps": 4, "time_limit": 1e-3 if stop_by == "time limit" else None}
+    began = time.monotonic()
+    with monkeypatch.context() as patched:
+        patched.setattr("pctool.training.images.load", slow)
+        with pytest.raises(KeyboardInterrupt if stop_by == "SIGTERM" else SavedInterrupt):
+            run(tmp_path / "run", **flags)
+        assert not (tmp_path / "run").exists()
+    run(tmp_path / "run", steps=2)
+    with monkeypatch.context() as patched:
+        patched.setattr("pctool.training.images.load", slow)
+        with pytest.raises(SavedInterrupt, match="while loading data; the run is saved at step 2"):
+            run(tmp_path / "run", **flags)
+    assert time.monotonic() - began < 50
+    assert signals.signal.getitimer(signals.signal.ITIMER_REAL) == (0, 0)
+    assert run(tmp_path / "run", steps=4).finished
+
+
+def test_anothers_checkpoint_in_the_folder_is_refused(tmp_path):
+    """A checkpoint of the same shape copied in from a run with another seed: one line that names it."""
+    run(tmp_path / "run", steps=4)
+    run(tmp_path / "other", steps=6, seed=1)
+    for path in (tmp_path / "other/checkpoints").glob("00000006.*"):
+        shutil.copy(path, tmp_path / "run/checkpoints")
+    with pytest.raises(InputError, match=r"checkpoint is of another run \(seed: 1 -> 0\)"):
+        run(tmp_path / "run", steps=8)
 
 
 def test_a_collapse_is_recorded_and_stops_only_where_asked(tmp_path, monkeypatch):

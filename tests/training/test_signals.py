@@ -81,3 +81,37 @@ def test_seconds_left(monkeypatch):
     assert seconds_left("auto") is None
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 600))
     assert seconds_left("auto") == pytest.approx(480, abs=3)
+
+
+def test_at_once_interrupts_once_and_ends_with_its_block():
+    """In the block the first signal raises and a second TERM does not; after it signals only ask again; one that came
+    before the block raises when it begins."""
+
+    def load():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)  # what cleans up is left alone
+
+    with listen(3600) as stop:
+        with pytest.raises(KeyboardInterrupt), stop.at_once():
+            load()
+        signal.raise_signal(signal.SIGUSR2)
+        assert stop.signal is signal.SIGUSR2
+        with pytest.raises(KeyboardInterrupt), stop.at_once():
+            raise AssertionError("not reached")
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_at_once_keeps_the_time_limit():
+    """The block is interrupted when the time is up; one that is done before is not, and leaves no alarm."""
+    with listen(0.05) as stop:
+        with pytest.raises(KeyboardInterrupt), stop.at_once():
+            time.sleep(30)
+        assert stop.requeue
+        assert stop.describe() == "time limit"
+    with listen(0.2) as stop:
+        with stop.at_once():
+            pass
+        time.sleep(0.3)
+        assert stop.requested
