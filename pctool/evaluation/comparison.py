@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +14,10 @@ from pctool.evaluation.features import INCEPTION, Extractor
 from pctool.evaluation.frechet import Moments, frechet_distance
 from pctool.evaluation.inception_score import InceptionScore
 from pctool.evaluation.kid import kid
+from pctool.evaluation.metric_names import Metric
 from pctool.evaluation.precision_recall import precision_recall
 from pctool.evaluation.reference import Reference
 
-Metric = Literal["fid", "kid", "is", "pr"]
 # Only Inception's scores are called so; another network's name follows the other keys.
 INCEPTION_KEYS = {"fid": "fid", "kid": "kid", "is": "inception_score", "precision": "precision", "recall": "recall"}
 OTHER_KEYS = {"fid": "fd", "kid": "kd", "is": "is", "precision": "precision", "recall": "recall"}

@@ -6,22 +6,21 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pctool.errors import InputError
-from pctool.evaluation.comparison import Collected, Metric, View, collect, joined, key, scores_of
+from pctool.evaluation.comparison import Collected, View, collect, joined, key, scores_of
 from pctool.evaluation.features import Extractor
 from pctool.evaluation.images import ImageArray, Images
+from pctool.evaluation.metric_names import Metric
 from pctool.evaluation.metrics_file import Metrics, Protocol, versions
 from pctool.evaluation.precision_recall import NEIGHBOURS
 from pctool.evaluation.reference import Reference, from_statistics, reference
 from pctool.evaluation.resizers import Resizer
 from pctool.evaluation.statistics_file import About
 
-METRICS: tuple[Metric, ...] = get_args(Metric)
 USUAL: tuple[Metric, ...] = ("fid", "kid", "is")
 Gather = Callable[[Callable[[], Collected]], Sequence[Collected]]
 

@@ -1,5 +1,6 @@
 """Samples collected in parts, as several processes do, against one pass."""
 
+import itertools
 import pickle
 
 import numpy as np
@@ -10,8 +11,8 @@ from pctool.evaluation import comparison
 from pctool.evaluation.comparison import View, collect, joined, scores_of
 from pctool.evaluation.features import Extractor
 from pctool.evaluation.frechet import Moments
+from pctool.evaluation.metric_names import METRICS
 from pctool.evaluation.reference import Reference
-from pctool.evaluation.score import METRICS
 from pctool.evaluation.statistics_file import Statistics
 
 RNG = np.random.default_rng(0)
@@ -48,7 +49,7 @@ def test_parts_give_the_scores_of_the_whole(edges, n_fake):
     """Parts that went through pickle, joined in their order, give every score of one pass to 1e-12; a part may be
     empty, or lie beyond the samples that the distances count."""
     whole = scores_of(part(0, 95, n_fake), views(), METRICS, n_expected=95, seed=2)
-    parts = [part(first, end, n_fake) for first, end in zip(edges, edges[1:], strict=False)]
+    parts = [part(first, end, n_fake) for first, end in itertools.pairwise(edges)]
     together = joined([pickle.loads(pickle.dumps(each)) for each in parts])
     assert (together.n, together.moments[0].n, together.shape) == (95, n_fake, (1, 3, 3))
     np.testing.assert_array_equal(together.features, part(0, 95, n_fake).features)

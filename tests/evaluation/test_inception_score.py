@@ -1,5 +1,7 @@
 """Inception score against its definition, and at its extremes."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -71,7 +73,7 @@ def test_parts_of_the_images_add_up(seed, cuts):
     p = np.random.default_rng(0).dirichlet(np.ones(6), 103)
     edges = (0, *cuts, 103)
     streams = []
-    for first, end in zip(edges, edges[1:], strict=False):
+    for first, end in itertools.pairwise(edges):
         streams.append(InceptionScore(103, seed=seed, first=first))
         if end > first:
             streams[-1].update(p[first:end])
