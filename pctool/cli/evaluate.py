@@ -105,6 +105,8 @@ def evaluate(  # noqa: PLR0917  # every setting is a flag of its own
         raise InputError(
             f"{source} is not there; name a run folder, a checkpoint, a folder or ZIP of images, or an .npz with arr_0"
         )
+    if weights is not None and not weights.is_file():
+        raise InputError(f"--weights {weights} is not there, or no file; name the weights file itself")
     wanted = metric_names.chosen(metrics)
     from pctool.cli import evaluation_plan, evaluation_session
 

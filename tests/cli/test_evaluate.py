@@ -205,6 +205,7 @@ def bad_inputs(place):
         (("run", "--metrics", "fid,prd"), "fid, kid, is, pr"),
         (("run", "--metrics", ","), "fid, kid, is"),
         (("run", "--metrics", "fdi"), "did you mean fid"),
+        (("run", "--extractor", "inception", "--weights", "absent.pth"), "--weights absent.pth is not there"),
     ]
 
 
