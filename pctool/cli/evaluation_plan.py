@@ -57,8 +57,8 @@ class Plan:
     batch_size: int
 
 
-def of_files(request: Request, extractor: str) -> Plan:
-    """Finished images count whole, or as many as the flags say, under no protocol's name."""
+def check_for_files(request: Request) -> None:
+    """InputError for what finished images do not go with, before they are read: that may take minutes."""
     given = {
         "--network": request.network,
         "--bn": request.bn,
@@ -72,6 +72,12 @@ def of_files(request: Request, extractor: str) -> Plan:
         raise InputError(
             f"--protocol {request.protocol} is for runs and checkpoints; files are scored whole, or by --n-fake"
         )
+    if request.against is None:
+        raise InputError(f"what is {request.source} to be compared with? add --against DATASET or FOLDER")
+
+
+def of_files(request: Request, extractor: str) -> Plan:
+    """Finished images count whole, or as many as the flags say, under no protocol's name."""
     return Plan(
         name=CUSTOM,
         extractor=extractor,

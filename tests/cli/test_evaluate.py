@@ -193,6 +193,7 @@ def bad_inputs(place):
         (("mixed", *against, "--n-real", "9"), "takes 32x32 images, these are 16x16 grey"),
         (("colour", *against, "--n-real", "9"), "takes grey images"),
         (("clothes",), "--against"),
+        (("empty", "--bn", "batch"), "--bn is for runs and checkpoints"),  # before the folder is read
         (("clothes", "--against", "fashion-mnst"), "did you mean fashion-mnist"),
         (("clothes", *against, "--n-fake", "51"), "more than the 50"),
         (("run", "--n-fake", "9", "--n-real", "10001"), "more than the 10,000"),
