@@ -22,10 +22,10 @@ import torch
 import typer
 from numpy.typing import NDArray
 
-from pctool.evaluation.comparison import Metric
 from pctool.evaluation.features import Extractor
 from pctool.evaluation.images import ImageArray
-from pctool.evaluation.score import METRICS, score
+from pctool.evaluation.metric_names import chosen
+from pctool.evaluation.score import score
 
 SIZE = 8  # pixels a side: the images themselves are to weigh little
 N_FEATURES, N_CLASSES = 2048, 1008  # of Inception
@@ -58,7 +58,7 @@ def main(
     json_: Annotated[bool, typer.Option("--json", help="JSON instead of a line.")] = False,
 ) -> None:
     """Scores random images, and prints the peak memory of this process."""
-    wanted: tuple[Metric, ...] = tuple(metric for metric in METRICS if metric in metrics.split(","))
+    wanted = chosen(metrics)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PCTOOL_CACHE_DIR"] = folder

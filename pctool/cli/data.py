@@ -140,9 +140,8 @@ def fetch(
     if name not in catalog.DATASETS:
         from pctool.cli import weights
 
-        if weights.is_known(name):
-            weights.report(name, as_json=as_json)
-            return
+        weights.report(name, as_json=as_json)
+        return
     archive = catalog.describe(name).archive
     with console.progress(f"fetching {name}", archive.size if archive else 0, "bytes") as advance:
         outcome = acquire.fetch(name, data_dir, advance, console.note)

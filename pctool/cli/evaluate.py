@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from pctool.errors import InputError
+from pctool.evaluation import metric_names
 
 WHAT = "What is scored"
 HOW = "How"
@@ -104,6 +105,9 @@ def evaluate(  # noqa: PLR0917  # every setting is a flag of its own
         raise InputError(
             f"{source} is not there; name a run folder, a checkpoint, a folder or ZIP of images, or an .npz with arr_0"
         )
+    if weights is not None and not weights.is_file():
+        raise InputError(f"--weights {weights} is not there, or no file; name the weights file itself")
+    wanted = metric_names.chosen(metrics)
     from pctool.cli import evaluation_plan, evaluation_session
 
     evaluation_session.run(
@@ -118,7 +122,7 @@ def evaluate(  # noqa: PLR0917  # every setting is a flag of its own
             bn=bn,
             seed=seed,
             repeats=repeats,
-            metrics=metrics,
+            metrics=wanted,
             protocol=protocol,
             resizer=resizer,
             extractor=extractor,

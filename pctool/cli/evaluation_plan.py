@@ -8,11 +8,10 @@ from typing import Literal
 
 from pctool.errors import InputError
 from pctool.evaluation import features
-from pctool.evaluation.comparison import Metric
 from pctool.evaluation.generate import BatchNorm
+from pctool.evaluation.metric_names import Metric
 from pctool.evaluation.protocols import CUSTOM, PROTOCOLS, default_for
 from pctool.evaluation.resizers import Resizer
-from pctool.evaluation.score import METRICS
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Request:
     bn: BatchNorm | None
     seed: int
     repeats: int
-    metrics: str
+    metrics: tuple[Metric, ...]
     protocol: str | None
     resizer: Literal["clean", "legacy", "both"] | None
     extractor: str | None
@@ -58,8 +57,8 @@ class Plan:
     batch_size: int
 
 
-def of_files(request: Request, extractor: str) -> Plan:
-    """Finished images count whole, or as many as the flags say, under no protocol's name."""
+def check_for_files(request: Request) -> None:
+    """InputError for what finished images do not go with, before they are read: that may take minutes."""
     given = {
         "--network": request.network,
         "--bn": request.bn,
@@ -73,10 +72,16 @@ def of_files(request: Request, extractor: str) -> Plan:
         raise InputError(
             f"--protocol {request.protocol} is for runs and checkpoints; files are scored whole, or by --n-fake"
         )
+    if request.against is None:
+        raise InputError(f"what is {request.source} to be compared with? add --against DATASET or FOLDER")
+
+
+def of_files(request: Request, extractor: str) -> Plan:
+    """Finished images count whole, or as many as the flags say, under no protocol's name."""
     return Plan(
         name=CUSTOM,
         extractor=extractor,
-        metrics=_metrics(request.metrics),
+        metrics=request.metrics,
         resizers=_resizers(request.resizer),
         n_fake=request.n_fake,
         n_real=request.n_real,
@@ -108,7 +113,7 @@ def of_run(request: Request, extractor: str, dataset: str) -> Plan:
     return Plan(
         name=name if as_named else CUSTOM,
         extractor=extractor,
-        metrics=_metrics(request.metrics),
+        metrics=request.metrics,
         resizers=resizers,
         n_fake=request.n_fake or protocol.n_fake,
         n_real=request.n_real or protocol.n_real,
@@ -127,11 +132,3 @@ def _resizers(name: str | None) -> tuple[Resizer, ...] | None:
         "both": ("clean", "legacy"),
     }
     return None if name is None else allowed[name]
-
-
-def _metrics(text: str) -> tuple[Metric, ...]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in METRICS]
-    if unknown or not names:
-        raise InputError(f"--metrics {text!r}: allowed are {', '.join(METRICS)}, separated by commas")
-    return tuple(metric for metric in METRICS if metric in names)

@@ -14,7 +14,7 @@ from pctool import files
 from pctool.cli import evaluation_plan, weights
 from pctool.cli.console import note, output, print_json, progress
 from pctool.cli.evaluation_plan import Plan, Request
-from pctool.cli.evaluation_sources import Batches, Trained, opened, real_images
+from pctool.cli.evaluation_sources import Batches, Trained, is_images, opened, real_images
 from pctool.errors import InputError
 from pctool.evaluation import features, samples_out, statistics_file
 from pctool.evaluation.features import Extractor
@@ -28,13 +28,11 @@ from pctool.training.config import resolve_device
 
 def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> None:
     """Scores, keeps the answer where it belongs, and prints it."""
-    _check_outputs(request, out)
+    _check(request, out)
     device = torch.device(resolve_device(request.device))
     source = opened(request.source)
-    dataset = source.config["dataset"] if isinstance(source, Trained) else None
-    against = request.against or dataset
-    if against is None:
-        raise InputError(f"what is {request.source} to be compared with? add --against DATASET or FOLDER")
+    against = request.against or (source.config["dataset"] if isinstance(source, Trained) else None)
+    assert against is not None  # of files it was asked for
     name = request.extractor or features.default_for(against)
     trained = isinstance(source, Trained)
     plan = evaluation_plan.of_run(request, name, against) if trained else evaluation_plan.of_files(request, name)
@@ -59,8 +57,10 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
         files.append_line(source.run / "metrics.jsonl", answer.model_dump_json())
 
 
-def _check_outputs(request: Request, out: Path | None) -> None:
+def _check(request: Request, out: Path | None) -> None:
     """What would fail after minutes fails at once."""
+    if request.source is not None and is_images(request.source):
+        evaluation_plan.check_for_files(request)
     if request.samples_out is not None:
         samples_out.check_free(request.samples_out)
         if request.repeats > 1:

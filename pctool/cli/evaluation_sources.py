@@ -60,13 +60,18 @@ def opened(source: Path | None) -> Trained | Images:
     if source is None:
         source = _newest_run()
         note(f"scoring the newest run, {source}")
+    if is_images(source):
+        return _read_once(source)
     if _is_run(source):
         return Trained(checkpoints.read(checkpoints.latest(source)), source)
-    if source.is_file() and source.suffix.lower() not in (".zip", ".npz"):
-        parent = source.parent.parent
-        in_run = source.parent.name == "checkpoints" and _is_run(parent)
-        return Trained(checkpoints.read(source), parent if in_run else None)
-    return _read_once(source)
+    parent = source.parent.parent
+    in_run = source.parent.name == "checkpoints" and _is_run(parent)
+    return Trained(checkpoints.read(source), parent if in_run else None)
+
+
+def is_images(source: Path) -> bool:
+    """Whether these are finished images: a folder that is no run, a ZIP or an .npz."""
+    return not _is_run(source) and (source.is_dir() or source.suffix.lower() in (".zip", ".npz"))
 
 
 def real_images(

@@ -271,7 +271,7 @@ class _Silent:
         pass
 
     def scoring(self, total: int) -> contextlib.AbstractContextManager[Callable[[int], object]]:
-        raise AssertionError("only the first process scores")
+        raise AssertionError("only the first process shows scores")
 
 
 def _status(report: StepReport) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,35 +14,46 @@ from pctool.evaluation.features import INCEPTION, Extractor
 from pctool.evaluation.frechet import Moments, frechet_distance
 from pctool.evaluation.inception_score import InceptionScore
 from pctool.evaluation.kid import kid
+from pctool.evaluation.metric_names import Metric
 from pctool.evaluation.precision_recall import precision_recall
 from pctool.evaluation.reference import Reference
 
-Metric = Literal["fid", "kid", "is", "pr"]
 # Only Inception's scores are called so; another network's name follows the other keys.
 INCEPTION_KEYS = {"fid": "fid", "kid": "kid", "is": "inception_score", "precision": "precision", "recall": "recall"}
 OTHER_KEYS = {"fid": "fd", "kid": "kd", "is": "is", "precision": "precision", "recall": "recall"}
 
 
-@dataclass
+@dataclass(frozen=True)
 class View:
-    """The network behind one resizer, what the real images gave it, and the moments of the samples so far."""
+    """The network behind one resizer, and what the real images gave it (None where only the samples count)."""
 
     extractor: Extractor
-    known: Reference | None
-    moments: Moments | None = None
+    known: Reference | None = None
 
-    def add(self, features: NDArray[np.float32]) -> None:
-        """Adds features [n, d] of samples. InputError where the real images' are of another dimension."""
-        dim = features.shape[1]
-        if self.moments is None:
-            self.moments = Moments(dim)
-            theirs = dim if self.known is None else len(self.known.statistics.mean)
-            if theirs != dim:
-                raise InputError(f"the statistics are of {theirs:,} features, {self.extractor.name} gives {dim:,}")
-        self.moments.update(features)
+    def moments(self, dim: int) -> Moments:
+        """Empty moments of `dim` features. InputError where the real images' are of another dimension."""
+        theirs = dim if self.known is None else len(self.known.statistics.mean)
+        if theirs != dim:
+            raise InputError(f"the statistics are of {theirs:,} features, {self.extractor.name} gives {dim:,}")
+        return Moments(dim)
 
 
-def compare(
+@dataclass
+class Collected:
+    """What scores need of `n` samples in a row, of [C, H, W] `shape`.
+
+    Moments of every view that has seen some, in their order; the first view's features, float32 [n, d], where they
+    are needed; and its probabilities' sums.
+    """
+
+    moments: list[Moments]
+    features: NDArray[np.float32] | None
+    inception: InceptionScore
+    n: int
+    shape: tuple[int, ...]
+
+
+def collect(
     fake: Iterable[NDArray[np.uint8]],
     views: Sequence[View],
     metrics: Sequence[Metric],
@@ -51,68 +61,92 @@ def compare(
     n_fake: int,
     n_is: int,
     seed: int,
-    advance: Callable[[int], object],
-) -> tuple[dict[str, float], tuple[int, ...]]:
-    """The scores of samples that arrive in batches uint8 [b, C, H, W], and the shape [C, H, W] of the first.
+    first: int = 0,
+    advance: Callable[[int], object] = lambda n: None,
+) -> Collected:
+    """What there is to know of samples that arrive in batches uint8 [b, C, H, W]: all, or those from `first` on.
 
-    The first `n_fake` count for all but the inception score, which takes the first `n_is`; the Frechet distance is
-    computed in every view, all else in the first. ValueError where another number of samples comes.
+    Of the whole set the first `n_fake` count for all but the inception score, which takes the first `n_is`; the
+    Frechet distance is computed in every view, all else in the first.
     """
-    inception = InceptionScore(n_is, seed=seed)
+    inception = InceptionScore(n_is, seed=seed, first=first)
     store = FeatureStore(n_fake)
-    seen, shape = 0, ()
-    expected = max(n_fake, n_is) if "is" in metrics else n_fake
+    moments: list[Moments] = []
+    n, shape = 0, ()
     for batch in fake:
         shape = shape or batch.shape[1:]
-        n_counted = max(0, min(len(batch), n_fake - seen))
-        n_classified = max(0, min(len(batch), n_is - seen)) if "is" in metrics else 0
+        n_counted = max(0, min(len(batch), n_fake - first - n))
+        n_classified = max(0, min(len(batch), n_is - first - n)) if "is" in metrics else 0
         for i, view in enumerate(views):
-            n = max(n_counted, n_classified) if i == 0 else n_counted
-            if n == 0:
+            n_seen = max(n_counted, n_classified) if i == 0 else n_counted
+            if n_seen == 0:
                 continue
-            features, probabilities = view.extractor(batch[:n])
+            features, probabilities = view.extractor(batch[:n_seen])
             if n_counted:
-                view.add(features[:n_counted])
+                if len(moments) == i:
+                    moments.append(view.moments(features.shape[1]))
+                moments[i].update(features[:n_counted])
             if i == 0 and n_counted and {"kid", "pr"} & set(metrics):
                 store.append(features[:n_counted])
             if i == 0 and n_classified and probabilities is not None:
                 inception.update(probabilities[:n_classified])
-        seen += len(batch)
+        n += len(batch)
         advance(len(batch))
-    if seen != expected:
-        raise ValueError(f"{seen} samples came, {expected} were announced")
-    return _scores(views, metrics, store, inception, seed), shape
+    return Collected(moments, store.features if len(store) else None, inception, n, shape)
 
 
-def _scores(
-    views: Sequence[View], metrics: Sequence[Metric], store: FeatureStore, inception: InceptionScore, seed: int
+def joined(parts: Sequence[Collected]) -> Collected:
+    """Parts of one set of samples, in the order of the samples, as if one process had seen them all."""
+    whole, *others = parts
+    for part in others:
+        for ours, theirs in zip(whole.moments, part.moments, strict=False):  # a part beyond n_fake has none
+            ours.merge(theirs)
+        whole.inception.merge(part.inception)
+        whole.n += part.n
+    found = [part.features for part in parts if part.features is not None]
+    if len(found) > 1:
+        store = FeatureStore(sum(map(len, found)))
+        for features in found:
+            store.append(features)
+        whole.features = store.features
+    return whole
+
+
+def scores_of(
+    samples: Collected, views: Sequence[View], metrics: Sequence[Metric], *, n_expected: int, seed: int
 ) -> dict[str, float]:
+    """The scores of all the samples by name. ValueError where they are not `n_expected`."""
+    if samples.n != n_expected:
+        raise ValueError(f"{samples.n} samples came, {n_expected} were announced")
     extractor, known = views[0].extractor, views[0].known
     scores: dict[str, float] = {}
     if "fid" in metrics:
-        for view in views:
-            assert view.moments is not None
+        for view, moments in zip(views, samples.moments, strict=True):
             assert view.known is not None
             theirs = view.known.statistics
             suffix = "_legacy" if view.extractor.resizer == "legacy" else ""
-            distance = frechet_distance(view.moments.mean, view.moments.cov, theirs.mean, theirs.cov)
+            distance = frechet_distance(moments.mean, moments.cov, theirs.mean, theirs.cov)
             scores[key("fid", extractor) + suffix] = distance
     if "kid" in metrics:
-        assert known is not None
-        assert known.features is not None
-        found = kid(store.features, known.features, seed=seed)
+        real, fake = _both(known, samples)
+        found = kid(fake, real, seed=seed)
         for suffix, value in zip(("", "_std", "_se"), found, strict=True):
             scores[key("kid", extractor) + suffix] = value
     if "is" in metrics:
         name = key("is", extractor)
-        scores[name], scores[f"{name}_std"] = inception.result()
+        scores[name], scores[f"{name}_std"] = samples.inception.result()
     if "pr" in metrics:
-        assert known is not None
-        assert known.features is not None
-        scores[key("precision", extractor)], scores[key("recall", extractor)] = precision_recall(
-            known.features, store.features
-        )
+        real, fake = _both(known, samples)
+        scores[key("precision", extractor)], scores[key("recall", extractor)] = precision_recall(real, fake)
     return scores
+
+
+def _both(known: Reference | None, samples: Collected) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The features of the real images and of the samples."""
+    assert known is not None
+    assert known.features is not None
+    assert samples.features is not None
+    return known.features, samples.features
 
 
 def key(score_name: str, extractor: Extractor) -> str:

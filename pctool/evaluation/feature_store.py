@@ -32,6 +32,9 @@ class FeatureStore:
         self._array[self._filled : self._filled + len(features)] = features
         self._filled += len(features)
 
+    def __len__(self) -> int:
+        return self._filled
+
     @property
     def features(self) -> NDArray[np.float32]:
         """What has been added, [n, d]. ValueError before the first batch."""

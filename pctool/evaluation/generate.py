@@ -25,9 +25,18 @@ def to_uint8(x: torch.Tensor) -> NDArray[np.uint8]:
 
 @torch.inference_mode()
 def generate(
-    G: nn.Module, n: int, *, seed: int, batch_size: int, device: torch.device, bn: BatchNorm = "running"
+    G: nn.Module,
+    n: int,
+    *,
+    seed: int,
+    batch_size: int,
+    device: torch.device,
+    bn: BatchNorm = "running",
+    part: range | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
     """Yields `n` images in batches: uint8 [b, C, H, W], b at most `batch_size`. G itself is left as it was.
+
+    With `part` only the batches that begin in it, the same as without.
 
     z is one stream of N(0, I) given by `seed`, so image i depends on (seed, i) alone: n and batch_size change
     nothing beyond float rounding. With `bn="batch"` batch norm uses the statistics of the batch instead, as the
@@ -44,4 +53,6 @@ def generate(
         wanted = min(batch_size, n - start)
         drawn = batch_size if bn == "batch" else wanted
         z = torch.from_numpy(rng.standard_normal((drawn, dim_z), dtype=np.float32))
+        if part is not None and start not in part:
+            continue
         yield to_uint8(G(z.to(device))[:wanted])

@@ -6,23 +6,23 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pctool.errors import InputError
-from pctool.evaluation.comparison import Metric, View, compare, key
+from pctool.evaluation.comparison import Collected, View, collect, joined, key, scores_of
 from pctool.evaluation.features import Extractor
 from pctool.evaluation.images import ImageArray, Images
+from pctool.evaluation.metric_names import Metric
 from pctool.evaluation.metrics_file import Metrics, Protocol, versions
 from pctool.evaluation.precision_recall import NEIGHBOURS
 from pctool.evaluation.reference import Reference, from_statistics, reference
 from pctool.evaluation.resizers import Resizer
 from pctool.evaluation.statistics_file import About
 
-METRICS: tuple[Metric, ...] = get_args(Metric)
 USUAL: tuple[Metric, ...] = ("fid", "kid", "is")
+Gather = Callable[[Callable[[], Collected]], Sequence[Collected]]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ def score(
     skipped: Sequence[str] = (),
     notes: Sequence[str] = (),
     advance: Callable[[int], object] = lambda n: None,
+    gather: Gather = lambda own: [own()],
 ) -> Metrics:
     """Scores samples that arrive in batches, uint8 [b, C, H, W], against real images or a statistics file.
 
@@ -62,7 +63,8 @@ def score(
     or for Inception `clean`, `legacy` or both; the Frechet distance is computed with each, all else with the first.
     `seed` draws KID's subsets and the parts of the inception score, and is recorded as the seed of the samples.
     `protocol`, `split`, `network`, `bn`, `step`, `skipped` and `notes` are recorded. `advance` counts every real
-    image (once a resizer) and every sample.
+    image (once a resizer) and every sample. `gather` is for samples split among processes, of which this one has the
+    first part: it does this one's work and gives the parts of all, which the others get from `comparison.collect`.
 
     InputError: counts that cannot be, or images the extractor does not take. ValueError: another number of samples.
     """
@@ -71,16 +73,23 @@ def score(
     n_is = n_fake if n_is is None else n_is
     n_real = _counts(real, n_fake, n_is if "is" in metrics else n_fake, n_real, n_resizers=len(resizers or ()))
     wanted = _wanted(metrics, extractor, real, n_fake, n_real)
-    views = []
-    for resizer in (resizers or (extractor.resizer,))[: None if "fid" in wanted.metrics else 1]:
-        view = extractor.with_resizer(resizer)
-        views.append(
-            View(view, _known(real, view, wanted, n_real, split=split, batch_size=batch_size, advance=advance))
-        )
-    scores, shape = compare(fake, views, wanted.metrics, n_fake=n_fake, n_is=n_is, seed=seed, advance=advance)
+    views: list[View] = []
+
+    def own() -> Collected:
+        for resizer in (resizers or (extractor.resizer,))[: None if "fid" in wanted.metrics else 1]:
+            view = extractor.with_resizer(resizer)
+            known = _known(real, view, wanted, n_real, split=split, batch_size=batch_size, advance=advance)
+            views.append(View(view, known))
+        return collect(fake, views, wanted.metrics, n_fake=n_fake, n_is=n_is, seed=seed, advance=advance)
+
+    parts = gather(own)
+    advance(sum(part.n for part in parts[1:]))
+    samples = joined(parts)
+    n_expected = max(n_fake, n_is) if "is" in wanted.metrics else n_fake
+    scores = scores_of(samples, views, wanted.metrics, n_expected=n_expected, seed=seed)
     about = views[0].known.statistics.about if views[0].known else None
     n_real = n_real or (about.n if about else None)
-    remarks = _notes(views, wanted.metrics, n_fake=n_fake, n_real=n_real, fake_shape=shape, real=real)
+    remarks = _notes(views, wanted.metrics, n_fake=n_fake, n_real=n_real, samples=samples, real=real)
     return Metrics(
         step=step,
         scores=scores,
@@ -90,7 +99,7 @@ def score(
             n_fake=n_fake,
             n_is=n_is if "is" in wanted.metrics else None,
             split=split or (about.split if about else None),
-            resolution=shape[1],
+            resolution=samples.shape[1],
             resizer="both" if len(views) > 1 else views[0].extractor.resizer,
             network=network,
             bn=bn,
@@ -177,21 +186,21 @@ def _notes(
     *,
     n_fake: int,
     n_real: int | None,
-    fake_shape: tuple[int, ...],
+    samples: Collected,
     real: Images | Path,
 ) -> list[str]:
     extractor = views[0].extractor
     notes = [extractor.note] if extractor.note else []
-    dim = len(views[0].moments.mean) if views[0].moments else 0
+    dim = len(samples.moments[0].mean)
     n = min(n_fake, n_real or n_fake)
     if "fid" in metrics and n <= dim:
         notes.append(
             f"{n:,} images are too few for {dim:,} features: the covariance has not full rank and "
             f"{key('fid', extractor)} is biased upwards; compare it at equal counts only"
         )
-    if not isinstance(real, Path) and fake_shape != real.shape:
+    if not isinstance(real, Path) and samples.shape != real.shape:
         notes.append(
-            f"the samples are {fake_shape[2]}x{fake_shape[1]}, the real images {real.shape[2]}x{real.shape[1]}"
+            f"the samples are {samples.shape[2]}x{samples.shape[1]}, the real images {real.shape[2]}x{real.shape[1]}"
         )
     return notes
 

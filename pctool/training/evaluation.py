@@ -1,17 +1,21 @@
-"""Scores while training: the same code, cache and names as `pctool eval`."""
+"""Scores while training: the same code, cache and names as `pctool eval`. Several ranks split the samples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
+from pctool.errors import MissingError
 from pctool.evaluation import features, protocols, score
+from pctool.evaluation.comparison import View, collect
 from pctool.evaluation.generate import generate
 from pctool.evaluation.images import ImageArray
 from pctool.training import ema, images
 from pctool.training.config import TrainConfig
+from pctool.training.ranks import Ranks
 
 N_FAKE = 10_000  # samples an evaluation: as many as the built-in data has images, and as the paper's code takes
 BATCH_SIZE = 250
@@ -20,10 +24,11 @@ BATCH_SIZE = 250
 class Scorer:
     """Scores G_ema against the whole data set, also where the run trains on a part of it.
 
-    Raises MissingError at once where the extractor is not to be had.
+    Each rank has one, and a part of the samples. Raises MissingError at once where the extractor is not to be had.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, ranks: Ranks = Ranks()) -> None:  # noqa: B008  # frozen
+        self.ranks = ranks
         self.extractor = features.load(features.default_for(config.dataset), device=config.device)
         self.dataset = images.load_whole(config)
         self.seed = config.seed
@@ -34,9 +39,22 @@ class Scorer:
         self.protocol = name if as_named else protocols.CUSTOM
         self.ema_decay = config.ema_decay
 
-    def score(self, G_ema: nn.Module, step: int, advance: Callable[[int], object]) -> dict[str, Any]:
-        """The metrics of `pctool eval` at this step, as JSON values."""
-        samples = generate(G_ema, N_FAKE, seed=self.seed, batch_size=BATCH_SIZE, device=self.extractor.device)
+    def score(
+        self, G_ema: nn.Module, step: int, advance: Callable[[int], object] = lambda n: None
+    ) -> dict[str, Any] | None:
+        """The metrics of `pctool eval` at this step, as JSON values; None on all ranks but the first.
+
+        The parts are whole batches, each the same on any rank; moments and the sums of the inception score are added
+        in float64, features are gathered by rank 0, which alone goes through the real images.
+        """
+        part, device = self.ranks.part(N_FAKE, BATCH_SIZE), self.extractor.device
+        samples = generate(G_ema, N_FAKE, seed=self.seed, batch_size=BATCH_SIZE, device=device, part=part)
+        if not self.ranks.main:
+            n, views, first = N_FAKE, [View(self.extractor)], part.start
+            self.ranks.gathered(
+                lambda: collect(samples, views, score.USUAL, n_fake=n, n_is=n, seed=self.seed, first=first)
+            )
+            return None
         metrics = score.score(
             samples,
             ImageArray(self.dataset.images, self.dataset.sha256),
@@ -51,8 +69,24 @@ class Scorer:
             step=step,
             notes=ema.notes(self.ema_decay, step),
             advance=advance,
+            gather=self.ranks.gathered,
         )
         return metrics.model_dump(mode="json")
+
+
+def opened(config: TrainConfig, ranks: Ranks, say: Callable[[str], object]) -> Scorer | None:
+    """What scores the run, or None with one line at the start where the extractor is not to be had on every rank."""
+    if config.eval_every == 0:
+        return None
+    scorer, problem = None, "another process has not got the weights; put them where all find them"
+    try:
+        scorer = Scorer(config, ranks)
+    except MissingError as error:
+        problem = str(error)
+    if ranks.any(scorer is None, torch.device(config.device)):
+        say(f"no scores while training: {problem}")
+        return None
+    return scorer
 
 
 def distance(scores: dict[str, float]) -> float:

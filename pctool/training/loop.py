@@ -19,6 +19,7 @@ from pctool.core.layers.strength import DELAY
 from pctool.errors import NonFiniteError
 from pctool.training import ema
 from pctool.training.config import TrainConfig
+from pctool.training.evaluation import Scorer
 from pctool.training.losses import LOSSES
 from pctool.training.ranks import Ranks
 from pctool.training.recorder import Recorder, StepReport
@@ -39,12 +40,13 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
     ranks: Ranks,
     stop: StopRequest,
     recorder: Recorder | None,
+    scorer: Scorer | None,
 ) -> bool:
     """Trains from `state.step` to `config.steps`; returns False when it was asked to stop, with the state saved.
 
     reals: batches of uint8 [n, C, H, W] on the training device, from `state.step` on, n the batch size or, of several
-    `ranks`, this one's share of it; the first alone has a `recorder` and writes. Raises NonFiniteError before a
-    non-finite update is applied, WriteError when a file cannot be written.
+    `ranks`, this one's share of it; the first alone has a `recorder` and writes. All have a `scorer`, or none. Raises
+    NonFiniteError before a non-finite update is applied, WriteError when a file cannot be written.
     """
     G, D, pre = state.G, state.D, state.preconditioner
     loss = LOSSES[config.loss]
@@ -134,8 +136,8 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
         stopping = ranks.any(stop.requested, state.device)
         if recorder and (last or stopping or _due(state.step, config.save_every, last)):
             run.save_checkpoint(state.checkpoint(), config.keep)
-        if recorder and _due(state.step, config.eval_every, last):  # when all is safe: a scheduler may not wait for it
-            recorder.evaluate(state)
+        if scorer and _due(state.step, config.eval_every, last):  # when all is safe: a scheduler may not wait for it
+            recorder.evaluate(scorer, state) if recorder else scorer.score(state.G_ema, state.step)
         if stopping and not last:
             return False
     return True

@@ -23,7 +23,7 @@ from pctool.training.placement import placement
 
 T = TypeVar("T")
 
-# Rank 0 scores and records alone while the others wait for it.
+# Rank 0 records, and goes through the real images before the first scores, while the others wait for it.
 PATIENCE = timedelta(hours=2)
 
 
@@ -93,6 +93,32 @@ class Ranks:
         if isinstance(first, PctoolError):
             first.said = not self.main
         raise first
+
+    def part(self, n: int, unit: int) -> range:
+        """This rank's of the numbers below n: one piece after the other, in whole units of which rank 0 has some."""
+        units = -(-n // unit)
+        first, end = (-(-units * rank // self.size) * unit for rank in (self.rank, self.rank + 1))
+        return range(first, min(end, n))
+
+    def gathered(self, work: Callable[[], T]) -> list[T]:
+        """Every rank does its work; rank 0 gets all results, in the ranks' order, the others nothing.
+
+        An error on one rank ends the others quietly too.
+        """
+        if self.size == 1:
+            return [work()]
+        failed = True
+        try:
+            result = work()
+            failed = False
+        finally:
+            on_all: list[Any] = [None] * self.size
+            dist.all_gather_object(on_all, failed)
+            if any(on_all) and not failed:
+                raise SystemExit(1)  # the rank that failed says why
+        results: list[Any] | None = [None] * self.size if self.main else None
+        dist.gather_object(result, results)
+        return results or []
 
     def from_first(self, value: T) -> T:
         """Rank 0's value, on every rank."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pctool.core.polynomial_report import LAYER_UPPER
-from pctool.errors import MissingError
 from pctool.spectrum.measure import Row, measure
 from pctool.spectrum.reader import read_spectrum
 from pctool.spectrum.store import SpectrumWriter
@@ -57,7 +56,6 @@ class Recorder:
     ) -> None:
         self.config, self.folder, self.watcher, self.stop = config, folder, watcher, stop
         self.report = watcher.step
-        self.scorer = _scorer(config, watcher)
         self.board = Board(folder.path / "tensorboard", state.step) if config.tensorboard else None
         self.spectrum = SpectrumWriter(folder.spectrum_path, source=str(folder.path), network="D")
         self.spectrum.truncate_after(state.step if state.step else -1)
@@ -94,12 +92,11 @@ class Recorder:
         if self.config.stop_on_collapse:
             self.stop.collapse = reason
 
-    def evaluate(self, state: TrainingState) -> None:
+    def evaluate(self, scorer: evaluation.Scorer, state: TrainingState) -> None:
         """A line of metrics.jsonl; the checkpoint is kept when it is the best so far."""
-        if self.scorer is None:
-            return
-        with self.watcher.scoring(self.scorer.n_images) as advance:
-            metrics = self.scorer.score(state.G_ema, state.step, advance)
+        with self.watcher.scoring(scorer.n_images) as advance:
+            metrics = scorer.score(state.G_ema, state.step, advance)
+        assert metrics is not None  # on the one rank that records
         before = [evaluation.distance(entry["scores"]) for entry in self.folder.read_log("metrics.jsonl")]
         self.folder.log("metrics.jsonl", metrics)
         if evaluation.distance(metrics["scores"]) < min(before, default=math.inf):
@@ -131,14 +128,3 @@ def _recorded_kappas(folder: RunFolder) -> list[tuple[int, float, float]]:
     recorded = read_spectrum(folder.spectrum_path)
     columns = (recorded.steps, recorded.summary["mean_modified_kappa"], recorded.summary["max_modified_kappa"])
     return [(int(step), float(mean), float(worst)) for step, mean, worst in zip(*columns, strict=True)]
-
-
-def _scorer(config: TrainConfig, watcher: Watcher) -> evaluation.Scorer | None:
-    """What scores the run, or None with one note at the start where the extractor is not to be had."""
-    if config.eval_every == 0:
-        return None
-    try:
-        return evaluation.Scorer(config)
-    except MissingError as error:
-        watcher.note(f"no scores while training: {error}")
-        return None

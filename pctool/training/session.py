@@ -17,7 +17,7 @@ from pctool.data.sampler import SampleOrder
 from pctool.errors import InputError, SavedInterrupt
 from pctool.spectrum.plots import evolution_figure
 from pctool.spectrum.reader import read_spectrum
-from pctool.training import images, loop
+from pctool.training import evaluation, images, loop
 from pctool.training.config import TrainConfig
 from pctool.training.ranks import Ranks
 from pctool.training.recorder import Recorder, Watcher
@@ -138,13 +138,14 @@ def _train(session: Session, watcher: Watcher) -> Outcome:
     order = SampleOrder(len(source), config.seed)
     first = state.step * config.d_iters * config.batch_size
     own = map(ranks.share, order.batches(first, config.batch_size))
+    scorer = evaluation.opened(config, ranks, watcher.note)
     recorder = Recorder(config, folder, state, watcher, stop) if ranks.main else None
     if state.step < config.steps:
         watcher.begin(state.step, config.steps)
     with contextlib.closing(source.batches(own)) as reals, warnings.catch_warnings():
         # torch.compile looks at .grad of the weights that are values, and is told that they have none.
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
-        finished = loop.train(config, reals, state, folder, ranks=ranks, stop=stop, recorder=recorder)
+        finished = loop.train(config, reals, state, folder, ranks=ranks, stop=stop, recorder=recorder, scorer=scorer)
     requeue = ranks.any(stop.requeue, state.device)
     if recorder is None:
         return Outcome(folder.path, state.step, finished, requeue, stop.collapse)

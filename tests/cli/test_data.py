@@ -144,7 +144,10 @@ def test_a_host_out_of_reach_is_exit_code_4(cifar, pctool, monkeypatch):
     ("arguments", "message"),
     [
         (["fetch", "cifar"], "unknown data set 'cifar': allowed are fashion-mnist, cifar10, stl10, "),
-        (["fetch", "cifar"], "lsun-tower; did you mean cifar10?"),
+        (["fetch", "cifar"], "lsun-tower, and of networks that score inception and torchvision's"),
+        (["fetch", "cifar"], "did you mean cifar10?"),
+        (["fetch", "incption"], "did you mean inception?"),
+        (["fetch", "mobilenet_v"], "did you mean mobilenet_v"),
         (["import", "cifar11", "--from", "."], "unknown data set 'cifar11'"),
         (["verify", "stl"], "unknown data set 'stl'"),
         (["import", "cifar10"], "--from"),
@@ -258,3 +261,9 @@ def test_listing_does_not_load_torch(tmp_path):
     environment = {"PCTOOL_DATA_DIR": str(tmp_path), "PATH": ""}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_built_in_network_needs_no_fetching(pctool):
+    """fashion-cnn comes with the package, and `fetch` says so."""
+    code, out, _ = pctool("fetch", "fashion-cnn", "--json")
+    assert (code, json.loads(out)) == (0, {"name": "fashion-cnn", "outcome": "built in", "path": None})

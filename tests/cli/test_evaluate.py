@@ -193,6 +193,7 @@ def bad_inputs(place):
         (("mixed", *against, "--n-real", "9"), "takes 32x32 images, these are 16x16 grey"),
         (("colour", *against, "--n-real", "9"), "takes grey images"),
         (("clothes",), "--against"),
+        (("empty", "--bn", "batch"), "--bn is for runs and checkpoints"),  # before the folder is read
         (("clothes", "--against", "fashion-mnst"), "did you mean fashion-mnist"),
         (("clothes", *against, "--n-fake", "51"), "more than the 50"),
         (("run", "--n-fake", "9", "--n-real", "10001"), "more than the 10,000"),
@@ -204,6 +205,8 @@ def bad_inputs(place):
         (("run", "--extractor", "fashioncnn"), "did you mean fashion-cnn"),
         (("run", "--metrics", "fid,prd"), "fid, kid, is, pr"),
         (("run", "--metrics", ","), "fid, kid, is"),
+        (("run", "--metrics", "fdi"), "did you mean fid"),
+        (("run", "--extractor", "inception", "--weights", "absent.pth"), "--weights absent.pth is not there"),
     ]
 
 
@@ -236,16 +239,19 @@ def test_cuda_where_there_is_none(place, monkeypatch):
 
 
 def test_help_is_light():
-    """The command's module and its --help import neither torch nor numpy nor matplotlib."""
+    """The command's module, its --help and a misspelt metric import neither torch nor numpy nor matplotlib."""
     code = (
         "import sys, typer; from pctool.cli.evaluate import evaluate; app = typer.Typer(); app.command()(evaluate)\n"
+        "from pctool.errors import InputError\n"
         "try: app(['--help'])\n"
         "except SystemExit: pass\n"
+        "try: evaluate(source=None, metrics='fdi')\n"
+        "except InputError: print('refused')\n"
         "print([name for name in ('torch', 'numpy', 'matplotlib', 'cvxpy', 'pydantic') if name in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "Example: pctool eval" in shown
-    assert shown.splitlines()[-1] == "[]"
+    assert shown.splitlines()[-2:] == ["refused", "[]"]
 
 
 def test_repeats_are_the_mean_of_other_z(place, capsys):
@@ -321,7 +327,7 @@ def planned(*, dataset="cifar10", extractor="inception", **flags):
     """The plan of a run with some flags given."""
     from pctool.cli.evaluation_plan import Request, of_run
 
-    empty = dict.fromkeys(Request.__dataclass_fields__) | {"seed": 0, "repeats": 1, "metrics": "fid,is"}
+    empty = dict.fromkeys(Request.__dataclass_fields__) | {"seed": 0, "repeats": 1, "metrics": ("fid", "is")}
     return of_run(Request(**empty | flags), extractor, dataset)
 
 

@@ -100,3 +100,14 @@ def test_the_generator_is_left_as_it_was(bn):
     draw(G, 10, bn=bn)
     assert G.training
     assert all(torch.equal(before[key], value) for key, value in G.state_dict().items())
+
+
+@pytest.mark.parametrize("bn", ["running", "batch"])
+def test_a_part_is_the_same_batches(bn):
+    """The batches that begin in a part are those of the whole, bit for bit, and parts in turn are the whole."""
+    G = Tiny()
+    whole = draw(G, 30, bn=bn)
+    parts = [draw(G, 30, bn=bn, part=part) for part in (range(8), range(8, 24), range(24, 30))]
+    assert [len(part) for part in parts] == [8, 16, 6]
+    assert (np.concatenate(parts) == whole).all()
+    assert list(generate(G, 30, seed=1, batch_size=8, device=CPU, part=range(30, 30))) == []

@@ -1,5 +1,7 @@
 """Inception score against its definition, and at its extremes."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -62,3 +64,22 @@ def test_counts_are_checked():
         score.result()
     with pytest.raises(ValueError, match="announced"):
         score.update(np.full((2, 4), 0.25))
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("cuts", [(41,), (0, 7, 99)])
+def test_parts_of_the_images_add_up(seed, cuts):
+    """Streams of the first, the next and the last images, merged, are one stream of all; others do not merge."""
+    p = np.random.default_rng(0).dirichlet(np.ones(6), 103)
+    edges = (0, *cuts, 103)
+    streams = []
+    for first, end in itertools.pairwise(edges):
+        streams.append(InceptionScore(103, seed=seed, first=first))
+        if end > first:
+            streams[-1].update(p[first:end])
+    whole, *others = streams
+    for other in others:
+        whole.merge(other)
+    assert whole.result() == pytest.approx(streamed(p, seed=seed), rel=1e-13)
+    with pytest.raises(ValueError, match="do not add up"):
+        whole.merge(InceptionScore(103, seed=8))

@@ -1,11 +1,18 @@
 """Scores while training are those of `pctool eval`."""
 
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pctool.cli.main import run
 from pctool.training import evaluation
+from pctool.training.config import resolve
+from pctool.training.ranks import Ranks
+from tests.training.test_ranks import ALONE, TORCHRUN
 
 SMALL = ["--max-images", "60", "--width-g", "8", "--width-d", "8", "--batch-size", "4", "--save-every", "2"]
 
@@ -24,3 +31,36 @@ def test_scores_in_the_run_equal_those_of_eval(tmp_path, monkeypatch, capsys):
     assert again["protocol"]["real_sha256"] == lines[-1]["protocol"]["real_sha256"]
     for name, value in again["scores"].items():
         np.testing.assert_allclose(value, lines[-1]["scores"][name], rtol=1e-6)
+
+
+def test_two_ranks_score_as_one_process(tmp_path, monkeypatch):
+    """Two processes with a part of the samples each give the scores of one to 1e-10 relative, and the same record.
+    Where one of them fails it says why, the other ends too, and neither waits."""
+    monkeypatch.setenv("PCTOOL_CACHE_DIR", str(tmp_path / "cache"))
+    command = [*TORCHRUN, str(Path(__file__).with_name("two_scorers.py")), str(tmp_path / "out.json")]
+    subprocess.run(command, check=True, env={**os.environ, **ALONE}, capture_output=True, timeout=300)
+    found = json.loads((tmp_path / "out.json").read_text())
+    two, one = found["two"], found["one"]
+    assert two.pop("scores") == pytest.approx(one.pop("scores"), rel=1e-10)
+    assert two == one
+    assert two["protocol"]["n_fake"] == 1100
+    assert found["counted"] == 600 + 1100
+    assert (tmp_path / "end1").read_text() == "InputError('a damaged network')"
+    assert (tmp_path / "end0").read_text() == "SystemExit(1)"
+
+
+def test_weights_that_one_rank_lacks(monkeypatch):
+    """Where the extractor is not on every rank nobody scores, and one line says so, on the rank that has it too."""
+
+    class Beside(Ranks):
+        def any(self, flag, device):
+            return True
+
+    said = []
+    config = resolve({"device": "cpu", "eval_every": 5})
+    assert evaluation.opened(config, Beside(0, 2), said.append) is None
+    assert len(said) == 1
+    assert "no scores while training: another process has not got the weights" in said[0]
+    assert evaluation.opened(config, Ranks(), said.append) is not None
+    assert evaluation.opened(resolve({"device": "cpu", "eval_every": 0}), Beside(0, 2), said.append) is None
+    assert len(said) == 1

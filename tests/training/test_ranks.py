@@ -182,3 +182,17 @@ def test_one_process_pays_nothing():
     assert alone.any(True, torch.device("cpu"))
     assert alone.means(torch.tensor(1.0), torch.tensor(2.0)) == [1, 2]
     assert alone.from_first("x") == "x"
+    assert alone.gathered(lambda: "x") == ["x"]
+    assert alone.part(7, 3) == range(7)
+
+
+@pytest.mark.parametrize(("n", "unit", "size"), [(10_000, 250, 4), (10_000, 250, 7), (1100, 250, 2), (80, 250, 3)])
+def test_parts_are_whole_units_in_turn(n, unit, size):
+    """The ranks' parts follow each other to n and begin at a multiple of the unit; the first has some, and none has
+    over a unit more than another."""
+    parts = [Ranks(rank, size).part(n, unit) for rank in range(size)]
+    assert [i for part in parts for i in part] == list(range(n))
+    assert all(part.start % unit == 0 for part in parts if len(part))
+    units = [-(-len(part) // unit) for part in parts]
+    assert units[0] > 0
+    assert max(units) - min(units) <= 1

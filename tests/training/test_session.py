@@ -311,7 +311,7 @@ def test_the_best_checkpoint_by_score_is_kept(tmp_path, monkeypatch):
     class Scorer:
         n_images = 1
 
-        def __init__(self, config):
+        def __init__(self, config, ranks):
             pass
 
         def score(self, G_ema, step, advance):
