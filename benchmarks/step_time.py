@@ -15,7 +15,6 @@ import contextlib
 import copy
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -41,6 +40,7 @@ from pctool.core.models import DIM_Z, build_discriminator, build_generator, defa
 from pctool.core.polynomial import PUBLISHED
 from pctool.training import ema
 from pctool.training.losses import hinge_d, hinge_g
+from pctool.training.memory import peak_mib
 
 CONTRACT = ("none", "sn", "fpc-3", "fpc-5", "fpc-7", "fpc-9", "apc", "svd")
 OTHERS = ("stock", "fpc-7-low", "plug-in", "naive")
@@ -263,13 +263,7 @@ def main(argv: list[str]) -> None:
         for _ in range(3):
             trainings[methods[0]].step(real, z)
         finish()
-        cuda = args.device == "cuda"
-        peak = (
-            torch.cuda.max_memory_allocated() / 2**20
-            if cuda
-            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        )
-        print(peak)
+        print(peak_mib(args.device))
         return
     operations, flops = {}, {}
     for method, training in trainings.items():

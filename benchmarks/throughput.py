@@ -131,7 +131,7 @@ class Ours:
         settings = {"steps": self.state.step + 1, "precision": precision}
         config = self.config.model_copy(update=settings)
         folder = RunFolder(config.out)  # without a recorder nothing is written
-        loop.train(config, self.reals, self.state, folder, ranks=Ranks(), stop=clock, recorder=None)
+        loop.train(config, self.reals, self.state, folder, ranks=Ranks(), stop=clock, recorder=None, scorer=None)
         return clock.seconds
 
 

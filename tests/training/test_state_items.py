@@ -86,6 +86,7 @@ def go_on(method: str, checkpoint: dict[str, Any] | None, steps: int = END) -> t
         ranks=Ranks(),
         stop=StopRequest(),
         recorder=recorder,  # type: ignore[arg-type]
+        scorer=None,
     )
     return folder.checkpoint, recorder.entries
 
