@@ -15,7 +15,8 @@ from pctool.evaluation.generate import generate
 from pctool.evaluation.images import ImageArray
 from pctool.training import ema, images
 from pctool.training.config import TrainConfig
-from pctool.training.ranks import Ranks
+from pctool.training.ranks import Ranks, Stopped
+from pctool.training.signals import StopRequest
 
 N_FAKE = 10_000  # samples an evaluation: as many as the built-in data has images, and as the paper's code takes
 BATCH_SIZE = 250
@@ -40,19 +41,26 @@ class Scorer:
         self.ema_decay = config.ema_decay
 
     def score(
-        self, G_ema: nn.Module, step: int, advance: Callable[[int], object] = lambda n: None
+        self, G_ema: nn.Module, step: int, stop: StopRequest, advance: Callable[[int], object] = lambda n: None
     ) -> dict[str, Any] | None:
         """The metrics of `pctool eval` at this step, as JSON values; None on all ranks but the first.
 
+        Raises Stopped, on all ranks, soon after any was asked to stop.
         The parts are whole batches, each the same on any rank; moments and the sums of the inception score are added
         in float64, features are gathered by rank 0, which alone goes through the real images.
         """
+
+        def go_on(n: int) -> None:
+            if stop.requested:
+                raise Stopped
+            advance(n)
+
         part, device = self.ranks.part(N_FAKE, BATCH_SIZE), self.extractor.device
         samples = generate(G_ema, N_FAKE, seed=self.seed, batch_size=BATCH_SIZE, device=device, part=part)
         if not self.ranks.main:
             n, views, first = N_FAKE, [View(self.extractor)], part.start
             self.ranks.gathered(
-                lambda: collect(samples, views, score.USUAL, n_fake=n, n_is=n, seed=self.seed, first=first)
+                lambda: collect(samples, views, score.USUAL, n_fake=n, n_is=n, seed=self.seed, first=first, advance=go_on)
             )
             return None
         metrics = score.score(
@@ -68,7 +76,7 @@ class Scorer:
             bn="running",
             step=step,
             notes=ema.notes(self.ema_decay, step),
-            advance=advance,
+            advance=go_on,
             gather=self.ranks.gathered,
         )
         return metrics.model_dump(mode="json")

@@ -21,7 +21,7 @@ from pctool.training import ema
 from pctool.training.config import TrainConfig
 from pctool.training.evaluation import Scorer
 from pctool.training.losses import LOSSES
-from pctool.training.ranks import Ranks
+from pctool.training.ranks import Ranks, Stopped
 from pctool.training.recorder import Recorder, StepReport
 from pctool.training.run_folder import RunFolder
 from pctool.training.signals import StopRequest
@@ -63,6 +63,23 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
         if config.spectrum_every and recorder:
             recorder.record_spectrum(state)
     W_hat = pre.weights(iterate=False)
+
+    def scored() -> bool:
+        """Makes the evaluation that is due now and not there yet; False where the run was asked to stop meanwhile."""
+        if not scorer or not state.step or not _due(state.step, config.eval_every, state.step == config.steps):
+            return True
+        if ranks.any(recorder is not None and recorder.scored(state.step), state.device):
+            return True
+        try:
+            recorder.evaluate(scorer, state) if recorder else scorer.score(state.G_ema, state.step, stop)
+        except Stopped:
+            if recorder:
+                run.save_checkpoint(state.checkpoint(), config.keep)
+            return False
+        return True
+
+    if not scored():  # of the step that an earlier process ended at
+        return False
     started, seconds_before = time.monotonic(), state.seconds
     recent = deque([(started, state.step)])  # what the speed is measured over
 
@@ -136,9 +153,9 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
         stopping = ranks.any(stop.requested, state.device)
         if recorder and (last or stopping or _due(state.step, config.save_every, last)):
             run.save_checkpoint(state.checkpoint(), config.keep)
-        if scorer and _due(state.step, config.eval_every, last):  # when all is safe: a scheduler may not wait for it
-            recorder.evaluate(scorer, state) if recorder else scorer.score(state.G_ema, state.step)
         if stopping and not last:
+            return False
+        if not scored():
             return False
     return True
 

@@ -27,6 +27,10 @@ T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
 
 
+class Stopped(Exception):
+    """Work that can be done again was given up, since the run was asked to stop."""
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among those of the run."""
@@ -103,19 +107,23 @@ class Ranks:
     def gathered(self, work: Callable[[], T]) -> list[T]:
         """Every rank does its work; rank 0 gets all results, in the ranks' order, the others nothing.
 
-        An error on one rank ends the others quietly too.
+        An error on one rank ends the others quietly too; where one raises Stopped, all do.
         """
         if self.size == 1:
             return [work()]
-        failed = True
+        result, outcome = None, "failed"
         try:
             result = work()
-            failed = False
+            outcome = "done"
+        except Stopped:
+            outcome = "stopped"
         finally:
             on_all: list[Any] = [None] * self.size
-            dist.all_gather_object(on_all, failed)
-            if any(on_all) and not failed:
+            dist.all_gather_object(on_all, outcome)
+            if "failed" in on_all and outcome != "failed":
                 raise SystemExit(1)  # the rank that failed says why
+        if "stopped" in on_all:
+            raise Stopped
         results: list[Any] | None = [None] * self.size if self.main else None
         dist.gather_object(result, results)
         return results or []

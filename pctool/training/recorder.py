@@ -92,15 +92,19 @@ class Recorder:
         if self.config.stop_on_collapse:
             self.stop.collapse = reason
 
+    def scored(self, step: int) -> bool:
+        """Whether metrics.jsonl has this step."""
+        return any(entry["step"] == step for entry in self.folder.read_log("metrics.jsonl"))
+
     def evaluate(self, scorer: evaluation.Scorer, state: TrainingState) -> None:
-        """A line of metrics.jsonl; the checkpoint is kept when it is the best so far."""
+        """A line of metrics.jsonl; the checkpoint is kept when it is the best so far. Raises Stopped."""
         with self.watcher.scoring(scorer.n_images) as advance:
-            metrics = scorer.score(state.G_ema, state.step, advance)
+            metrics = scorer.score(state.G_ema, state.step, self.stop, advance)
         assert metrics is not None  # on the one rank that records
         before = [evaluation.distance(entry["scores"]) for entry in self.folder.read_log("metrics.jsonl")]
-        self.folder.log("metrics.jsonl", metrics)
         if evaluation.distance(metrics["scores"]) < min(before, default=math.inf):
             self.folder.save_best(state.checkpoint())
+        self.folder.log("metrics.jsonl", metrics)  # last: a step without its line is scored again
         if self.board:
             self.board.add("scores", state.step, metrics["scores"])
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from pctool.cli.main import run
+from pctool.core import checkpoint
+from pctool.evaluation.generate import generate
 from pctool.training import evaluation
 from pctool.training.config import resolve
 from pctool.training.ranks import Ranks
@@ -31,6 +34,35 @@ def test_scores_in_the_run_equal_those_of_eval(tmp_path, monkeypatch, capsys):
     assert again["protocol"]["real_sha256"] == lines[-1]["protocol"]["real_sha256"]
     for name, value in again["scores"].items():
         np.testing.assert_allclose(value, lines[-1]["scores"][name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_an_evaluation_that_a_signal_cuts_off_is_made_up_for(tmp_path, monkeypatch, step):
+    """TERM while the run scores itself, in its midst or at its end: exit 75 at once, saved at that very step, and the
+    same command ends with the metrics of a run that was left alone."""
+    monkeypatch.setattr(evaluation, "N_FAKE", 80)
+    command = ["train", *SMALL, "--steps", "3", "--eval-every", "2", "--save-every", "3", "--out"]
+    assert run([*command, str(tmp_path / "whole")]) == 0
+
+    scoring = []
+
+    def interrupted(*args, **settings):
+        scoring.append(len(scoring))
+        for batch in generate(*args, **settings):
+            if len(scoring) == step - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(evaluation, "generate", interrupted)
+    out = tmp_path / "r"
+    assert run([*command, str(out)]) == 75
+    assert (out / "checkpoints" / f"{step:08d}.pt").exists()
+    assert json.loads((out / "exit.json").read_text())["step"] == step
+    monkeypatch.setattr(evaluation, "generate", generate)
+    assert run([*command, str(out)]) == 0
+    assert (out / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
+    best = [checkpoint.read(folder / "checkpoints" / "best.pt")["step"] for folder in (out, tmp_path / "whole")]
+    assert best[0] == best[1]
 
 
 def test_two_ranks_score_as_one_process(tmp_path, monkeypatch):

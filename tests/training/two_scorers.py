@@ -12,6 +12,7 @@ from pctool.errors import InputError
 from pctool.training import evaluation
 from pctool.training.config import resolve
 from pctool.training.ranks import Ranks, joined, with_global_batch_norm
+from pctool.training.signals import StopRequest
 
 
 def small(ranks: Ranks) -> evaluation.Scorer:
@@ -34,16 +35,16 @@ def main(out: Path) -> None:
     G_ema = with_global_batch_norm(build_generator("cnn", 32, 1, 16, "authors")).eval()
     with joined("cpu") as ranks:
         scorer, counted = small(ranks), []
-        found = scorer.score(G_ema, 7, counted.append)
+        found = scorer.score(G_ema, 7, StopRequest(), counted.append)
         assert (found is None) == (ranks.rank == 1)
         if ranks.main:
-            alone = small(Ranks()).score(G_ema, 7)
+            alone = small(Ranks()).score(G_ema, 7, StopRequest())
             out.write_text(json.dumps({"two": found, "one": alone, "counted": sum(counted)}))
         if ranks.rank == 1:
             scorer.extractor = dataclasses.replace(scorer.extractor, network=damaged)
         end = "nothing"
         try:
-            scorer.score(G_ema, 8)
+            scorer.score(G_ema, 8, StopRequest())
         except (InputError, SystemExit) as error:
             end = repr(error)
         out.with_name(f"end{ranks.rank}").write_text(end)
