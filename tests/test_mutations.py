@@ -13,14 +13,20 @@ ROOT = Path(__file__).parents[1]
 MUTATIONS = {
     "transposed Gram matrix": (
         "core/linalg.py",
-        "S = _mul(A, A.mT, precision)",
-        "S = _mul(A.mT, A, precision)[:, : A.shape[1], : A.shape[1]]",
+        "        return _mul(B, B.mT, precision)",
+        "        return _mul(B.mT, B, precision)[:, : B.shape[1], : B.shape[1]]",
         "core/test_linalg.py",
     ),
     "no gradient through sigma": (
         "core/linalg.py",
         "if u is not None:\n                #",
         "if False:\n                #",
+        "core/test_linalg.py",
+    ),
+    "a block of the Gram matrix not transposed": (
+        "core/linalg.py",
+        "left[:, n // 2 :].mT",
+        "left[:, n // 2 :]",
         "core/test_linalg.py",
     ),
     "u and v swapped": (
@@ -31,7 +37,7 @@ MUTATIONS = {
     ),
     "the gradient's L without its S^3 term": (
         "core/linalg.py",
-        "L = L + a[3] * _mul(T, S, precision)",
+        "L = torch.addcmul(L, _mul(T, S, precision), a[3])",
         "L = L + 0 * T",
         "core/test_linalg.py",
     ),

@@ -19,6 +19,7 @@ from torch.nn.functional import normalize, pad
 Precision = Literal["fp32", "tf32", "bf16"]
 
 MAX_COEFFS = 5  # degree 9, the strongest polynomial the paper uses (Sec. 3.3, "Search space")
+GRAM_IN_BLOCKS = 256  # rows from which three quarters of the products outweigh a copy of the result
 WARM_UP_ITERATIONS = 15  # as `torch.nn.utils.parametrizations.spectral_norm`; one cold iteration is far below sigma
 
 
@@ -62,8 +63,9 @@ def precondition(
 ) -> Tensor:
     """g(SN(W)) (paper, Sec. 3.2): the spectral norm, then the polynomial with `coeffs` ascending in x^2.
 
-    W [n, m], u [n], v [m], coeffs 1 to 5 numbers or a tensor [5] on W's device. Evaluated in float32 or better,
-    whatever autocast says, unless `precision` asks for less (see `precondition_batch`); returned in W's dtype.
+    W [n, m] with a norm between 1e-15 and 1e15, u [n], v [m], coeffs 1 to 5 numbers or a tensor [5] on W's device.
+    Evaluated in float32 or better, whatever autocast says, unless `precision` asks for less (see
+    `precondition_batch`); returned in W's dtype.
     Raises ValueError for another number of coefficients or what is no floating-point matrix.
     """
     if not isinstance(coeffs, Tensor) and len(coeffs) == 1:
@@ -101,8 +103,9 @@ def precondition_batch(
     else:
         W = torch.stack([W if W.shape[1] == width else pad(W, (0, width - W.shape[1])) for W in wide])
         u, v = torch.stack(left), torch.stack([pad(v, (0, width - len(v))) for v in right])
-    W_hat = _PolynomialOfMatrix.apply(_working(W), _unit(u), _unit(v), coeffs, n_coeffs, precision)
-    values = W_hat.to(weights[0].dtype).unbind(0)
+    precision = _available(precision, W)
+    W_hat = _PolynomialOfMatrix.apply(_working(W), _unit(u), _unit(v), coeffs, n_coeffs, precision).to(W.dtype)
+    values = W_hat.unbind(0) if len(weights) > 1 else (W_hat.squeeze(0),)  # unbind's gradient is a copy
     found = [x if W.shape[1] == width else x[:, : W.shape[1]] for x, W in zip(values, wide, strict=True)]
     return [x.t() if flip else x for x, flip in zip(found, tall, strict=True)]
 
@@ -140,7 +143,7 @@ def _oriented(
     A = _working(W.t() if tall else W).unsqueeze(0)
     left, right = (v, u) if tall else (u, v)
     left, right = (x if x is None else x.unsqueeze(0) for x in (left, right))
-    W_hat = _PolynomialOfMatrix.apply(A, left, right, rows, n_coeffs, precision).squeeze(0)
+    W_hat = _PolynomialOfMatrix.apply(A, left, right, rows, n_coeffs, _available(precision, W)).squeeze(0)
     return (W_hat.t() if tall else W_hat).to(W.dtype)
 
 
@@ -152,6 +155,21 @@ def _working(x: Tensor) -> Tensor:
 def _unit(x: Tensor) -> Tensor:
     """Unit vectors along the last dimension; what was stored in half precision has lost its length."""
     return x if x.dtype in (torch.float32, torch.float64) else normalize(_working(x), dim=-1)
+
+
+@torch.compiler.assume_constant_result  # compiled code asks once
+def has_fast_bf16(device: str) -> bool:
+    """Whether the device has units for bf16 products: GPUs that support it, CPUs with AMX or avx512_bf16."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def _available(precision: Precision, W: Tensor) -> Precision:
+    """What is asked for, or `fp32` where W's device lacks it, and for float64."""
+    rough = W.dtype != torch.float64 and precision != "fp32"
+    return precision if rough and (precision == "tf32" or has_fast_bf16(W.device.type)) else "fp32"
 
 
 @contextlib.contextmanager
@@ -175,49 +193,76 @@ def _products(device: torch.device, precision: Precision) -> Iterator[None]:
             backend.fp32_precision = before
 
 
+def _rounded(X: Tensor, precision: Precision) -> Tensor:
+    """An operand of a Gram matrix. CPUs are slow to round what is transposed, so it is rounded before.
+
+    They round the result too, harmless there: it multiplies W, so that small singular values keep their digits.
+    """
+    return X.bfloat16() if precision == "bf16" else X
+
+
 def _mul(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
-    """X Y [layers, ...] with float32 sums. What `_products` sets has no bf16 for CUDA, so there the operands are."""
+    """X Y [layers, ...] in float32 or better; on CPUs `_products` rounds what `_rounded` has not."""
     if precision == "bf16" and X.is_cuda:
         return torch.bmm(X.bfloat16(), Y.bfloat16(), out_dtype=torch.float32)
-    return X @ Y
+    return _working(X @ Y)
 
 
-def _polynomial_without_a0(S: Tensor, a: list[Tensor], n_coeffs: int, precision: Precision) -> tuple[Tensor, Tensor]:
-    """R = P(S) - a0 I by Paterson-Stockmeyer, and S^2: 0, 1, 2, 2 products n x n for degree 3, 5, 7, 9."""
+def _gram(B: Tensor, precision: Precision) -> Tensor:
+    """B B^T; of large ones on CPUs, which have the time, one of the four blocks is the transpose of another."""
+    n = B.shape[-2]
+    if B.is_cuda or n < GRAM_IN_BLOCKS:
+        return _mul(B, B.mT, precision)
+    left = _mul(B, B[:, : n // 2].mT, precision)
+    corner = _mul(B[:, n // 2 :], B[:, n // 2 :].mT, precision)
+    return torch.cat([left, torch.cat([left[:, n // 2 :].mT, corner], -2)], -1)
+
+
+def _polynomial(S: Tensor, a: list[Tensor], n_coeffs: int, precision: Precision) -> tuple[Tensor, Tensor]:
+    """P(S), or P(S) - a0 I where products are rough, by Paterson-Stockmeyer; and S^2.
+
+    0, 1, 2, 2 products n x n for degree 3, 5, 7, 9.
+    """
     S2 = _mul(S, S, precision) if n_coeffs > 2 else S
-    R = a[1] * S
+    P = a[1] * S
     if n_coeffs == 3:
-        R = R + a[2] * S2
+        P = torch.addcmul(P, S2, a[2])
     elif n_coeffs > 3:
-        tail = a[3] * S + a[4] * S2 if n_coeffs > 4 else a[3] * S
-        R = R + _mul(S2, _plus_identity(tail, a[2]), precision)
-    return R, S2
+        tail = torch.addcmul(a[3] * S, S2, a[4]) if n_coeffs > 4 else a[3] * S
+        P = P + _mul(S2, _add_identity(tail, a[2]), precision)
+    return _add_identity(P, a[0]) if precision == "fp32" else P, S2
 
 
-def _plus_identity(X: Tensor, scale: Tensor) -> Tensor:
-    return X + scale * torch.eye(X.shape[-1], dtype=X.dtype, device=X.device)
+def _add_identity(X: Tensor, scale: Tensor) -> Tensor:
+    """X + scale I, in X's place."""
+    n = X.shape[-1]
+    X.view(-1, n * n)[:, :: n + 1].add_(scale.squeeze(-1))
+    return X
 
 
-def _times_polynomial(R: Tensor, a0: Tensor, X: Tensor, precision: Precision) -> Tensor:
-    """P X = (a0 I + R) X; where products are rough, a0 X stays exact and only R X is one."""
+def _times(P: Tensor, a0: Tensor, X: Tensor, precision: Precision) -> Tensor:
+    """P(S) X for P of `_polynomial`; where products are rough, a0 X stays exact and only the rest is one."""
     if precision == "fp32":
-        return _plus_identity(R, a0) @ X
-    return _mul(R, X, precision).addcmul_(X, a0)
+        return P @ X
+    return _mul(P, X, precision).addcmul_(X, a0)
 
 
 def _evaluate(  # noqa: PLR0917  # the kernel's own arguments, in its order
     W: Tensor, u: Tensor | None, v: Tensor | None, coeffs: Tensor, n_coeffs: int, precision: Precision
 ) -> tuple[Tensor, ...]:
-    """W_hat with what the backward pass needs: A, S, S^2, R = P - a0 I, and sigma."""
+    """W_hat with what the backward pass needs: rounded W, S, S^2, P of `_polynomial`, and sigma.
+
+    A = W / sigma itself is never made: the small matrices bear the scale.
+    """
     a = [x.view(-1, 1, 1) for x in coeffs.unbind(-1)]
-    sigma, A = W.new_ones(()), W
+    sigma = W.new_ones(())
     if u is not None and v is not None:
         with _products(W.device, "fp32"):
             sigma = u.unsqueeze(-2) @ (W @ v.unsqueeze(-1))
-        A = W / sigma
-    S = _mul(A, A.mT, precision)
-    R, S2 = _polynomial_without_a0(S, a, n_coeffs, precision)
-    return _times_polynomial(R, a[0], A, precision), A, S, S2, R, sigma
+    B = _rounded(W, precision)
+    S = _gram(B, precision) / sigma.square()
+    P, S2 = _polynomial(S, a, n_coeffs, precision)
+    return _times(P / sigma, a[0] / sigma, W, precision), B, S, S2, P, sigma
 
 
 class _PolynomialOfMatrix(torch.autograd.Function):
@@ -248,34 +293,36 @@ class _PolynomialOfMatrix(torch.autograd.Function):
         P is a polynomial in S, so <dP, M> = <L, dS> with M = G A^T and L symmetric below. Then
         dL/dA = P G + L A, and sigma's share is -<dL/dA, A> u v^T, both over sigma.
         """
-        W, u, v, coeffs, W_hat, A, S, S2, R, sigma = ctx.saved_tensors
+        W, u, v, coeffs, W_hat, B, S, S2, P, sigma = ctx.saved_tensors
         n_coeffs, precision = ctx.n_coeffs, ctx.precision
         a = [x.view(-1, 1, 1) for x in coeffs.unbind(-1)]
         with _products(G.device, precision):
             if torch.is_grad_enabled():  # create_graph: the gradient itself will be differentiated, so autograd's road
                 W_hat, *_ = _evaluate(W, u, v, coeffs, n_coeffs, precision)
                 return *torch.autograd.grad(W_hat, W, G, create_graph=True), None, None, None, None, None
-            M = _mul(G, A.mT, precision)
+            M = _mul(_rounded(G, precision), B.mT, precision) / sigma
             K = M + M.mT
             L = a[1] * K
             if n_coeffs > 2:
                 T = _mul(S, K, precision)
                 X = a[2] * T
                 if n_coeffs > 3:
-                    inner = a[3] * K + a[4] * (T + T.mT) if n_coeffs > 4 else a[3] * K
+                    inner = torch.addcmul(a[3] * K, T + T.mT, a[4]) if n_coeffs > 4 else a[3] * K
                     X = X + _mul(S2, inner, precision)
-                    L = L + a[3] * _mul(T, S, precision)
+                    L = torch.addcmul(L, _mul(T, S, precision), a[3])
                 L = L + X + X.mT
-            dW = _times_polynomial(R / sigma, a[0] / sigma, G, precision)
-            rough = precision == "bf16" and G.is_cuda
-            dW = dW.add_(_mul(L / sigma, A, precision)) if rough else dW.baddbmm_(L / sigma, A)
+            dW = _times(P / sigma, a[0] / sigma, G, precision)
+            rest, rough = L / sigma.square(), precision == "bf16" and G.is_cuda
+            dW = dW.add_(_mul(rest, B, precision)) if rough else dW.baddbmm_(rest, W)
             if u is not None:
                 # <dL/dA, A> = <P, M> + <L, S>; where M is rough, <P, M> as the exact <G, W_hat>, at more traffic.
-                if precision == "fp32":
-                    PM = (_plus_identity(R, a[0]) * M).sum((-2, -1), keepdim=True)
-                else:
-                    with _products(G.device, "fp32"):
-                        PM = torch.linalg.vecdot(G.flatten(1), W_hat.flatten(1)).view(-1, 1, 1)
-                c = PM + (L * S).sum((-2, -1), keepdim=True)
+                with _products(G.device, "fp32"):
+                    PM = _dot(P, M) if precision == "fp32" else _dot(G, W_hat)
+                    c = PM + _dot(L, S)
                 dW = dW.addcmul_((-c / sigma) * u.unsqueeze(-1), v.unsqueeze(-2))
             return dW, None, None, None, None, None
+
+
+def _dot(X: Tensor, Y: Tensor) -> Tensor:
+    """<X, Y> of each layer, [layers, 1, 1]."""
+    return torch.linalg.vecdot(X.flatten(1), Y.flatten(1)).view(-1, 1, 1)

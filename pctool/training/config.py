@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pctool.core.layers.preconditioner import METHODS, Method
 from pctool.core.layers.strength import HISTORY, PUBLISHED_TAUS, Ladder
-from pctool.core.linalg import Precision
+from pctool.core.linalg import Precision, has_fast_bf16
 from pctool.core.models import RESOLUTIONS, Arch, default_widths
 from pctool.core.models.blocks import Variant
 from pctool.core.polynomial import PUBLISHED, OddPolynomial
@@ -257,14 +257,6 @@ def default_out(config: TrainConfig) -> Path:
     if departs:
         name += "-" + hashlib.sha256(json.dumps(departs, sort_keys=True).encode()).hexdigest()[:6]
     return Path("runs") / name
-
-
-def has_fast_bf16(device: str) -> bool:
-    """Whether bf16 autocast pays: GPUs that have it, and CPUs with AMX or avx512_bf16."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def resolve_device(name: str) -> str:

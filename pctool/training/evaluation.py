@@ -60,7 +60,9 @@ class Scorer:
         if not self.ranks.main:
             n, views, first = N_FAKE, [View(self.extractor)], part.start
             self.ranks.gathered(
-                lambda: collect(samples, views, score.USUAL, n_fake=n, n_is=n, seed=self.seed, first=first, advance=go_on)
+                lambda: collect(
+                    samples, views, score.USUAL, n_fake=n, n_is=n, seed=self.seed, first=first, advance=go_on
+                )
             )
             return None
         metrics = score.score(

@@ -81,6 +81,7 @@ HARD = {
     "40 x 40": matrix((40, 40)),
     "64 x 200": matrix((64, 200)),
     "300 x 40": matrix((300, 40)),
+    "300 x 257, its Gram matrix in blocks": matrix((300, 257)),
     "rank 3": matrix((30, 50), rank=3),
     "kappa 1e8": torch.linalg.qr(matrix((40, 40))).Q
     @ torch.diag(torch.logspace(0, -8, 40)).double()
@@ -107,6 +108,18 @@ def test_value_and_gradient_equal_autograd_of_a_naive_horner(name, coeffs):
     torch.testing.assert_close(value, value_naive, rtol=0, atol=1e-10 * float(value_naive.abs().max()))
     slack = 1e-14 / float(u @ W @ v)  # a 1 x 1 matrix's gradient is zero up to rounding
     torch.testing.assert_close(gradient, gradient_naive, rtol=0, atol=1e-10 * float(gradient_naive.abs().max()) + slack)
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e15])
+def test_the_scale_of_float32_weights_does_not_matter(scale):
+    """Norms of 1e-15 and 1e15: the value is that of norm 1, and the gradient times the norm too."""
+    W = (matrix((20, 50)) / torch.linalg.matrix_norm(matrix((20, 50)), 2)).float()
+    u, v = linalg.initial_vectors(W, torch.Generator().manual_seed(1))
+    for coeffs in COEFFS:
+        value, gradient = gradients(linalg.precondition, W, u, v, coeffs)
+        scaled, its_gradient = gradients(linalg.precondition, W * scale, u, v, coeffs)
+        torch.testing.assert_close(scaled, value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(its_gradient * scale, gradient, rtol=1e-3, atol=1e-4)
 
 
 def test_a_batch_equals_its_members_one_by_one():
