@@ -35,9 +35,10 @@ from pctool.core import checkpoint
 from pctool.core.layers.plugin import precondition_
 from pctool.core.layers.preconditioner import METHODS, Preconditioner, last_linear, preconditioned_layers
 from pctool.core.layers.strength import Ladder
-from pctool.core.linalg import Precision, initial_vectors, power_iteration
+from pctool.core.linalg import initial_vectors, power_iteration
 from pctool.core.models import DIM_Z, build_discriminator, build_generator, default_widths
 from pctool.core.polynomial import PUBLISHED
+from pctool.core.products import Precision
 from pctool.training import ema
 from pctool.training.losses import hinge_d, hinge_g
 from pctool.training.memory import peak_mib

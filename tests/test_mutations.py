@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[1]
 
 MUTATIONS = {
     "transposed Gram matrix": (
-        "core/linalg.py",
-        "        return _mul(B, B.mT, precision)",
-        "        return _mul(B.mT, B, precision)[:, : B.shape[1], : B.shape[1]]",
+        "core/products.py",
+        "        return mul(B, B.mT, precision)",
+        "        return mul(B.mT, B, precision)[:, : B.shape[1], : B.shape[1]]",
         "core/test_linalg.py",
     ),
     "no gradient through sigma": (
@@ -24,7 +24,7 @@ MUTATIONS = {
         "core/test_linalg.py",
     ),
     "a block of the Gram matrix not transposed": (
-        "core/linalg.py",
+        "core/products.py",
         "left[:, n // 2 :].mT",
         "left[:, n // 2 :]",
         "core/test_linalg.py",
@@ -37,7 +37,7 @@ MUTATIONS = {
     ),
     "the gradient's L without its S^3 term": (
         "core/linalg.py",
-        "L = torch.addcmul(L, _mul(T, S, precision), a[3])",
+        "L = torch.addcmul(L, mul(T, S, precision), a[3])",
         "L = L + 0 * T",
         "core/test_linalg.py",
     ),

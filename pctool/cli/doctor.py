@@ -115,7 +115,7 @@ def _tried(check: str, find: Callable[[], list[Row]]) -> list[Row]:
 def _device() -> list[Row]:
     import torch
 
-    from pctool.core.linalg import has_fast_bf16
+    from pctool.core.products import has_fast_bf16
 
     cores = str(os.cpu_count())
     cpu = "bf16 is fast here: --precision auto uses it" if has_fast_bf16("cpu") else "no fast bf16: fp32 is used"

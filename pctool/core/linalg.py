@@ -8,18 +8,16 @@ P(A A^T) A = A P(A^T A). Coefficients are tensors, so that another polynomial is
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-Precision = Literal["fp32", "tf32", "bf16"]
+from pctool.core.products import Precision, available, gram, mul, products, rounded, working
 
 MAX_COEFFS = 5  # degree 9, the strongest polynomial the paper uses (Sec. 3.3, "Search space")
-GRAM_IN_BLOCKS = 256  # rows from which three quarters of the products outweigh a copy of the result
 WARM_UP_ITERATIONS = 15  # as `torch.nn.utils.parametrizations.spectral_norm`; one cold iteration is far below sigma
 
 
@@ -32,7 +30,7 @@ def power_iteration(W: Tensor, u: Tensor, v: Tensor, n_iterations: int) -> tuple
     """
     kept = u.dtype
     with torch.autocast(W.device.type, enabled=False):
-        W = _working(W)
+        W = working(W)
         u, v, eps = u.to(W.dtype), v.to(W.dtype), torch.finfo(W.dtype).tiny
         for _ in range(n_iterations):
             u = normalize(torch.mv(W, v), dim=0, eps=eps)
@@ -54,7 +52,7 @@ def spectral_norm(W: Tensor, u: Tensor, v: Tensor) -> Tensor:
     returned in W's dtype.
     """
     with torch.autocast(W.device.type, enabled=False):
-        A, u, v = _working(W), _unit(u), _unit(v)
+        A, u, v = working(W), _unit(u), _unit(v)
         return (A / torch.dot(u, torch.mv(A, v))).to(W.dtype)
 
 
@@ -103,8 +101,8 @@ def precondition_batch(
     else:
         W = torch.stack([W if W.shape[1] == width else pad(W, (0, width - W.shape[1])) for W in wide])
         u, v = torch.stack(left), torch.stack([pad(v, (0, width - len(v))) for v in right])
-    precision = _available(precision, W)
-    W_hat = _PolynomialOfMatrix.apply(_working(W), _unit(u), _unit(v), coeffs, n_coeffs, precision).to(W.dtype)
+    precision = available(precision, W)
+    W_hat = _PolynomialOfMatrix.apply(working(W), _unit(u), _unit(v), coeffs, n_coeffs, precision).to(W.dtype)
     values = W_hat.unbind(0) if len(weights) > 1 else (W_hat.squeeze(0),)  # unbind's gradient is a copy
     found = [x if W.shape[1] == width else x[:, : W.shape[1]] for x, W in zip(values, wide, strict=True)]
     return [x.t() if flip else x for x, flip in zip(found, tall, strict=True)]
@@ -140,82 +138,16 @@ def _oriented(
     else:
         rows, n_coeffs = coefficient_rows([coeffs], W), len(coeffs)
     tall = W.shape[0] > W.shape[1]
-    A = _working(W.t() if tall else W).unsqueeze(0)
+    A = working(W.t() if tall else W).unsqueeze(0)
     left, right = (v, u) if tall else (u, v)
     left, right = (x if x is None else x.unsqueeze(0) for x in (left, right))
-    W_hat = _PolynomialOfMatrix.apply(A, left, right, rows, n_coeffs, _available(precision, W)).squeeze(0)
+    W_hat = _PolynomialOfMatrix.apply(A, left, right, rows, n_coeffs, available(precision, W)).squeeze(0)
     return (W_hat.t() if tall else W_hat).to(W.dtype)
-
-
-def _working(x: Tensor) -> Tensor:
-    """x in the dtype the kernel works in: float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _unit(x: Tensor) -> Tensor:
     """Unit vectors along the last dimension; what was stored in half precision has lost its length."""
-    return x if x.dtype in (torch.float32, torch.float64) else normalize(_working(x), dim=-1)
-
-
-@torch.compiler.assume_constant_result  # compiled code asks once
-def has_fast_bf16(device: str) -> bool:
-    """Whether the device has units for bf16 products: GPUs that support it, CPUs with AMX or avx512_bf16."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-
-
-def _available(precision: Precision, W: Tensor) -> Precision:
-    """What is asked for, or `fp32` where W's device lacks it, and for float64."""
-    rough = W.dtype != torch.float64 and precision != "fp32"
-    return precision if rough and (precision == "tf32" or has_fast_bf16(W.device.type)) else "fp32"
-
-
-@contextlib.contextmanager
-def _products(device: torch.device, precision: Precision) -> Iterator[None]:
-    """Products of float32 as `precision` says, whatever autocast and the process allow, restored afterwards.
-
-    Compiled code decides when it is compiled: there the process's own setting counts.
-    """
-    with torch.autocast(device.type, enabled=False):
-        if torch.compiler.is_compiling():
-            yield
-            return
-        cuda = device.type == "cuda"
-        backends: Any = torch.backends.cuda if cuda else torch.backends.mkldnn
-        backend = backends.matmul
-        wanted = "tf32" if cuda and precision == "tf32" else "bf16" if not cuda and precision == "bf16" else "ieee"
-        before, backend.fp32_precision = backend.fp32_precision, wanted
-        try:
-            yield
-        finally:
-            backend.fp32_precision = before
-
-
-def _rounded(X: Tensor, precision: Precision) -> Tensor:
-    """An operand of a Gram matrix. CPUs are slow to round what is transposed, so it is rounded before.
-
-    They round the result too, harmless there: it multiplies W, so that small singular values keep their digits.
-    """
-    return X.bfloat16() if precision == "bf16" else X
-
-
-def _mul(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
-    """X Y [layers, ...] in float32 or better; on CPUs `_products` rounds what `_rounded` has not."""
-    if precision == "bf16" and X.is_cuda:
-        return torch.bmm(X.bfloat16(), Y.bfloat16(), out_dtype=torch.float32)
-    return _working(X @ Y)
-
-
-def _gram(B: Tensor, precision: Precision) -> Tensor:
-    """B B^T; of large ones on CPUs, which have the time, one of the four blocks is the transpose of another."""
-    n = B.shape[-2]
-    if B.is_cuda or n < GRAM_IN_BLOCKS:
-        return _mul(B, B.mT, precision)
-    left = _mul(B, B[:, : n // 2].mT, precision)
-    corner = _mul(B[:, n // 2 :], B[:, n // 2 :].mT, precision)
-    return torch.cat([left, torch.cat([left[:, n // 2 :].mT, corner], -2)], -1)
+    return x if x.dtype in (torch.float32, torch.float64) else normalize(working(x), dim=-1)
 
 
 def _polynomial(S: Tensor, a: list[Tensor], n_coeffs: int, precision: Precision) -> tuple[Tensor, Tensor]:
@@ -223,13 +155,13 @@ def _polynomial(S: Tensor, a: list[Tensor], n_coeffs: int, precision: Precision)
 
     0, 1, 2, 2 products n x n for degree 3, 5, 7, 9.
     """
-    S2 = _mul(S, S, precision) if n_coeffs > 2 else S
+    S2 = mul(S, S, precision) if n_coeffs > 2 else S
     P = a[1] * S
     if n_coeffs == 3:
         P = torch.addcmul(P, S2, a[2])
     elif n_coeffs > 3:
         tail = torch.addcmul(a[3] * S, S2, a[4]) if n_coeffs > 4 else a[3] * S
-        P = P + _mul(S2, _add_identity(tail, a[2]), precision)
+        P = P + mul(S2, _add_identity(tail, a[2]), precision)
     return _add_identity(P, a[0]) if precision == "fp32" else P, S2
 
 
@@ -244,7 +176,7 @@ def _times(P: Tensor, a0: Tensor, X: Tensor, precision: Precision) -> Tensor:
     """P(S) X for P of `_polynomial`; where products are rough, a0 X stays exact and only the rest is one."""
     if precision == "fp32":
         return P @ X
-    return _mul(P, X, precision).addcmul_(X, a0)
+    return mul(P, X, precision).addcmul_(X, a0)
 
 
 def _evaluate(  # noqa: PLR0917  # the kernel's own arguments, in its order
@@ -257,10 +189,10 @@ def _evaluate(  # noqa: PLR0917  # the kernel's own arguments, in its order
     a = [x.view(-1, 1, 1) for x in coeffs.unbind(-1)]
     sigma = W.new_ones(())
     if u is not None and v is not None:
-        with _products(W.device, "fp32"):
+        with products(W.device, "fp32"):
             sigma = u.unsqueeze(-2) @ (W @ v.unsqueeze(-1))
-    B = _rounded(W, precision)
-    S = _gram(B, precision) / sigma.square()
+    B = rounded(W, precision)
+    S = gram(B, precision) / sigma.square()
     P, S2 = _polynomial(S, a, n_coeffs, precision)
     return _times(P / sigma, a[0] / sigma, W, precision), B, S, S2, P, sigma
 
@@ -279,7 +211,7 @@ class _PolynomialOfMatrix(torch.autograd.Function):
         precision: Precision,
     ) -> Tensor:
         """W_hat [layers, n, m] for W [layers, n, m], u [layers, n], v [layers, m], coeffs [layers, 5]."""
-        with _products(W.device, precision):
+        with products(W.device, precision):
             W_hat, *saved = _evaluate(W, u, v, coeffs, n_coeffs, precision)
         # coeffs may change in place before the backward pass: APC between two forwards of one graph.
         ctx.save_for_backward(W, u, v, coeffs.clone(), W_hat, *saved)
@@ -296,27 +228,27 @@ class _PolynomialOfMatrix(torch.autograd.Function):
         W, u, v, coeffs, W_hat, B, S, S2, P, sigma = ctx.saved_tensors
         n_coeffs, precision = ctx.n_coeffs, ctx.precision
         a = [x.view(-1, 1, 1) for x in coeffs.unbind(-1)]
-        with _products(G.device, precision):
+        with products(G.device, precision):
             if torch.is_grad_enabled():  # create_graph: the gradient itself will be differentiated, so autograd's road
                 W_hat, *_ = _evaluate(W, u, v, coeffs, n_coeffs, precision)
                 return *torch.autograd.grad(W_hat, W, G, create_graph=True), None, None, None, None, None
-            M = _mul(_rounded(G, precision), B.mT, precision) / sigma
+            M = mul(rounded(G, precision), B.mT, precision) / sigma
             K = M + M.mT
             L = a[1] * K
             if n_coeffs > 2:
-                T = _mul(S, K, precision)
+                T = mul(S, K, precision)
                 X = a[2] * T
                 if n_coeffs > 3:
                     inner = torch.addcmul(a[3] * K, T + T.mT, a[4]) if n_coeffs > 4 else a[3] * K
-                    X = X + _mul(S2, inner, precision)
-                    L = torch.addcmul(L, _mul(T, S, precision), a[3])
+                    X = X + mul(S2, inner, precision)
+                    L = torch.addcmul(L, mul(T, S, precision), a[3])
                 L = L + X + X.mT
             dW = _times(P / sigma, a[0] / sigma, G, precision)
             rest, rough = L / sigma.square(), precision == "bf16" and G.is_cuda
-            dW = dW.add_(_mul(rest, B, precision)) if rough else dW.baddbmm_(rest, W)
+            dW = dW.add_(mul(rest, B, precision)) if rough else dW.baddbmm_(rest, W)
             if u is not None:
                 # <dL/dA, A> = <P, M> + <L, S>; where M is rough, <P, M> as the exact <G, W_hat>, at more traffic.
-                with _products(G.device, "fp32"):
+                with products(G.device, "fp32"):
                     PM = _dot(P, M) if precision == "fp32" else _dot(G, W_hat)
                     c = PM + _dot(L, S)
                 dW = dW.addcmul_((-c / sigma) * u.unsqueeze(-1), v.unsqueeze(-2))

@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pctool.core.layers.preconditioner import METHODS, Method
 from pctool.core.layers.strength import HISTORY, PUBLISHED_TAUS, Ladder
-from pctool.core.linalg import Precision, has_fast_bf16
 from pctool.core.models import RESOLUTIONS, Arch, default_widths
 from pctool.core.models.blocks import Variant
 from pctool.core.polynomial import PUBLISHED, OddPolynomial
+from pctool.core.products import Precision, has_fast_bf16
 from pctool.data import catalog, datasets, encoded
 from pctool.data.pictures import Crop
 from pctool.errors import InputError, MissingError

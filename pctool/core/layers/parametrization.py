@@ -17,7 +17,6 @@ from torch.nn.utils import parametrize
 from pctool.core.layers.strength import DELAY, AdaptiveStrength
 from pctool.core.linalg import (
     MAX_COEFFS,
-    Precision,
     coefficient_rows,
     initial_vectors,
     power_iteration,
@@ -25,6 +24,7 @@ from pctool.core.linalg import (
     spectral_norm,
 )
 from pctool.core.polynomial import IDENTITY, OddPolynomial
+from pctool.core.products import Precision
 
 # Compiled code cannot hold Python objects: it counts its forwards through an operator that finds them here.
 _alive: weakref.WeakValueDictionary[int, Preconditioned] = weakref.WeakValueDictionary()

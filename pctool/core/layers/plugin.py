@@ -22,8 +22,9 @@ from pctool.core.layers.parametrization import Preconditioned, preconditioning, 
 from pctool.core.layers.preconditioner import last_linear
 from pctool.core.layers.stock import accept_other_forms, drop_hooks, old_spectral_norms, take_off_spectral_norm
 from pctool.core.layers.strength import HISTORY, PUBLISHED_TAUS, AdaptiveStrength, Ladder
-from pctool.core.linalg import MAX_COEFFS, Precision
+from pctool.core.linalg import MAX_COEFFS
 from pctool.core.polynomial import IDENTITY, PUBLISHED, OddPolynomial
+from pctool.core.products import Precision
 
 PluginMethod = Literal["sn", "fpc", "apc"]
 

@@ -18,7 +18,6 @@ from pctool.core.layers.state import LayerState, layer_states
 from pctool.core.layers.strength import AdaptiveStrength, Ladder
 from pctool.core.layers.svd import SvdWeights
 from pctool.core.linalg import (
-    Precision,
     coefficient_rows,
     initial_vectors,
     power_iteration,
@@ -26,6 +25,7 @@ from pctool.core.linalg import (
     spectral_norm,
 )
 from pctool.core.polynomial import IDENTITY, PUBLISHED, OddPolynomial
+from pctool.core.products import Precision
 
 Method = Literal["none", "sn", "fpc", "apc", "svd"]
 METHODS: tuple[Method, ...] = ("none", "sn", "fpc", "apc", "svd")

@@ -1,0 +1,82 @@
+"""Matrix products as the kernel wants them: precise or rough, whatever autocast and the process allow."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Precision = Literal["fp32", "tf32", "bf16"]
+
+GRAM_IN_BLOCKS = 256  # rows from which three quarters of the products outweigh a copy of the result
+
+
+@torch.compiler.assume_constant_result  # compiled code asks once
+def has_fast_bf16(device: str) -> bool:
+    """Whether the device has units for bf16 products: GPUs that support it, CPUs with AMX or avx512_bf16."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def available(precision: Precision, W: Tensor) -> Precision:
+    """What is asked for, or `fp32` where W's device lacks it, and for float64."""
+    if W.dtype == torch.float64:
+        return "fp32"
+    there = W.is_cuda if precision == "tf32" else precision == "bf16" and has_fast_bf16(W.device.type)
+    return precision if there else "fp32"
+
+
+@contextlib.contextmanager
+def products(device: torch.device, precision: Precision) -> Iterator[None]:
+    """Products of float32 as `precision` says, whatever autocast and the process allow, restored afterwards.
+
+    Compiled code decides when it is compiled: there the process's own setting counts.
+    """
+    with torch.autocast(device.type, enabled=False):
+        if torch.compiler.is_compiling():
+            yield
+            return
+        cuda = device.type == "cuda"
+        backends: Any = torch.backends.cuda if cuda else torch.backends.mkldnn
+        backend = backends.matmul
+        wanted = "tf32" if cuda and precision == "tf32" else "bf16" if not cuda and precision == "bf16" else "ieee"
+        before, backend.fp32_precision = backend.fp32_precision, wanted
+        try:
+            yield
+        finally:
+            backend.fp32_precision = before
+
+
+def rounded(X: Tensor, precision: Precision) -> Tensor:
+    """An operand of a Gram matrix. CPUs are slow to round what is transposed, so it is rounded before.
+
+    They round the result too, harmless there: it multiplies W, so that small singular values keep their digits.
+    """
+    return X.bfloat16() if precision == "bf16" else X
+
+
+def mul(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
+    """X Y [layers, ...] in float32 or better; on CPUs `products` rounds what `rounded` has not."""
+    if precision == "bf16" and X.is_cuda:
+        return torch.bmm(X.bfloat16(), Y.bfloat16(), out_dtype=torch.float32)
+    return working(X @ Y)
+
+
+def gram(B: Tensor, precision: Precision) -> Tensor:
+    """B B^T; of large ones on CPUs, which have the time, one of the four blocks is the transpose of another."""
+    n = B.shape[-2]
+    if B.is_cuda or n < GRAM_IN_BLOCKS:
+        return mul(B, B.mT, precision)
+    left = mul(B, B[:, : n // 2].mT, precision)
+    corner = mul(B[:, n // 2 :], B[:, n // 2 :].mT, precision)
+    return torch.cat([left, torch.cat([left[:, n // 2 :].mT, corner], -2)], -1)
+
+
+def working(x: Tensor) -> Tensor:
+    """x in the dtype the kernel works in: float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
