@@ -107,6 +107,7 @@ def of_run(request: Request, extractor: str, dataset: str) -> Plan:
         and request.network in (None, protocol.network)
         and request.bn in (None, protocol.bn)
         and (protocol.bn == "running" or request.batch_size in (None, protocol.batch_size))
+        and (name == "fashion-10k") == (extractor == features.FASHION_CNN)
         and (inception or protocol.resizer == "clean")
         and (resizers is None or resizers[0] == protocol.resizer)
     )

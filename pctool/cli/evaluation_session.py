@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from pctool.cli import evaluation_plan, weights
 from pctool.cli.console import note, output, print_json, progress
 from pctool.cli.evaluation_plan import Plan, Request
 from pctool.cli.evaluation_sources import Batches, Trained, is_images, opened, real_images
+from pctool.data import catalog
 from pctool.errors import InputError
 from pctool.evaluation import features, samples_out, statistics_file
 from pctool.evaluation.features import Extractor
@@ -28,6 +31,8 @@ from pctool.training.config import resolve_device
 
 def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> None:
     """Scores, keeps the answer where it belongs, and prints it."""
+    if threading.current_thread() is threading.main_thread():  # TERM cleans up as Ctrl-C does
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     _check(request, out)
     device = torch.device(resolve_device(request.device))
     source = opened(request.source)
@@ -38,6 +43,8 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
     plan = evaluation_plan.of_run(request, name, against) if trained else evaluation_plan.of_files(request, name)
     of_run = source.config if isinstance(source, Trained) and request.against is None else None
     real, split = real_images(against, plan.split, request.data_dir, of_run)
+    if request.against is not None and request.against not in catalog.DATASETS:  # no split of a data set
+        plan = dataclasses.replace(plan, name=CUSTOM)
     if isinstance(real, Path):  # of how many images, and which, no protocol of ours can promise
         plan = dataclasses.replace(plan, name=CUSTOM, n_real=request.n_real)
         if request.stats_out is not None:

@@ -21,7 +21,7 @@ from pctool import files
 from pctool.cli.spectrum_answer import follow_up, show, summary
 from pctool.spectrum.reader import Spectrum, parse_spectrum, read_spectrum
 from pctool.spectrum.resume import already_measured, unfinished_image
-from pctool.spectrum.sources import Measured, Request, Unread, find_checkpoints, measure_all, merged
+from pctool.spectrum.sources import Measured, Request, Unread, chosen_network, find_checkpoints, measure_all, merged
 from pctool.spectrum.store import file_image
 from pctool.training.signals import StopRequest, listen
 
@@ -52,7 +52,7 @@ def measure(settings: Settings, *, force: bool, as_json: bool) -> None:
     paths = find_checkpoints(settings.inputs)
     target = settings.out or default_out(settings.inputs, paths)
     _check_places(target, settings.plot, paths)
-    request = Request(settings.network, settings.layers, settings.grid)
+    request = Request(settings.network or chosen_network(paths), settings.layers, settings.grid)
     source = " ".join(settings.inputs).encode("utf-8", "replace").decode()  # a file name need not be valid text
     begun = already_measured(target, request, paths)
     jobs = settings.jobs or max(1, min(os.cpu_count() or 1, len(paths) // FILES_A_JOB))

@@ -191,6 +191,8 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
         from pctool.training import study_folder
 
         preset, flags["out"] = study_folder.pick(study, task, {**flags, **({"preset": preset} if preset else {})})
+        if not (dry_run or preflight):  # so that a task that fails before it begins can say why
+            Path(flags["out"]).mkdir(parents=True, exist_ok=True)
     config = training_session.configure(flags, preset)
     if dry_run:
         training_session.show_config(config, as_json=json_)

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from pctool.cli.console import SECONDS_BETWEEN_LINES, note, print_json, progress
 from pctool.cli.exit_codes import exit_code
 from pctool.core.polynomial_file import read_ladder, read_training_polynomial
-from pctool.errors import InputError, PartialError, SavedInterrupt, WriteError
+from pctool.errors import InputError, MissingError, PartialError, SavedInterrupt, WriteError
 from pctool.training import recipes
 from pctool.training.config import USED_BY, TrainConfig, resolve, unused
 from pctool.training.memory import peak_mib
@@ -102,8 +102,9 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
         begun = session.opened(config, ranks, stop=stop, may_resume=may_resume, counted=decoding, say=note)
         try:
             opened = stack.enter_context(begun)
-        except (KeyboardInterrupt, SavedInterrupt) as error:
-            if ranks.main:
+        except (KeyboardInterrupt, SavedInterrupt, MissingError) as error:
+            # Without data nothing appears; where the folder is there, as a study's is, its reader has to know why.
+            if ranks.main and (config.out.is_dir() or not isinstance(error, MissingError)):
                 RunFolder(config.out).record_early_exit(config, _exit_entry(error, requeue=stop.requeue))
             raise
         if not ranks.main:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pctool.errors import InputError
 from pctool.evaluation.comparison import Collected, View, collect, joined, key, scores_of
 from pctool.evaluation.features import Extractor
-from pctool.evaluation.images import ImageArray, Images
+from pctool.evaluation.images import ImageArray, Images, describe
 from pctool.evaluation.metric_names import Metric
 from pctool.evaluation.metrics_file import Metrics, Protocol, versions
 from pctool.evaluation.precision_recall import NEIGHBOURS
@@ -199,9 +199,7 @@ def _notes(
             f"{key('fid', extractor)} is biased upwards; compare it at equal counts only"
         )
     if not isinstance(real, Path) and samples.shape != real.shape:
-        notes.append(
-            f"the samples are {samples.shape[2]}x{samples.shape[1]}, the real images {real.shape[2]}x{real.shape[1]}"
-        )
+        notes.append(f"the samples are {describe(samples.shape)}, the real images {describe(real.shape)}")
     return notes
 
 

@@ -172,7 +172,8 @@ def metric_of(runs: Sequence[Run], wanted: str | None = None) -> str | None:
         if wanted not in names:
             raise InputError(f"no run has a score {wanted!r}; there are: {', '.join(names) or 'none'}")
         return wanted
-    return next((name for name in ["fid", *names] if name in names and (name == "fid" or name.startswith("fd_"))), None)
+    distances = [name for name in names if name.startswith("fd_")]
+    return next((name for name in ["fid", "fid_legacy", *distances] if name in names), None)
 
 
 def _scores(entry: dict[str, Any]) -> dict[str, float]:

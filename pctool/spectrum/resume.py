@@ -47,7 +47,9 @@ def already_measured(target: Path, request: Request, paths: Sequence[Path]) -> l
     except (OSError, InputError):
         return None
     with h5py.File(h5py.h5f.open_file_image(image, flags=0)) as file:
-        keys = file.get(FILES)
+        if not isinstance(file.get(FILES, getlink=True), h5py.HardLink):  # not there, or a link to another file
+            return None
+        keys: Any = file[FILES]
         whole = isinstance(keys, h5py.Dataset) and keys.dtype == "S64" and keys.shape == spectrum.steps.shape
         if file.attrs.get(MARK) != _mark(request) or not whole or keys.external or keys.is_virtual:
             return None

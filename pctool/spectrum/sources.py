@@ -89,6 +89,11 @@ class Unread:
     reason: str
 
 
+def chosen_network(paths: Sequence[Path]) -> Network | None:
+    """D where the names tell of D and of other networks, else what each file tells (None)."""
+    return "D" if {"D"} < {state_dicts.named_network(path.stem) or "D" for path in paths} else None
+
+
 def measure_file(path: Path, request: Request, threads: int = 1) -> Measured | Unread:
     """Reads one weight file, ours or anybody's, and measures it."""
     try:
@@ -145,8 +150,6 @@ def measure_all(
     With `jobs` above 1 so many processes share the files, each with one thread for linear algebra, and the
     results are the same bit by bit as with one job in a process that has one such thread.
     """
-    if request.network is None and {"D"} < {state_dicts.named_network(path.stem) or "D" for path in paths}:
-        request = Request("D", request.pattern, request.grid)  # files of several networks: D's
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if jobs == 1 or len(paths) < 2:
         for path in paths:

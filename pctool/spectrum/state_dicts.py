@@ -132,6 +132,8 @@ def layer_states(weights: Mapping[str, Any]) -> list[LayerState]:
         if layer is None or not isinstance(weight, torch.Tensor) or weight.dim() < 2 or not weight.numel():
             continue
         name, form = layer
+        if form == PLAIN and f"{name}{OLD}".removeprefix(".") in weights:
+            continue  # PyTorch 0.4 kept the normalised weight beside the raw one
         check_tensor(weight, key)
         short = weight.is_floating_point() and weight.element_size() < 4
         plain = weight.float() if short else weight  # integers stay, and are refused where they are measured

@@ -40,6 +40,19 @@ class Scorer:
         self.protocol = name if as_named else protocols.CUSTOM
         self.ema_decay = config.ema_decay
 
+    def made(self, protocol: dict[str, Any]) -> bool:
+        """Whether a protocol of metrics.jsonl is this scorer's."""
+        own = {
+            "name": self.protocol,
+            "n_fake": N_FAKE,
+            "network": "G_ema",
+            "bn": "running",
+            "batch_size": BATCH_SIZE,
+            "seed": self.seed,
+            "extractor": self.extractor.name,
+        }
+        return own.items() <= protocol.items()
+
     def score(
         self, G_ema: nn.Module, step: int, stop: StopRequest, advance: Callable[[int], object] = lambda n: None
     ) -> dict[str, Any] | None:

@@ -68,7 +68,7 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
         """Makes the evaluation that is due now and not there yet; False where the run was asked to stop meanwhile."""
         if not scorer or not state.step or not _due(state.step, config.eval_every, state.step == config.steps):
             return True
-        if ranks.any(recorder is not None and recorder.scored(state.step), state.device):
+        if ranks.any(recorder is not None and recorder.scored(scorer, state.step), state.device):
             return True
         try:
             recorder.evaluate(scorer, state) if recorder else scorer.score(state.G_ema, state.step, stop)

@@ -179,31 +179,43 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-class GlobalBatchNorm(nn.BatchNorm2d):
+class GlobalBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over the batches of all ranks, on any device; torch's own SyncBatchNorm refuses CPU tensors."""
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.BatchNorm2d`; in training mode with the mean and variance of the global batch, differentiably."""
-        if not self.training:
-            return super().forward(x)
-        work = x.to(torch.promote_types(x.dtype, torch.float32))
-        count = dist.get_world_size() * work.numel() / work.shape[1]
-        mean = _Sum.apply(work.sum((0, 2, 3))) / count
-        centred = work - mean.view(1, -1, 1, 1)
-        var = _Sum.apply(centred.square().sum((0, 2, 3))) / count
-        with torch.no_grad():
-            unbiased = var.detach() * (count / (count - 1))
-            for buffer, batch in (("running_mean", mean.detach()), ("running_var", unbiased)):
-                running = self.get_buffer(buffer)
-                running.lerp_(batch.to(running), self.momentum or 0.0)
-            self.get_buffer("num_batches_tracked").add_(1)
-        scale = self.weight * (var + self.eps).rsqrt()
-        return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(x.dtype)
+        return _global_norm(self, x) if self.training else super().forward(x)
+
+
+class GlobalBatchNorm1d(nn.BatchNorm1d):
+    """`GlobalBatchNorm2d` for vectors [n, C], as the first layer of `dcgan`'s G gives them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `nn.BatchNorm1d`; in training mode with the mean and variance of the global batch, differentiably."""
+        return _global_norm(self, x) if self.training else super().forward(x)
+
+
+def _global_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
+    dims, shape = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
+    work = x.to(torch.promote_types(x.dtype, torch.float32))
+    count = dist.get_world_size() * work.numel() / work.shape[1]
+    mean = _Sum.apply(work.sum(dims)) / count
+    centred = work - mean.view(shape)
+    var = _Sum.apply(centred.square().sum(dims)) / count
+    with torch.no_grad():
+        unbiased = var.detach() * (count / (count - 1))
+        for buffer, batch in (("running_mean", mean.detach()), ("running_var", unbiased)):
+            running = norm.get_buffer(buffer)
+            running.lerp_(batch.to(running), norm.momentum or 0.0)
+        norm.get_buffer("num_batches_tracked").add_(1)
+    scale = norm.weight * (var + norm.eps).rsqrt()
+    return (centred * scale.view(shape) + norm.bias.view(shape)).to(x.dtype)
 
 
 def with_global_batch_norm(network: nn.Module) -> nn.Module:
-    """The network with every BatchNorm2d seeing the global batch, parameters and buffers the same."""
+    """The network with every batch norm seeing the global batch, parameters and buffers the same."""
+    forms: dict[type, type] = {nn.BatchNorm1d: GlobalBatchNorm1d, nn.BatchNorm2d: GlobalBatchNorm2d}
     for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = GlobalBatchNorm
+        if type(module) in forms:
+            module.__class__ = forms[type(module)]
     return network

@@ -92,16 +92,18 @@ class Recorder:
         if self.config.stop_on_collapse:
             self.stop.collapse = reason
 
-    def scored(self, step: int) -> bool:
-        """Whether metrics.jsonl has this step."""
-        return any(entry["step"] == step for entry in self.folder.read_log("metrics.jsonl"))
+    def scored(self, scorer: evaluation.Scorer, step: int) -> bool:
+        """Whether metrics.jsonl has this step as the run itself scores it."""
+        entries = self.folder.read_log("metrics.jsonl")
+        return any(entry["step"] == step and scorer.made(entry["protocol"]) for entry in entries)
 
     def evaluate(self, scorer: evaluation.Scorer, state: TrainingState) -> None:
         """A line of metrics.jsonl; the checkpoint is kept when it is the best so far. Raises Stopped."""
         with self.watcher.scoring(scorer.n_images) as advance:
             metrics = scorer.score(state.G_ema, state.step, self.stop, advance)
         assert metrics is not None  # on the one rank that records
-        before = [evaluation.distance(entry["scores"]) for entry in self.folder.read_log("metrics.jsonl")]
+        entries = self.folder.read_log("metrics.jsonl")  # `pctool eval` adds lines of other protocols
+        before = [evaluation.distance(entry["scores"]) for entry in entries if scorer.made(entry["protocol"])]
         if evaluation.distance(metrics["scores"]) < min(before, default=math.inf):
             self.folder.save_best(state.checkpoint())
         self.folder.log("metrics.jsonl", metrics)  # last: a step without its line is scored again

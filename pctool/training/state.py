@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -81,21 +82,22 @@ class TrainingState:
 
     def checkpoint(self) -> dict[str, Any]:
         """What the next step depends on, as tensors and plain values. Raises NonFiniteError rather than save a NaN."""
-        networks = {"G": self.G, "D": self.D, "G_ema": self.G_ema}
-        for network_name, network in networks.items():
-            for name, value in network.state_dict().items():
-                if value.is_floating_point() and not torch.isfinite(value).all():
-                    raise NonFiniteError(f"step {self.step}: {network_name}.{name} is not finite; nothing was saved")
-        return {
+        content = {
             "step": self.step,
             "seconds": self.seconds,
             "config": self.config.model_dump_json(),
-            **{name: network.state_dict() for name, network in networks.items()},
+            "G": self.G.state_dict(),
+            "D": self.D.state_dict(),
+            "G_ema": self.G_ema.state_dict(),
             "optim_g": self.optim_g.state_dict(),
             "optim_d": self.optim_d.state_dict(),
             "preconditioner": self.preconditioner.state(),
             "logged_strengths": self.logged_strengths,
         }
+        for name, value in _tensors(content):
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise NonFiniteError(f"step {self.step}: {name} is not finite; nothing was saved")
+        return content
 
     def load(self, checkpoint: dict[str, Any]) -> None:
         """Takes over `checkpoint()` of a run with networks of these shapes; InputError for any other."""
@@ -147,3 +149,12 @@ def _load_moments(optimizer: torch.optim.Adam, moments: dict[int, dict[str, Tens
         if {name: value.shape for name, value in moments.get(i, {}).items()} != shapes:
             raise ValueError(f"Adam's moments of parameter {i} are missing or of another shape")
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _tensors(content: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor within, by its path."""
+    if isinstance(content, torch.Tensor):
+        yield name, content
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            yield from _tensors(value, f"{name}.{key}" if name else str(key))

@@ -102,8 +102,8 @@ Verdict = tuple[State, str | None]
 
 def _state(run: Path, ended: dict[str, Any], *, step: int, steps: int, quiet_for: float) -> Verdict:
     """What the files of a run say; `quiet_for` are the seconds without a change that are nothing."""
-    if not (run / "config.json").exists():
-        return "waiting", None
+    if not (run / "config.json").exists():  # it may have ended before it began, for want of data
+        return _ended_state(ended, step) if isinstance(ended.get("code"), int) else ("waiting", None)
     if ended.get("code") == 0 and step >= steps:
         return "done", None
     # Every process writes config.json when it begins and exit.json when it ends.

@@ -169,10 +169,13 @@ def test_named_protocols(place, capsys, monkeypatch):
     assert answer(capsys, "run", "--metrics", "fid", "--n-fake", "30").protocol.name == "fashion-10k"
     assert answer(capsys, "run", "--metrics", "fid", "--n-real", "71").protocol.name == "custom"
     assert answer(capsys, "run", "--metrics", "fid", "--split", "test").protocol.name == "custom"
+    # A folder is no split of a data set, and clean-50k no protocol of fashion-cnn's.
     monkeypatch.setitem(evaluation_plan.PROTOCOLS, "clean-50k", NamedProtocol(20, None))
     against = ("--against", "clothes", "--extractor", "fashion-cnn")
     found = answer(capsys, "run", "--metrics", "fid", "--protocol", "clean-50k", *against).protocol
-    assert (found.name, found.n_fake, found.n_real) == ("clean-50k", 20, 50)  # all there are
+    assert (found.name, found.n_fake, found.n_real) == ("custom", 20, 50)  # all there are
+    found = answer(capsys, "run", "--metrics", "fid", "--protocol", "clean-50k", "--extractor", "fashion-cnn").protocol
+    assert found.name == "custom"
 
 
 def bad_inputs(place):

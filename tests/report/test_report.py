@@ -126,6 +126,8 @@ def test_the_distance_is_fid_or_named_after_its_network(tmp_path: Path) -> None:
     ]
     assert metric_of(runs) == "fid"
     assert metric_of(runs[1:]) == "fd_mobilenet_v2"
+    paper = read_run(make_run(tmp_path / "c", scores={20: 7.0}, metric="fid_legacy", seed=2))
+    assert metric_of([runs[1], paper]) == "fid_legacy"
     assert "FD-mobilenet_v2" in tables.heading(rows_of(runs, "fd_mobilenet_v2"))
     with pytest.raises(InputError, match="there are: fid, kid, fd_mobilenet_v2"):
         rows_of(runs, "fd_x")

@@ -101,10 +101,12 @@ def test_a_transposed_convolution_has_its_output_side_first(tmp_path: Path, shap
 
 
 def test_a_file_too_old_to_hold_v_has_one_computed(tmp_path: Path) -> None:
-    """|u^T W v| with v = W^T u / |W^T u| is |W^T u|."""
+    """|u^T W v| with v = W^T u / |W^T u| is |W^T u|; the normalised weight that such files hold beside is no layer."""
     W, u = torch.randn(4, 9), torch.nn.functional.normalize(torch.randn(4), dim=0)
-    _, _, states = read_layers(_save(tmp_path / "x.pt", {"fc.weight_orig": W, "fc.weight_u": u}))
+    content = {"fc.weight": W / 3, "fc.weight_orig": W, "fc.weight_u": u}
+    _, _, states = read_layers(_save(tmp_path / "x.pt", content))
     assert states is not None
+    assert [state.name for state in states] == ["fc"]
     assert states[0].sigma_hat == pytest.approx(float((W.double().T @ u.double()).norm()), rel=1e-12)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from pctool.cli.main import run
 from pctool.spectrum import sources
@@ -57,6 +58,20 @@ def test_what_was_interrupted_continues_to_the_same_file(
     assert read_spectrum(folder / "x.h5").steps.tolist() == [0, 10, 20]
     assert run(["spectrum", "run", "--out", "x.h5"]) == 0
     assert interrupting.count == 5
+    assert (folder / "x.h5").read_bytes() == (folder / "whole.h5").read_bytes()
+
+
+def test_files_of_two_networks_continue_as_they_began(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D's are chosen by the names of all files, also when those that are left are G's alone."""
+    for name in ("D-step=1", "D-step=2", "G-step=1", "G-step=2"):
+        torch.save({"fc.weight": torch.randn(3, 4, generator=torch.Generator().manual_seed(1))}, f"model={name}.pth")
+    command = ["spectrum", "model=*.pth", "--out", "x.h5"]
+    assert run([*command[:-1], "whole.h5"]) == 0
+    monkeypatch.setattr(sources, "measure_file", _Interrupting(signal.SIGINT, during=2))
+    assert run(command) == 75
+    assert run(command) == 0, capsys.readouterr().err
     assert (folder / "x.h5").read_bytes() == (folder / "whole.h5").read_bytes()
 
 

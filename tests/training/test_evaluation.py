@@ -65,6 +65,21 @@ def test_an_evaluation_that_a_signal_cuts_off_is_made_up_for(tmp_path, monkeypat
     assert best[0] == best[1]
 
 
+def test_lines_of_pctool_eval_are_not_the_runs_own(tmp_path, monkeypatch):
+    """`pctool eval` adds a line without a distance, at a step that the run scores: training goes on, makes its own line
+    of that step, and chooses the best checkpoint among its own."""
+    monkeypatch.setattr(evaluation, "N_FAKE", 20)
+    out = str(tmp_path / "r")
+    command = ["train", *SMALL, "--out", out, "--steps"]
+    assert run([*command, "2"]) == 0
+    assert run(["eval", out, "--metrics", "is", "--n-fake", "20"]) == 0
+    assert run([*command, "4", "--eval-every", "2"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], "fd_fashion-cnn" in line["scores"]) for line in lines] == [(2, False), (2, True), (4, True)]
+    best = min(lines[1:], key=lambda line: line["scores"]["fd_fashion-cnn"])
+    assert checkpoint.read(tmp_path / "r" / "checkpoints" / "best.pt")["step"] == best["step"]
+
+
 def test_two_ranks_score_as_one_process(tmp_path, monkeypatch):
     """Two processes with a part of the samples each give the scores of one to 1e-10 relative, and the same record.
     Where one of them fails it says why, the other ends too, and neither waits."""

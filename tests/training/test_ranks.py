@@ -7,8 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pctool.errors import InputError
 from pctool.training.placement import first_host, placement
@@ -64,6 +66,21 @@ def test_two_ranks_equal_one_process(tmp_path):
     assert compared > 80
     degrees = [line["strengths"] for line in stats(tmp_path / "two") if "strengths" in line]
     assert len(degrees) > 1, "the thresholds were to force a change"
+
+
+def test_two_ranks_of_dcgan_keep_one_batch_norm(tmp_path):
+    """Its G norms vectors too: after 3 steps D's weights are one process's to 1e-10; both ranks have the same bits."""
+    (tmp_path / "images").mkdir()
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (50, 64, 64, 3), np.uint8)):
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
+    launch([sys.executable], tmp_path / "one", 3, "dcgan")
+    launch(TORCHRUN, tmp_path / "two", 3, "dcgan")
+    one, first, second = (
+        dict(flat(torch.load(tmp_path / name, weights_only=True))) for name in ("one.rank0", "two.rank0", "two.rank1")
+    )
+    assert [name for name in one if not torch.equal(first[name], second[name])] == []
+    for name in [name for name in one if name.startswith("/D/")]:
+        torch.testing.assert_close(first[name], one[name], rtol=0, atol=1e-10, msg=name)
 
 
 @pytest.mark.slow

@@ -314,8 +314,12 @@ def test_the_best_checkpoint_by_score_is_kept(tmp_path, monkeypatch):
         def __init__(self, config, ranks):
             pass
 
-        def score(self, G_ema, step, advance):
-            return {"step": step, "scores": {"fd_fashion-cnn": {2: 5.0, 4: 3.0, 6: 4.0}[step], "is_fashion-cnn": 1.0}}
+        def score(self, G_ema, step, stop, advance):
+            scores = {"fd_fashion-cnn": {2: 5.0, 4: 3.0, 6: 4.0}[step], "is_fashion-cnn": 1.0}
+            return {"step": step, "scores": scores, "protocol": {}}
+
+        def made(self, protocol):
+            return True
 
     class Scored(Watcher):
         def scoring(self, total):
@@ -378,14 +382,24 @@ def test_non_finite_gradient_stops_before_it_is_applied(tmp_path, monkeypatch):
 
 
 def test_a_nan_is_never_saved(tmp_path):
-    """A checkpoint with a NaN in any network is refused by name."""
+    """A checkpoint with a NaN in any network, Adam's moments or the power iteration's vectors is refused by name."""
     from pctool.training.state import TrainingState
 
-    state = TrainingState(resolve({**SMALL, "out": tmp_path}))
-    with torch.no_grad():
-        state.G_ema.dense.bias[3] = float("nan")
-    with pytest.raises(NonFiniteError, match=r"G_ema\.dense\.bias"):
-        state.checkpoint()
+    run(tmp_path / "run", steps=2)
+    whole = checkpoints.read(tmp_path / "run" / "checkpoints" / "00000002.pt")
+    places = {
+        r"G_ema\.dense\.bias": whole["G_ema"]["dense.bias"],
+        r"optim_d\.state\.0\.exp_avg": whole["optim_d"]["state"][0]["exp_avg"],
+        r"preconditioner\..*\.v": next(iter(whole["preconditioner"].values()))["v"],
+    }
+    for name, tensor in places.items():
+        before = tensor.clone()
+        tensor.flatten()[0] = float("nan")
+        state = TrainingState(resolve({**SMALL, "out": tmp_path}))
+        state.load(whole)
+        with pytest.raises(NonFiniteError, match=name):
+            state.checkpoint()
+        tensor.copy_(before)
 
 
 def test_another_configuration_is_refused_and_touches_nothing(tmp_path):

@@ -28,7 +28,9 @@ class Watcher:
 
 
 def config(out: Path, steps: int, method: str):
-    """A small run with batch norm, two updates of D a step and an APC change on the way."""
+    """A small run with batch norm, two updates of D a step and an APC change on the way; `dcgan`: of those networks."""
+    dcgan = {"arch": "dcgan", "resolution": 64, "lr_d": 1e-3, "dataset": str(out.parent / "images")}
+    arch = dcgan if method == "dcgan" else {}
     return resolve(
         {
             "max_images": 50,
@@ -38,7 +40,7 @@ def config(out: Path, steps: int, method: str):
             "lr_d": 1e-2,
             "steps": steps,
             "d_iters": 2,
-            "method": method,
+            "method": method if method != "dcgan" else "apc",
             "apc_every": 4,
             "taus": (1.4, 1.6, 1.8, 2.0),
             "log_every": 1,
@@ -47,6 +49,7 @@ def config(out: Path, steps: int, method: str):
             "spectrum_every": 2,
             "device": "cpu",
             "out": out,
+            **arch,
         }
     )
 
