@@ -118,7 +118,8 @@ class Training:
                 horner = NaiveHorner(layer.get_parameter("weight"), coeffs)
                 parametrize.register_parametrization(layer, "weight", horner)
             if method in IN_PLACE:
-                self._time_in_place(layer.parametrizations.weight[0])  # type: ignore[union-attr,index]
+                on_weight: Any = layer.parametrizations
+                self._time_in_place(on_weight.weight[0])
         return Preconditioner(self.D, "none")
 
     def _time_in_place(self, parametrization: nn.Module) -> None:

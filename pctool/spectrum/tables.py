@@ -22,8 +22,14 @@ def summary_table(spectrum: Spectrum) -> Table:
     By both definitions: kappa of Sec. 1.2 and the modified kappa of Sec. 3.4, which the authors' code reports.
     Of more than 12 steps it shows 12, evenly spread, the first and the last among them.
     """
+    paper = " (Table 1)" if spectrum.network == "D" else ""
+    kind = (
+        f"effective weights{paper}"
+        if spectrum.operator == "matrix"
+        else f"effective weights as operators, {spectrum.operator}"
+    )
     table = Table(
-        title=f"Condition numbers of {spectrum.network}'s effective weights (Table 1)",
+        title=f"Condition numbers of {spectrum.network}'s {kind}",
         title_justify="left",
         box=None,
         pad_edge=False,
