@@ -161,7 +161,7 @@ def _polynomial(S: Tensor, a: list[Tensor], n_coeffs: int, precision: Precision)
         P = torch.addcmul(P, S2, a[2])
     elif n_coeffs > 3:
         tail = torch.addcmul(a[3] * S, S2, a[4]) if n_coeffs > 4 else a[3] * S
-        P = P + mul(S2, _add_identity(tail, a[2]), precision)
+        P = P.add_(mul(S2, _add_identity(tail, a[2]), precision))
     return _add_identity(P, a[0]) if precision == "fp32" else P, S2
 
 
@@ -172,11 +172,10 @@ def _add_identity(X: Tensor, scale: Tensor) -> Tensor:
     return X
 
 
-def _times(P: Tensor, a0: Tensor, X: Tensor, precision: Precision) -> Tensor:
-    """P(S) X for P of `_polynomial`; where products are rough, a0 X stays exact and only the rest is one."""
-    if precision == "fp32":
-        return P @ X
-    return mul(P, X, precision).addcmul_(X, a0)
+def _times(P: Tensor, a0: Tensor, X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
+    """P(S) X for P of `_polynomial`; where products are rough, a0 X stays exact and only the rest is one, of Y = X."""
+    product = mul(P, Y, precision)
+    return product if precision == "fp32" else product.addcmul_(X, a0)
 
 
 def _evaluate(  # noqa: PLR0917  # the kernel's own arguments, in its order
@@ -192,9 +191,9 @@ def _evaluate(  # noqa: PLR0917  # the kernel's own arguments, in its order
         with products(W.device, "fp32"):
             sigma = u.unsqueeze(-2) @ (W @ v.unsqueeze(-1))
     B = rounded(W, precision)
-    S = gram(B, precision) / sigma.square()
+    S = gram(B, precision).div_(sigma.square())
     P, S2 = _polynomial(S, a, n_coeffs, precision)
-    return _times(P / sigma, a[0] / sigma, W, precision), B, S, S2, P, sigma
+    return _times(P / sigma, a[0] / sigma, W, W, precision), B, S, S2, P, sigma
 
 
 class _PolynomialOfMatrix(torch.autograd.Function):
@@ -232,7 +231,8 @@ class _PolynomialOfMatrix(torch.autograd.Function):
             if torch.is_grad_enabled():  # create_graph: the gradient itself will be differentiated, so autograd's road
                 W_hat, *_ = _evaluate(W, u, v, coeffs, n_coeffs, precision)
                 return *torch.autograd.grad(W_hat, W, G, create_graph=True), None, None, None, None, None
-            M = mul(rounded(G, precision), B.mT, precision) / sigma
+            H = rounded(G, precision)  # W_hat's own product takes W: its result must keep its digits, dW's need not
+            M = mul(H, B.mT, precision).div_(sigma)
             K = M + M.mT
             L = a[1] * K
             if n_coeffs > 2:
@@ -240,12 +240,12 @@ class _PolynomialOfMatrix(torch.autograd.Function):
                 X = a[2] * T
                 if n_coeffs > 3:
                     inner = torch.addcmul(a[3] * K, T + T.mT, a[4]) if n_coeffs > 4 else a[3] * K
-                    X = X + mul(S2, inner, precision)
-                    L = torch.addcmul(L, mul(T, S, precision), a[3])
-                L = L + X + X.mT
-            dW = _times(P / sigma, a[0] / sigma, G, precision)
-            rest, rough = L / sigma.square(), precision == "bf16" and G.is_cuda
-            dW = dW.add_(mul(rest, B, precision)) if rough else dW.baddbmm_(rest, W)
+                    X = X.add_(mul(S2, inner, precision))
+                    L = L.addcmul_(mul(T, S, precision), a[3])
+                L = L.add_(X + X.mT)
+            dW = _times(P / sigma, a[0] / sigma, G, H, precision)
+            rest = L / sigma.square()
+            dW = dW.add_(mul(rest, B, precision)) if precision == "bf16" else dW.baddbmm_(rest, W)
             if u is not None:
                 # <dL/dA, A> = <P, M> + <L, S>; where M is rough, <P, M> as the exact <G, W_hat>, at more traffic.
                 with products(G.device, "fp32"):
@@ -257,4 +257,4 @@ class _PolynomialOfMatrix(torch.autograd.Function):
 
 def _dot(X: Tensor, Y: Tensor) -> Tensor:
     """<X, Y> of each layer, [layers, 1, 1]."""
-    return torch.linalg.vecdot(X.flatten(1), Y.flatten(1)).view(-1, 1, 1)
+    return X.flatten(1).unsqueeze(1) @ Y.flatten(1).unsqueeze(2)

@@ -53,18 +53,20 @@ def products(device: torch.device, precision: Precision) -> Iterator[None]:
 
 
 def rounded(X: Tensor, precision: Precision) -> Tensor:
-    """An operand of a Gram matrix. CPUs are slow to round what is transposed, so it is rounded before.
-
-    They round the result too, harmless there: it multiplies W, so that small singular values keep their digits.
-    """
+    """A large operand of `mul`, rounded once for several products."""
     return X.bfloat16() if precision == "bf16" else X
 
 
 def mul(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
-    """X Y [layers, ...] in float32 or better; on CPUs `products` rounds what `rounded` has not."""
+    """X Y [layers, ...] in float32 or better, as `products` says.
+
+    If Y is `rounded`, CPUs round the result too: no harm in a Gram matrix, which multiplies W, so that small singular
+    values keep their digits, nor in a gradient.
+    """
     if precision == "bf16" and X.is_cuda:
         return torch.bmm(X.bfloat16(), Y.bfloat16(), out_dtype=torch.float32)
-    return working(X @ Y)
+    X = X.to(Y.dtype)
+    return working(X @ Y if len(X) > 1 else torch.mm(X[0], Y[0]).unsqueeze(0))  # bmm copies what is transposed
 
 
 def gram(B: Tensor, precision: Precision) -> Tensor:
