@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pctool.core.products import products
 from pctool.errors import InputError, MissingError
 from pctool.evaluation import fashion_cnn, inception, resizers, torchvision_nets
 from pctool.evaluation.images import describe
@@ -96,8 +97,8 @@ class Extractor:
     def _infer(self, x: NDArray[np.float32]) -> Batch:
         """In full float32: TF32, cuDNN's default for convolutions, would move features in the third digit."""
         gpu = self.device.type == "cuda"
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if gpu else contextlib.nullcontext()
-        with torch.inference_mode(), exact:
+        convolutions = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if gpu else contextlib.nullcontext()
+        with torch.inference_mode(), convolutions, products(self.device, "fp32"):
             on_device = torch.from_numpy(x).to(self.device).contiguous(memory_format=torch.channels_last)
             features, probabilities = self.network(on_device)
             return features.cpu().numpy(), None if probabilities is None else probabilities.cpu().numpy()
