@@ -11,7 +11,7 @@ from torch import Tensor
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
-GRAM_IN_BLOCKS = 256  # rows from which three quarters of the products outweigh a copy of the result
+GRAM_IN_BLOCKS = 256  # rows from which three quarters of the float32 products outweigh a copy of the result
 
 
 @torch.compiler.assume_constant_result  # compiled code asks once
@@ -70,9 +70,9 @@ def mul(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
 
 
 def gram(B: Tensor, precision: Precision) -> Tensor:
-    """B B^T; of large ones on CPUs, which have the time, one of the four blocks is the transpose of another."""
+    """B B^T; of large ones in float32 on CPUs one of the four blocks is the transpose of another."""
     n = B.shape[-2]
-    if B.is_cuda or n < GRAM_IN_BLOCKS:
+    if B.is_cuda or n < GRAM_IN_BLOCKS or precision == "bf16":
         return mul(B, B.mT, precision)
     left = mul(B, B[:, : n // 2].mT, precision)
     corner = mul(B[:, n // 2 :], B[:, n // 2 :].mT, precision)
