@@ -198,6 +198,10 @@ def bad_inputs(place):
         (("clothes",), "--against"),
         (("empty", "--bn", "batch"), "--bn is for runs and checkpoints"),  # before the folder is read
         (("clothes", "--against", "fashion-mnst"), "did you mean fashion-mnist"),
+        (
+            ("run", "--against", "no/where"),
+            "--against no/where is neither a data set nor there; give .* or a folder, ZIP",
+        ),
         (("clothes", *against, "--n-fake", "51"), "more than the 50"),
         (("run", "--n-fake", "9", "--n-real", "10001"), "more than the 10,000"),
         (("clothes", "--against", "clothes", "--extractor", "fashion-cnn", "--split", "test"), "--split"),
