@@ -82,7 +82,7 @@ def _findings() -> list[Row]:
         *_tried("cache", _cache_dir),
         *_tried("data sets", _data),
         *_tried("Inception", _inception),
-        ("fashion-cnn", "built in", "scores grey images, as of fashion-mnist, without a network; that is no FID"),
+        ("fashion-cnn", "built in", "scores grey images, as of fashion-mnist, offline; that is no FID"),
     ]
 
 
