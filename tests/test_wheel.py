@@ -40,6 +40,7 @@ def test_presets_data_and_modules_are_inside(wheel):
     assert inside == expected
 
 
+@pytest.mark.slow
 def test_it_works_without_the_repository(wheel, tmp_path):
     """Unpacked elsewhere it lists all presets and reads the built-in images."""
     with zipfile.ZipFile(wheel) as archive:
