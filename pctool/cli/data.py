@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from pctool import errors
-from pctool.cli import console
-
-if TYPE_CHECKING:
-    from pctool.data.acquire import Outcome
-    from pctool.data.catalog import SplitState
+from pctool.cli import console, data_answer
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,13 +22,6 @@ DataDir = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 
-OUTCOMES = {
-    "built in": "{name} is built in: there is nothing to do",
-    "already here": "{name} was already here; every byte is verified",
-    "imported": "{name} is imported and verified",
-    "fetched": "{name} is fetched and verified",
-}
-
 
 @app.command("list")
 def list_(data_dir: DataDir = None, as_json: AsJson = False) -> None:
@@ -44,7 +33,7 @@ def list_(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """
     from pctool.data import catalog
 
-    _show([state for name in catalog.DATASETS for state in catalog.states(name, data_dir)], as_json)
+    data_answer.show([state for name in catalog.DATASETS for state in catalog.states(name, data_dir)], as_json)
 
 
 @app.command("verify")
@@ -74,7 +63,7 @@ def verify(
         shown += states
         if name or any(state.state != "absent" for state in states):
             counted += states
-    _show(shown, as_json)
+    data_answer.show(shown, as_json)
     for state in counted:
         if state.state == "damaged":
             raise errors.InputError(str(state.problem))
@@ -115,7 +104,7 @@ def import_(
         total, unit = known or (about.archive.size if about.archive else 0), "bytes"  # LSUN's JPEGs do not pack
     with console.progress(f"reading {name}", total, unit) as advance:
         outcome = acquire.import_files(name, source, data_dir, advance, console.note, link=link)
-    _report(name, outcome, data_dir, as_json)
+    data_answer.report(name, outcome, data_dir, as_json)
 
 
 @app.command("fetch")
@@ -145,7 +134,7 @@ def fetch(
     archive = catalog.describe(name).archive
     with console.progress(f"fetching {name}", archive.size if archive else 0, "bytes") as advance:
         outcome = acquire.fetch(name, data_dir, advance, console.note)
-    _report(name, outcome, data_dir, as_json)
+    data_answer.report(name, outcome, data_dir, as_json)
 
 
 @app.command("prepare")
@@ -166,19 +155,22 @@ def prepare(  # noqa: PLR0917  # every setting is a flag of its own
     workers: Annotated[
         int | None, typer.Option("--data-workers", help="Processes that decode (default: by the processors).", min=0)
     ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Fetch neither data nor weights; use what is here.")
+    ] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Do ahead of a job what its first minutes would do: fetch, verify, decode into the cache that all runs share.
+    """Do all that can be done ahead of a job: fetch, verify, decode into the cache that all runs share.
 
-    Give the options that 'pctool train' will get.
+    Brings the weights of the network that scores a run on these data, too. Give the options that 'pctool train' will
+    get.
 
     Example: pctool data prepare stl10
     """
     from pctool.data import acquire, catalog, encoded
-    from pctool.data.decoding import EncodedImages
 
-    if not encoded.is_path(name) and any(s.state == "absent" for s in catalog.states(name, data_dir)):
+    if not (offline or encoded.is_path(name)) and any(s.state == "absent" for s in catalog.states(name, data_dir)):
         archive = catalog.describe(name).archive
         with console.progress(f"fetching {name}", archive.size if archive else 0, "bytes") as advance:
             acquire.fetch(name, data_dir, advance, console.note)
@@ -195,73 +187,16 @@ def prepare(  # noqa: PLR0917  # every setting is a flag of its own
         counted=lambda total: console.progress(f"decoding {name}", total, "images"),
         say=console.note,
     )
-    streamed = isinstance(loaded.images, EncodedImages)
-    path = getattr(loaded.images, "filename", None)
-    if as_json:
-        console.print_json(
-            {
-                "name": name,
-                "split": loaded.split,
-                "images": len(loaded.images),
-                "shape": list(loaded.images.shape[1:]),
-                "sha256": loaded.sha256,
-                "cache": str(path) if path else None,
-                "streamed": streamed,
-            }
-        )
-        return
-    where = "streamed while training" if streamed else f"in {path}" if path else "inside the package"
-    size = "x".join(map(str, reversed(loaded.images.shape[1:])))
-    console.output().print(f"{name}: {len(loaded.images):,} images of {size}, {where}", markup=False)
+    # Last: the data may be there where the weights' host is not.
+    from pctool.cli import weights
+    from pctool.evaluation import features
 
-
-def _report(name: str, outcome: Outcome, data_dir: Path | None, as_json: bool) -> None:
-    from pctool.data import catalog
-
-    states = catalog.states(name, data_dir)
-    if as_json:
-        console.print_json({"name": name, "outcome": outcome, "splits": [_as_dict(state) for state in states]})
-        return
-    console.output().print(OUTCOMES[outcome].format(name=name), markup=False)
-    for state in states:
-        if state.path:
-            console.output().print(f"  {state.path}", markup=False)
-    place = f" --data-dir {data_dir}" if data_dir else ""
-    console.output().print(f"next: pctool train --dataset {name}{place}", markup=False)
-
-
-def _show(states: list[SplitState], as_json: bool) -> None:
-    if as_json:
-        console.print_json({"splits": [_as_dict(state) for state in states]})
-        return
-    rows = [("data set", "split", "images", "size", "state", "where")]
-    for state in states:
-        values = _as_dict(state)
-        size = f"{values['resolution']} x {values['resolution']} x {values['channels']}"
-        where = str(state.path or "in the package")
-        rows.append((state.name, state.split, f"{values['images']:,}", size, state.state, where))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        cells = (
-            cell.rjust(w) if i == 2 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        console.output().print("  ".join(cells).rstrip(), markup=False)
-
-
-def _as_dict(state: SplitState) -> dict[str, object]:
-    from pctool.data import catalog
-
-    about = catalog.DATASETS.get(state.name)
-    return {
-        "name": state.name,
-        "split": state.split,
-        "state": state.state,
-        "path": str(state.path) if state.path else None,
-        "problem": state.problem,
-        "images": state.images,
-        "resolution": state.resolution,
-        "channels": state.channels,
-        "sha256": state.sha256,
-        "licence": about.licence if about else None,
-        "address": about.address if about else None,
-    }
+    extractor = features.default_for(name)
+    problem: errors.MissingError | None = None
+    try:
+        path, outcome = weights.verified(extractor, offline=offline)
+    except errors.MissingError as error:
+        path, outcome, problem = None, "not here", error
+    data_answer.prepared(name, loaded, extractor, outcome, path, as_json)
+    if problem is not None:
+        raise errors.MissingError(f"{problem}, or leave it out with --offline") from problem

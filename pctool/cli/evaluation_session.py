@@ -18,7 +18,7 @@ from pctool.cli.console import note, output, print_json, progress
 from pctool.cli.evaluation_plan import Plan, Request
 from pctool.cli.evaluation_sources import Batches, Trained, is_images, opened, real_images
 from pctool.data import catalog
-from pctool.errors import InputError
+from pctool.errors import InputError, MissingError
 from pctool.evaluation import features, samples_out, statistics_file
 from pctool.evaluation.features import Extractor
 from pctool.evaluation.images import Images
@@ -49,9 +49,7 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
         plan = dataclasses.replace(plan, name=CUSTOM, n_real=request.n_real)
         if request.stats_out is not None:
             raise InputError(f"--stats-out is for images; {real} holds statistics already")
-    if request.weights is None and not request.offline and weights.is_known(name):
-        weights.fetch(name)
-    extractor = features.load(name, request.weights, device)
+    extractor = _extractor(name, request, device)
     answer = _scored(request, plan, source, real, split, extractor)
     if request.stats_out is not None:
         assert not isinstance(real, Path)
@@ -62,6 +60,16 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
     if isinstance(source, Trained) and source.run is not None:
         # Last: a run folder that cannot be written to must not cost the answer.
         files.append_line(source.run / "metrics.jsonl", answer.model_dump_json())
+
+
+def _extractor(name: str, request: Request, device: torch.device) -> Extractor:
+    """The network, its weights fetched where they may be."""
+    try:
+        if request.weights is None and not request.offline and weights.is_known(name):
+            weights.fetch(name)
+        return features.load(name, request.weights, device)
+    except MissingError as error:
+        raise MissingError(f"{error}, or name the file by --weights FILE") from error
 
 
 def _check(request: Request, out: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,7 @@ def real_images(
     """A data set's split, finished images or a statistics file; and the split's name.
 
     With `run`, the settings of a run on `against`, the images are those it was trained on, all of them.
+    Raises InputError for what is none of these.
     """
     path = Path(against)
     if run is None and against not in catalog.DATASETS and path.exists():
@@ -88,6 +90,13 @@ def real_images(
         if path.suffix.lower() == ".npz" and statistics_file.is_statistics(path):
             return path, None
         return _read_once(path), None
+    if run is None and against not in catalog.DATASETS:
+        close = difflib.get_close_matches(against, catalog.DATASETS, 1)
+        names = ", ".join(catalog.DATASETS)
+        raise InputError(
+            f"--against {against} is neither a data set nor there; give {names}, or a folder, ZIP or .npz of real "
+            "images, or an .npz of statistics" + (f"; did you mean {close[0]}?" if close else "")
+        )
     about = run or {}
     loaded = catalog.load(
         against,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -72,7 +73,7 @@ def report(  # noqa: PLR0917  # every setting is a flag of its own
 
 
 def _remarks(rows: Sequence[Row], select: Literal["final", "best"]) -> list[str]:
-    """What makes numbers of a table unfit to be compared, for each of the tables' settings."""
+    """What makes numbers of a table unfit to be compared, for each of the tables' settings; and what has none."""
     from pctool.report.rows import protocols
 
     remarks = []
@@ -82,6 +83,10 @@ def _remarks(rows: Sequence[Row], select: Literal["final", "best"]) -> list[str]
         if apart:
             differ = "; ".join(f"{key} {' or '.join(sorted({str(one[key]) for one in found}))}" for key in apart)
             remarks.append(f"The scores of {setting} have different protocols ({differ}): do not compare them.")
+    unscored = [str(run.path) for row in rows for run in row.runs if not run.metrics and run.ended != "diverged"]
+    if unscored:
+        command = shlex.join(["pctool", "eval", unscored[0]])
+        remarks.append(f"Without a score: {', '.join(unscored)}. '{command}' scores a run; then make the report again.")
     return remarks
 
 

@@ -36,7 +36,11 @@ def spectrum(  # noqa: PLR0917  # every setting is a flag of its own
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Where to write. [<name of the first input>.spectrum.h5]", show_default=False),
+        typer.Option(
+            "--out",
+            help="Where to write. [<first input>.spectrum.h5; what departs from the defaults stands in the name]",
+            show_default=False,
+        ),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw the figures into this folder, as PNG and SVG.", metavar="DIR")

@@ -8,18 +8,39 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pctool.cli.console import output
+from pctool.core.polynomial_report import LAYER_UPPER
 from pctool.spectrum.reader import LayerSeries, Spectrum
 from pctool.spectrum.tables import layer_table, smallest, summary_table
 
 
 def show(measured: Spectrum) -> None:
-    """Table 1's columns, and the layers of the last step."""
+    """Table 1's columns, the layers of the last step, and which of them could not be measured, since when and why."""
     console = output()
     console.print(summary_table(measured))
     console.print()
     console.print(layer_table(measured, ascii_only=console.options.ascii_only))
+    for layer in measured.layers:
+        if layer.problem:
+            console.print(f"{layer.name} could not be measured: {layer.problem}", markup=False)
     console.print()
+
+
+def too_small_estimates(measured: Spectrum) -> str | None:
+    """What to say of layers whose norm is far above the power iteration's estimate, as where that never ran."""
+    ratios = {each.name: each.sigma_over_sigma_hat for each in measured.layers if each.sigma_over_sigma_hat is not None}
+    beyond = [name for name, ratio in ratios.items() if (ratio > LAYER_UPPER).any()]
+    if not beyond:
+        return None
+    worst = max(beyond, key=lambda name: np.nanmax(ratios[name]))
+    at = int(np.nanargmax(ratios[worst]))
+    return (
+        f"sigma / sigma_hat is above {LAYER_UPPER} in {len(beyond)} of {len(measured.layers)} layers, "
+        f"{ratios[worst][at]:.3g} in {worst} at step {measured.steps[at]}: its u and v were never iterated or lag far "
+        "behind W, and normalized and effective are of that estimate"
+    )
 
 
 def follow_up(target: Path, plot: Path | None, command: Sequence[str], scored: str) -> None:

@@ -18,7 +18,8 @@ if "numpy" not in sys.modules:  # before it loads: one thread for linear algebra
     os.environ.update({f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")})
 
 from pctool import files
-from pctool.cli.spectrum_answer import follow_up, show, summary
+from pctool.cli.spectrum_answer import follow_up, show, summary, too_small_estimates
+from pctool.cli.spectrum_plan import check_one_run, check_places, default_out
 from pctool.spectrum.reader import Spectrum, parse_spectrum, read_spectrum
 from pctool.spectrum.resume import already_measured, unfinished_image
 from pctool.spectrum.sources import Measured, Request, Unread, chosen_network, find_checkpoints, measure_all, merged
@@ -50,8 +51,9 @@ def measure(settings: Settings, *, force: bool, as_json: bool) -> None:
     signal came after something had been measured: the same command then continues.
     """
     paths = find_checkpoints(settings.inputs)
-    target = settings.out or default_out(settings.inputs, paths)
-    _check_places(target, settings.plot, paths)
+    target = settings.out or default_out(settings.inputs, paths, settings.network, settings.layers, settings.grid)
+    check_places(target, settings.plot, paths)
+    check_one_run(paths)
     request = Request(settings.network or chosen_network(paths), settings.layers, settings.grid)
     source = " ".join(settings.inputs).encode("utf-8", "replace").decode()  # a file name need not be valid text
     begun = already_measured(target, request, paths)
@@ -80,6 +82,7 @@ def measure(settings: Settings, *, force: bool, as_json: bool) -> None:
         show(measured)
         command = _again(settings)
         follow_up(target, settings.plot, command, settings.inputs[0])
+    _warn(measured)
     _report([f"step {row.step}: {problem}" for row in rows for problem in row.problems], collected.skipped)
 
 
@@ -135,23 +138,6 @@ class _Collected:
             note(f"skipped: {reason if path in reason else f'{path}: {reason}'}")
 
 
-def default_out(inputs: Sequence[str], paths: Sequence[Path]) -> Path:
-    """`<name>.spectrum.h5` in the current folder: of the first input, or the first file that a pattern gave."""
-    first = Path(inputs[0]) if Path(inputs[0]).exists() else paths[0]
-    name = first.resolve().name if first.is_dir() else first.stem
-    return Path(f"{name}.spectrum.h5")
-
-
-def _check_places(target: Path | None, plot: Path | None, paths: Sequence[Path]) -> None:
-    """Before any work: what could not be written in any case."""
-    if target and target.is_dir():
-        raise InputError(f"--out {target} is a folder; give a file name such as {target / 'spectrum.h5'}")
-    if target and target.resolve() in {path.resolve() for path in paths}:
-        raise InputError(f"--out {target} is one of the checkpoints to read; give another name")
-    if plot and plot.exists() and not plot.is_dir():
-        raise InputError(f"--plot {plot} is a file; give a folder")
-
-
 def _figures(measured: Spectrum, plot: Path | None) -> dict[Path, bytes]:
     if plot is None:
         return {}
@@ -169,6 +155,11 @@ def _again(settings: Settings) -> list[str]:
     return [*command, *(["--out", str(settings.out)] if settings.out else [])]
 
 
+def _warn(measured: Spectrum) -> None:
+    if warning := too_small_estimates(measured):
+        note(warning)
+
+
 def _report(problems: Sequence[str], skipped: dict[str, str]) -> None:
     """A note a layer that could not be measured, then exit 6: everything else has been written."""
     for problem in problems:
@@ -182,7 +173,7 @@ def _report(problems: Sequence[str], skipped: dict[str, str]) -> None:
 def show_recorded(text: str, *, watch: bool, plot: Path | None, force: bool, as_json: bool) -> None:
     """Shows a spectrum file, with `watch` that of a run while it grows. Writes nothing but the figures."""
     path = Path(text)
-    _check_places(None, plot, [])
+    check_places(None, plot, [])
     if watch:
         path = path / "spectrum.h5"
         _watch(path.parent, path, quiet=as_json)
@@ -191,6 +182,7 @@ def show_recorded(text: str, *, watch: bool, plot: Path | None, force: bool, as_
         raise InputError(f"{path} has no row yet; wait for the run, or give another file")
     contents = _figures(measured, plot)
     write_new(contents, force=force)
+    _warn(measured)
     if as_json:
         print_json(summary(measured, path, list(contents), {}))
         return

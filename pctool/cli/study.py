@@ -49,6 +49,7 @@ def write(  # noqa: PLR0917  # every setting is a flag of its own
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of train for every run, such as steps=1000."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that hold something else.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the tasks and write nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write every run of a table as a task with its resolved settings, and a SLURM array script that runs them.
@@ -72,14 +73,21 @@ def write(  # noqa: PLR0917  # every setting is a flag of its own
     study = study_folder.StudyFile(
         name=label, seeds=studies.parse_seeds(seeds), tasks=tuple(task.name for task in tasks)
     )
-    study_folder.write(folder, study, texts, force=force)
+    if not dry_run:
+        study_folder.write(folder, study, texts, force=force)
     commands = {
         "one here": ["pctool", "train", "--study", str(folder), "--task", "0"],
         "on a cluster": ["sbatch", str(folder / "array.sbatch")],
         "how they stand": ["pctool", "study", "status", str(folder)],
     }
     if as_json:
-        console.print_json({"study": label, "folder": str(folder), "seeds": study.seeds, "tasks": study.tasks})
+        named = {"study": label, "folder": str(folder), "seeds": study.seeds, "tasks": study.tasks}
+        console.print_json({**named, "written": not dry_run})
+        return
+    if dry_run:
+        for task in tasks:
+            print(task.name)
+        print(f"{len(tasks)} tasks for {folder}; nothing is written")
         return
     print(
         f"{len(tasks)} tasks in {folder}, seeds {', '.join(map(str, study.seeds))}: {tasks[0].name} to {tasks[-1].name}"

@@ -125,15 +125,21 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
 
 
 def preflight(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
-    """What a job would need, looked at now: prints what was found; the first thing missing ends with its own code."""
+    """What a job would need, looked at now: prints what was found, and ends as the first check that failed."""
     from pctool.training import preflight as checks
 
-    found = checks.preflight(config, may_resume=may_resume)
+    decoding = partial(progress, "decode", unit="images")
+    found = checks.preflight(config, may_resume=may_resume, counted=decoding, say=note)
+    failed = {check.name: check.text for check in found if check.error}
     if as_json:
-        print_json(found)
-        return
-    for name, text in found.items():
-        print(f"{name:<{max(map(len, found))}}  {text}")
+        print_json({**{check.name: check.text for check in found if not check.error}, "failed": failed})
+    else:
+        for check in found:
+            mark = "failed: " if check.error else ""
+            print(f"{check.name:<{max(len(each.name) for each in found)}}  {mark}{check.text}")
+    for check in found:
+        if check.error:
+            raise check.error
 
 
 @contextlib.contextmanager

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from pathlib import Path
+from typing import Literal
 
 from pctool.cli.console import note, output, print_json, progress
-from pctool.core.weights_files import INCEPTION
+from pctool.core.weights_files import INCEPTION, INCEPTION_SCRIPT
 from pctool.data import catalog, weights
 from pctool.errors import InputError
 from pctool.evaluation import features, inception, torchvision_nets
+
+Outcome = Literal["built in", "already here", "fetched", "not here"]
 
 
 def is_known(extractor: str) -> bool:
@@ -22,11 +26,7 @@ def fetch(extractor: str) -> tuple[Path, bool]:
 
     MissingError where the host does not give them, InputError for wrong bytes, WriteError.
     """
-    if extractor == features.INCEPTION:
-        path, url, sha256, size = inception.default_path(), INCEPTION.url, INCEPTION.sha256, INCEPTION.size
-    else:
-        official = torchvision_nets.official(extractor)
-        path, url, sha256, size = official.path, official.url, official.sha256_prefix, 0
+    path, url, sha256, size = _published(extractor)
     if path.exists():
         return path, False
     note(f"fetching the weights of {extractor} from {url}")
@@ -35,18 +35,45 @@ def fetch(extractor: str) -> tuple[Path, bool]:
     return path, True
 
 
+def _published(extractor: str) -> tuple[Path, str, str, int]:
+    """Where the weights are kept, their address, their SHA-256 or its first digits, and the size (0: unknown)."""
+    if extractor == features.INCEPTION:
+        path = inception.default_path()
+        file = INCEPTION_SCRIPT if path == INCEPTION_SCRIPT.path else INCEPTION
+        return path, file.url, file.sha256, file.size
+    official = torchvision_nets.official(extractor)
+    return official.path, official.url, official.sha256_prefix, 0
+
+
+def verified(extractor: str, *, offline: bool = False) -> tuple[Path | None, Outcome]:
+    """Where the weights are (None: in the package), fetched if need be, with the published SHA-256; what was done.
+
+    With `offline` nothing is fetched, and the path of weights that are not here is where they belong.
+    Raises InputError for a damaged file, and as `fetch`.
+    """
+    if extractor == features.FASHION_CNN:
+        return None, "built in"
+    path, _, sha256, _ = _published(extractor)
+    if offline and not path.exists():
+        return path, "not here"
+    path, fetched = fetch(extractor)
+    if fetched:
+        return path, "fetched"
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(sha256):
+        raise InputError(f"{path} is damaged: SHA-256 {found}, expected {sha256}; remove it, and it is fetched again")
+    return path, "already here"
+
+
 def report(extractor: str, *, as_json: bool) -> None:
     """`pctool data fetch` of what is no data set: fetches a network's weights, and says where the file lies.
 
     InputError for a name that is none.
     """
-    if extractor == features.FASHION_CNN:
-        path, outcome = None, "built in"
-    elif is_known(extractor):
-        path, fetched = fetch(extractor)
-        outcome = "fetched" if fetched else "already here"
-    else:
+    if extractor != features.FASHION_CNN and not is_known(extractor):
         raise InputError(_unknown(extractor))
+    path, outcome = verified(extractor)
     if as_json:
         print_json({"name": extractor, "outcome": outcome, "path": str(path) if path else None})
         return

@@ -98,6 +98,14 @@ def config(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return loaded
 
 
+def settings(path: Path) -> dict[str, Any] | None:
+    """The configuration in a checkpoint file, its tensors left on the disk; None for another or a damaged file."""
+    try:
+        return config(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    except Exception:  # torch raises whatever its unpickler meets in a foreign or damaged file
+        return None
+
+
 def generator(checkpoint: dict[str, Any], network: Literal["G", "G_ema"] = "G_ema") -> nn.Module:
     """The generator in eval mode: z float32 [n, dim_z] -> images float32 [n, C, H, W] in [-1, 1]."""
     with _well_formed():

@@ -36,6 +36,17 @@ class ImageSet:
     images: np.ndarray
     sha256: str
 
+    @property
+    def verified(self) -> bool:
+        """Whether every byte was compared with its sum when it was loaded.
+
+        Not where images are decoded as they come, nor in a large file of the cache: there sizes alone were compared.
+        """
+        if isinstance(self.images, EncodedImages):
+            return False
+        path = getattr(self.images, "filename", None)
+        return path is None or Path(path).stat().st_size <= cache.CHECKED_WHEN_OPENED
+
 
 def load(
     name: str,

@@ -53,6 +53,7 @@ class ResidentFeed:
         return len(self.images)
 
     def batches(self, indices: Iterable[Tensor]) -> Generator[Tensor, None, None]:
+        """`Feed.batches`, indexed on the device."""
         for index in indices:
             yield self.images[index.to(self.images.device)]
 
@@ -68,6 +69,7 @@ class MappedFeed:
         return len(self.images)
 
     def batches(self, indices: Iterable[Tensor]) -> Generator[Tensor, None, None]:
+        """`Feed.batches`, copied to the device."""
         if self.images.nbytes <= SMALL:
             yield from map(self._batch, indices)
             return
@@ -90,6 +92,7 @@ class StreamedFeed:
         return len(self.images)
 
     def batches(self, indices: Iterable[Tensor]) -> Generator[Tensor, None, None]:
+        """`Feed.batches`; InputError naming a broken image."""
         wanted = (index.numpy() for index in indices)
         with contextlib.closing(decoding.decoded(self.images, wanted, self.workers)) as batches:
             for batch in batches:

@@ -35,9 +35,11 @@ class FolderPictures:
         return len(self.names)
 
     def name(self, i: int) -> str:
+        """The file of image `i`."""
         return str(self.folder / self.names[i])
 
     def picture(self, i: int) -> Image.Image:
+        """Image `i` in mode RGB. Raises InputError naming a file that is broken, or has gone."""
         return pictures.decode(_read(self.folder / self.names[i]), self.name(i))
 
 
@@ -53,9 +55,11 @@ class ZipPictures:
         return len(self.names)
 
     def name(self, i: int) -> str:
+        """The file of image `i`, and the archive."""
         return f"{self.names[i]} in {self.path}"
 
     def picture(self, i: int) -> Image.Image:
+        """Image `i` in mode RGB. Raises InputError naming one that is broken or unpacks to over MAX_FILE bytes."""
         try:
             archive = _archive(self.path, os.getpid())
             if archive.getinfo(self.names[i]).file_size > MAX_FILE:

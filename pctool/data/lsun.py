@@ -34,18 +34,21 @@ class LmdbPictures:
 
     @property
     def fingerprint(self) -> str:
+        """SHA-256 (hex) of the file's own."""
         return hashlib.sha256(repr(("lmdb", self.sha256)).encode()).hexdigest()
 
     def __len__(self) -> int:
         return self.count
 
     def name(self, i: int) -> str:
+        """The key of image `i`, and the file."""
         return f"image {self._key(i).decode('ascii', 'backslashreplace')} in {self.path}"
 
     def _key(self, i: int) -> bytes:
         return bytes(_keys(self.keys)[i])
 
     def picture(self, i: int) -> Image.Image:
+        """Image `i` in mode RGB. Raises InputError naming one that is broken, or whose key is not in the file."""
         with _environment(self.path, os.getpid()).begin(buffers=True) as transaction:
             value = transaction.get(self._key(i))
             if value is None:

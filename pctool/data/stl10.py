@@ -27,15 +27,18 @@ class StlPictures:
 
     @property
     def fingerprint(self) -> str:
+        """SHA-256 (hex) of the files' own, in their order."""
         return hashlib.sha256(repr(("stl10", self.sums)).encode()).hexdigest()
 
     def __len__(self) -> int:
         return sum(self.counts)
 
     def name(self, i: int) -> str:
+        """Its number: STL-10's images have no names."""
         return f"image {i} of STL-10"
 
     def picture(self, i: int) -> Image.Image:
+        """Image `i` in mode RGB. Raises IndexError beyond the last."""
         from PIL import Image
 
         for path, count in zip(self.files, self.counts, strict=True):

@@ -48,7 +48,7 @@ def fetch(
             if not digest.hexdigest().startswith(sha256):
                 raise InputError(
                     f"{url} gave other bytes: SHA-256 {digest.hexdigest()}, expected {sha256}; nothing was kept: "
-                    "try again, or name the file by --weights FILE"
+                    f"try again, or bring the right file to {path}"
                 )
     return True
 
@@ -66,6 +66,4 @@ def _stream(url: str, path: Path, timeout: float) -> Iterator[bytes]:
             raise OSError(f"the connection ended after {received:,} of {announced:,} bytes")
     except (OSError, http.client.HTTPException) as error:  # URLError and HTTPError are OSErrors
         reason = str(getattr(error, "reason", "") or error or type(error).__name__)
-        raise MissingError(
-            f"cannot fetch {url}: {reason}; bring the file to {path}, or name it by --weights FILE"
-        ) from error
+        raise MissingError(f"cannot fetch {url}: {reason}; bring the file to {path}") from error

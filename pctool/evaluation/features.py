@@ -146,10 +146,7 @@ def _fashion_cnn(weights: Path | None, device: torch.device) -> Extractor:
 def _inception(weights: Path | None, device: torch.device) -> Extractor:
     path = weights or inception.default_path()
     if weights is None and not path.exists():
-        raise MissingError(
-            f"Inception's weights are not here ({path}): get them with 'pctool data fetch inception', or name "
-            f"{inception.FORMS} by --weights FILE; --extractor fashion-cnn scores the built-in data offline"
-        )
+        raise MissingError(f"Inception's weights are not here ({path}): get them with 'pctool data fetch inception'")
     data = _read(path)
     sha256 = _sha256(data)
     torchvision_nets.check_name(path, sha256)
@@ -163,8 +160,7 @@ def _torchvision(name: str, weights: Path | None, device: torch.device) -> Extra
     path = weights or torchvision_nets.official(name).path
     if weights is None and not path.exists():
         raise MissingError(
-            f"the official weights of {name} are not here ({path}): get them with 'pctool data fetch {name}', or "
-            "name them by --weights FILE (a .pth state dict)"
+            f"the official weights of {name} are not here ({path}): get them with 'pctool data fetch {name}'"
         )
     data = _read(path)
     sha256 = _sha256(data)

@@ -56,7 +56,18 @@ def _safetensors(data: bytes, path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())[:80]
         raise InputError(f"{path} is damaged or no safetensors file ({reason}); {GIVE_ANOTHER}") from None
     numbers = {key: int(text) for key, text in metadata.items() if text.isdecimal() and len(text) < 19}
-    return {**numbers, **{key: tensors[key] for key in sorted(tensors, key=_in_counting_order)}}
+    places = {f"{name}.weight": i for i, name in enumerate(_named_layers(metadata))}
+    ordered = sorted(tensors, key=lambda key: (places.get(key, len(places)), _in_counting_order(key)))
+    return {**numbers, **{key: tensors[key] for key in ordered}}
+
+
+def _named_layers(metadata: dict[str, str]) -> list[str]:
+    """The layers in the network's order, as `pctool export` writes them; none in anybody else's file."""
+    try:
+        names = json.loads(metadata.get("layers", "[]"))
+    except (ValueError, RecursionError):
+        return []
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
 def _in_counting_order(key: str) -> list[tuple[int, str]]:

@@ -114,6 +114,7 @@ class _Reader:
         self.bytes = 0
 
     def spectrum(self) -> Spectrum:
+        """The whole file; raises _Refused, and whatever h5py raises of a damaged one."""
         attrs = self.file.attrs
         if attrs.get("format") != FORMAT or attrs.get("version") != VERSION:
             raise _Refused(f"format and version are not {FORMAT} {VERSION}")
@@ -131,6 +132,7 @@ class _Reader:
         )
 
     def layers(self, T: int) -> Iterator[LayerSeries]:
+        """The layers in the file's order, the first T rows of each."""
         groups = self.group(self.file, "layers")
         if len(groups) > MAX_LAYERS:
             raise _Refused(f"it has {len(groups)} layers, at most {MAX_LAYERS} are read")
@@ -150,6 +152,7 @@ class _Reader:
             )
 
     def group(self, parent: h5py.Group, name: str) -> h5py.Group:
+        """A group that lies in this file."""
         found = self.linked(parent, name)
         if not isinstance(found, h5py.Group):
             raise _Refused(f"{name} is no group")
@@ -171,6 +174,7 @@ class _Reader:
 
     @staticmethod
     def linked(parent: h5py.Group, name: str) -> object:
+        """What stands there, unless it is a soft or an external link."""
         if not isinstance(parent.get(name, getlink=True), h5py.HardLink):
             raise _Refused(f"{parent.name}/{name} is a link to another place")
         return parent[name]

@@ -20,7 +20,7 @@ from pctool.spectrum import foreign, state_dicts
 from pctool.spectrum.measure import Row, measure
 from pctool.spectrum.store import layer_key
 
-WHAT_TO_GIVE = "give a checkpoint, a run folder or a pattern such as 'runs/*/checkpoints/*.pt'"
+WHAT_TO_GIVE = "give a checkpoint, a run folder or a pattern such as 'runs/demo/checkpoints/*.pt'"
 WEIGHT_FILES = (".pt", ".pth", ".safetensors")
 OURS = checkpoints.FORMAT.encode()  # in the pickle that begins a checkpoint
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from pctool.cli.main import run
+from pctool.core.weights_files import WeightsFile
 from pctool.data import catalog, store
 from tests.data import small_cifar, small_encoded
 from tests.data.server import Behaviour, serve
@@ -34,6 +35,21 @@ def pctool(capsys):
         return code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def inception(monkeypatch, tmp_path):
+    """A stand-in for Inception's weights that nobody gives: its content, and the address that a test may set."""
+    content = b"weights of a network"
+
+    def at(url):
+        file = WeightsFile("inception.pth", url, hashlib.sha256(content).hexdigest(), len(content))
+        for module in ("cli.weights", "evaluation.inception"):
+            monkeypatch.setattr(f"pctool.{module}.INCEPTION", file)
+        return file
+
+    at("http://nowhere.invalid/inception.pth")
+    return content, at
 
 
 def flip_last_byte(path):
@@ -186,7 +202,7 @@ def test_stl10_from_import_to_prepared(pctool, monkeypatch, tmp_path):
     code, out, err = pctool("import", "stl10", "--from", source)
     assert code == 0, err
     assert "stl10 is imported" in out
-    code, out, _ = pctool("prepare", "stl10", "--data-workers", 0, "--json")
+    code, out, _ = pctool("prepare", "stl10", "--data-workers", 0, "--offline", "--json")
     answer = json.loads(out)
     assert (code, answer["images"], answer["shape"], answer["streamed"]) == (0, 6, [3, 48, 48], False)
     cached = tmp_path / "cache" / "images"
@@ -199,7 +215,7 @@ def test_stl10_from_import_to_prepared(pctool, monkeypatch, tmp_path):
     code, _, err = pctool("verify", "stl10")
     assert (code, err.count("\n")) == (2, 1)
     assert "'pctool data prepare stl10' makes it again" in err
-    assert pctool("prepare", "stl10", "--data-workers", 0)[0] == 0
+    assert pctool("prepare", "stl10", "--data-workers", 0, "--offline")[0] == 0
     assert pctool("verify", "stl10")[0] == 0
     flip_last_byte(tmp_path / "data" / "stl10" / "test_X.bin")
     code, _, err = pctool("verify", "stl10")
@@ -207,22 +223,48 @@ def test_stl10_from_import_to_prepared(pctool, monkeypatch, tmp_path):
     assert "test_X.bin is damaged: SHA-256" in err
 
 
-def test_prepare_fetches_what_is_not_here(pctool, monkeypatch, tmp_path):
-    """On a login node one command does all: download, unpack, number, decode."""
+def test_prepare_fetches_what_is_not_here(pctool, inception, monkeypatch, tmp_path):
+    """On a login node one command does all: download, unpack, number, decode, and the weights that score."""
     small_encoded.install_lsun(monkeypatch)
     small_encoded.write_lmdb(tmp_path / "tower_train_lmdb", small_encoded.lsun_values())
     body = small_encoded.zip_folder(tmp_path / "tower_train_lmdb", tmp_path / "t.zip").read_bytes()
-    with serve(Behaviour(body)) as url:
+    weights, at = inception
+    with serve(Behaviour(body)) as url, serve(Behaviour(weights)) as weights_url:
         archive = catalog.Archive(url, len(body), hashlib.sha256(body).hexdigest())
         about = dataclasses.replace(catalog.DATASETS["lsun-tower"], archive=archive)
         monkeypatch.setitem(catalog.DATASETS, "lsun-tower", about)
+        file = at(weights_url)
         code, out, err = pctool("prepare", "lsun-tower", "--resolution", 128, "--max-images", 3, "--data-workers", 0)
     assert code == 0, err
     assert "lsun-tower: 3 images of 128x128x3, in " in out
+    assert f"scored by inception, its weights verified, in {file.path}\n" in out
+    assert file.path.read_bytes() == weights
     assert not list((tmp_path / "data" / "lsun-tower").glob("*.zip*"))
     code, out, err = pctool("prepare", "lsun-tower", "--cache-limit", 0, "--json")
     assert (code, json.loads(out)["streamed"], json.loads(out)["cache"]) == (0, True, None)
+    assert json.loads(out)["scores"] == {"extractor": "inception", "weights": "already here", "path": str(file.path)}
     assert "--cache-limit" in err
+    flip_last_byte(file.path)
+    code, out, err = pctool("prepare", "lsun-tower", "--cache-limit", 0)
+    assert (code, out) == (2, "")
+    assert f"{file.path} is damaged: SHA-256" in err
+
+
+def test_prepare_without_a_network(cifar, pctool, inception, tmp_path):
+    """Data that are here are ready, the weights' host is named in one line with exit code 4; --offline asks nobody."""
+    code, out, err = pctool("prepare", "cifar10", "--offline")
+    assert (code, out, err.count("\n")) == (4, "", 1)
+    assert "cifar10 is not here" in err
+    assert pctool("import", "cifar10", "--from", tmp_path / "source")[0] == 0
+    code, out, err = pctool("prepare", "cifar10")
+    assert code == 4
+    assert out.startswith("cifar10: 20 images of 32x32x3, in ")
+    line = err.splitlines()[-1]
+    assert line.startswith("pctool: cannot fetch http://nowhere.invalid/inception.pth: ")
+    assert line.endswith("inception.pth, or leave it out with --offline")
+    code, out, err = pctool("prepare", "cifar10", "--offline", "--json")
+    scores = json.loads(out)["scores"]
+    assert (code, err, scores["extractor"], scores["weights"]) == (0, "", "inception", "not here")
 
 
 def test_a_folder_is_prepared_and_verified(pctool, tmp_path):
@@ -234,13 +276,15 @@ def test_a_folder_is_prepared_and_verified(pctool, tmp_path):
     assert code == 4
     assert "'pctool data prepare " in err
     assert pctool("prepare", folder)[0] == 2
-    code, out, _ = pctool("prepare", folder, "--resolution", 32, "--data-workers", 0)
+    code, out, _ = pctool("prepare", folder, "--resolution", 32, "--data-workers", 0, "--offline")
     assert code == 0
     assert "3 images of 32x32x3, in " in out
     code, out, _ = pctool("verify", folder)
     assert code == 0
     assert "all, decoded" in out
-    assert pctool("prepare", "fashion-mnist")[1] == "fashion-mnist: 10,000 images of 32x32x1, inside the package\n"
+    assert pctool("prepare", "fashion-mnist")[1] == (
+        "fashion-mnist: 10,000 images of 32x32x1, inside the package\nscored by fashion-cnn, inside the package\n"
+    )
 
 
 def test_a_link_leaves_the_files_where_they_are(cifar, pctool, monkeypatch, tmp_path):

@@ -23,6 +23,8 @@ def test_doctor_says_what_is_here_and_what_is_missing(capsys):
     assert rows["cifar10 train"]["found"] == "absent"
     assert "pctool data" in rows["cifar10 train"]["means"]
     assert rows["Inception"]["found"] == "no weights"
+    assert "pctool data fetch inception" in rows["Inception"]["means"]
+    assert rows["fashion-cnn"]["found"] == "built in"
     assert rows["torch"]["found"] == importlib.metadata.version("torch")
     assert all(row["means"] for row in rows.values())
     assert run(["doctor"]) == 0

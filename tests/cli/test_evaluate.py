@@ -198,6 +198,10 @@ def bad_inputs(place):
         (("clothes",), "--against"),
         (("empty", "--bn", "batch"), "--bn is for runs and checkpoints"),  # before the folder is read
         (("clothes", "--against", "fashion-mnst"), "did you mean fashion-mnist"),
+        (
+            ("run", "--against", "no/where"),
+            "--against no/where is neither a data set nor there; give .* or a folder, ZIP",
+        ),
         (("clothes", *against, "--n-fake", "51"), "more than the 50"),
         (("run", "--n-fake", "9", "--n-real", "10001"), "more than the 10,000"),
         (("clothes", "--against", "clothes", "--extractor", "fashion-cnn", "--split", "test"), "--split"),
@@ -228,7 +232,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(place):
 
 def test_weights_that_are_not_here(place):
     """Inception without its file, and data that is not here, are MissingErrors that say what to do."""
-    with pytest.raises(MissingError, match="fashion-cnn"):
+    with pytest.raises(MissingError, match="pctool data fetch inception"):
         run("run", "--extractor", "inception", "--offline")
     with pytest.raises(MissingError, match="pctool data"):
         run("run", "--against", "cifar10", "--data-dir", place / "nowhere")
@@ -389,7 +393,6 @@ def test_what_keeps_a_protocol_s_name():
 
 def test_offline_and_fetch(place, monkeypatch, capsys):
     """--offline asks nobody; else the weights are fetched once into the cache, and a wrong hash is refused."""
-    from pctool.cli import weights
     from pctool.cli.main import run as pctool
     from pctool.core.weights_files import WeightsFile
     from tests.data.server import Behaviour, serve
@@ -399,9 +402,10 @@ def test_offline_and_fetch(place, monkeypatch, capsys):
         pinned = hashlib.sha256(b"no network").hexdigest()
         for sha256 in ("0" * 64, pinned):
             file = WeightsFile("w.pth", url, sha256, 10)
-            monkeypatch.setattr(weights, "INCEPTION", file)
-            monkeypatch.setattr("pctool.evaluation.inception.INCEPTION", file)
+            for module in ("cli.weights", "evaluation.inception"):
+                monkeypatch.setattr(f"pctool.{module}.INCEPTION", file)
             assert pctool(["eval", "run", "--extractor", "inception", "--offline"]) == 4
+            assert "'pctool data fetch inception', or name the file by --weights FILE" in capsys.readouterr().err
             assert len(behaviour.asked) == (0 if sha256 != pinned else 1)
             assert pctool(["eval", "run", "--extractor", "inception"]) == 2
             assert ("other bytes" if sha256 != pinned else "holds no weights") in capsys.readouterr().err

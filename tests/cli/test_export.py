@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import safetensors
 import safetensors.torch
+import torch
 
 from pctool.cli.main import run
+from pctool.core import checkpoint as checkpoints
 from pctool.spectrum.measure import measure_layer
 from pctool.spectrum.sources import read_layers
 from tests.spectrum.samples import states, write_checkpoint
@@ -37,6 +39,26 @@ def test_a_run_gives_its_newest_discriminator(folder: Path, capsys: pytest.Captu
     expected = {state.name: measure_layer(state).effective for state in states(20)}
     for state in plain:
         assert measure_layer(state).raw == pytest.approx(expected[state.name], abs=1e-6)
+
+
+def test_the_last_layer_of_an_export_is_the_network_s(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the linear head is not last in the alphabet, the summary of the exported D still leaves out the head."""
+    kept = {"z.conv": torch.randn(6, 3, 3, 3), "y.conv": torch.randn(6, 6, 3, 3), "a.linear": torch.randn(4, 6)}
+    beside = {}
+    for name, W in kept.items():
+        U, _, Vh = torch.linalg.svd(W.flatten(1), full_matrices=False)
+        beside[name] = {"u": U[:, 0], "v": Vh[0], "coeffs": [1.0], "history": []}
+    D = {f"{name}.weight": W for name, W in kept.items()}
+    checkpoints.write(folder / "c.pt", {"step": 3, "config": "{}", "D": D, "preconditioner": beside})
+    assert run(["export", "c.pt", "--network", "D", "--out", "d.safetensors"]) == 0
+    capsys.readouterr()
+    answers = []
+    for name in ("c.pt", "d.safetensors"):
+        assert run(["spectrum", name, "--json"]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    assert [layer["name"] for layer in answers[1]["layers"]] == list(kept)
+    for key, (value,) in answers[0]["summary"].items():
+        assert answers[1]["summary"][key] == pytest.approx([value], rel=1e-5)
 
 
 def test_a_generator_is_exported_as_it_is(folder: Path) -> None:

@@ -65,6 +65,17 @@ def test_json_is_one_strict_object(folder: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_runs_without_a_score_are_named_with_what_to_do(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command that scores one, on stderr and in the files; a diverged run needs none."""
+    make_run(Path("new run"), method="none")
+    make_run(Path("failed"), method="svd", code=3)
+    assert run(["report", "apc?", "new run", "failed"]) == 0
+    hint = "Without a score: new run. 'pctool eval 'new run'' scores a run; then make the report again."
+    assert capsys.readouterr().err == f"{hint}\n"
+    assert hint in (folder / "report/report.md").read_text()
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_scores_of_different_protocols_are_warned_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On stderr and in every file to be read."""
     make_run(Path("more"), scores={20: 19.0}, method="none", protocol={**PROTOCOL, "n_fake": 50_000})

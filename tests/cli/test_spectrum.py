@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from pctool.cli.main import run
+from pctool.core import checkpoint as checkpoints
 from pctool.spectrum.reader import read_spectrum
 from pctool.spectrum.store import SpectrumWriter
-from tests.spectrum.samples import SHAPES, row, write_checkpoint
+from pctool.training.config import resolve
+from tests.spectrum.samples import SHAPES, row, saved, write_checkpoint
 
 FIGURES = ("smallest", "condition", "heatmap", "strength", "ratio")
 
@@ -82,6 +84,64 @@ def test_another_content_is_overwritten_only_with_force(folder: Path, capsys: py
     assert h5py.is_hdf5(path)
 
 
+def test_measurements_of_one_run_lie_beside_each_other(folder: Path) -> None:
+    """Another network, operators and a choice of layers have files of their own; none asks for --force."""
+    others = {
+        "demo": ["--network", "D"],
+        "demo-G": ["--network", "G"],
+        "demo-fft4": ["--operator", "fft", "--grid", "4"],
+        "demo-G-fft16-blocks.0.conv1": ["--network", "G", "--operator", "fft", "--layers", "blocks.0.conv1"],
+        "demo-conv": ["--layers", "*conv*"],
+    }
+    for name, flags in others.items():
+        assert run(["spectrum", "runs/demo", *flags]) == 0
+        assert (folder / f"{name}.spectrum.h5").is_file()
+    assert len(list(folder.glob("*.h5"))) == len(others)
+
+
+def test_checkpoints_of_two_runs_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another seed is another run, wherever the files lie; another data folder or more steps are not."""
+
+    def write(name: str, step: int, **settings: object) -> None:
+        config = resolve({"width_g": 8, "width_d": 8, "out": "x", "steps": 50, **settings}).model_dump_json()
+        D, beside = saved(step)
+        checkpoints.write(folder / name, {"step": step, "config": config, "D": D, "preconditioner": beside})
+
+    write("a1.pt", 1, seed=1)
+    write("a2.pt", 2, seed=1, data_dir="elsewhere", steps=70)
+    write("b3.pt", 3, seed=2)
+    assert run(["spectrum", "a1.pt", "a2.pt"]) == 0
+    capsys.readouterr()
+    assert run(["spectrum", "a1.pt", "a2.pt", "b3.pt", "--out", "c.h5"]) == 2
+    assert "a1.pt and b3.pt are of two runs (seed 1 and 2): measure each by itself" in _error(capsys)
+    assert not (folder / "c.h5").exists()
+    (folder / "b3.pt").write_bytes(b"damaged")  # is named as what it is
+    assert run(["spectrum", "a1.pt", "a2.pt", "b3.pt", "--out", "c.h5"]) == 6
+
+
+def test_vectors_that_never_ran_are_said_to_be_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """spectral_norm of the old form with random u and v: one line with the factor; after iterations none."""
+    torch.manual_seed(0)
+    W = torch.randn(8, 20)
+    u, v = (torch.nn.functional.normalize(torch.randn(n), dim=0) for n in (8, 20))
+    torch.save({"fc.weight_orig": W, "fc.weight_u": u, "fc.weight_v": v}, folder / "never.pth")
+    assert run(["spectrum", "never.pth"]) == 0
+    said = capsys.readouterr().err
+    ratio = float(torch.linalg.matrix_norm(W, 2) / (u @ W @ v).abs())
+    assert said.startswith(f"sigma / sigma_hat is above 1.1 in 1 of 1 layers, {ratio:.3g} in fc at step 0")
+    assert said.count("\n") == 1
+    assert run(["spectrum", "never.spectrum.h5", "--json"]) == 0
+    assert capsys.readouterr().err == said
+    for _ in range(50):
+        v = torch.nn.functional.normalize(W.T @ u, dim=0)
+        u = torch.nn.functional.normalize(W @ v, dim=0)
+    torch.save({"fc.weight_orig": W, "fc.weight_u": u, "fc.weight_v": v}, folder / "ran.pth")
+    assert run(["spectrum", "ran.pth"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_plot_writes_all_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Five figures as PNG and SVG, and another next command."""
     assert run(["spectrum", "runs/demo", "--plot", "figures", "--out", "sub/x.h5", "--layers", "*conv*"]) == 0
@@ -140,6 +200,9 @@ def test_a_layer_that_is_not_finite_ends_in_6_after_everything_was_written(
     assert np.isfinite(layer.raw[0]).all()
     assert np.isnan(layer.raw[1]).all()
     assert len(list((folder / "figures").iterdir())) == 10
+    assert run(["spectrum", "demo.spectrum.h5"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "could not be measured" in line]
+    assert lines == ["blocks.0.conv2 could not be measured: step 20: the matrix has 1 non-finite of 324 entries"]
 
 
 @pytest.mark.parametrize(
@@ -233,7 +296,7 @@ def test_an_operator_spectrum_says_so(folder: Path, capsys: pytest.CaptureFixtur
     assert run(["spectrum", "runs/demo", "--operator", "fft", "--grid", "4"]) == 0
     follow = "next: pctool spectrum runs/demo --operator fft --grid 4 --plot figures"
     assert capsys.readouterr().out.splitlines()[-1] == follow
-    with h5py.File(folder / "demo.spectrum.h5") as file:
+    with h5py.File(folder / "demo-fft4.spectrum.h5") as file:
         assert (file.attrs["operator"], file.attrs["grid"]) == ("fft", 4)
         assert file["layers/blocks.0.conv2/raw"].shape == (2, 96)
 

@@ -90,6 +90,20 @@ def test_write_is_what_a_name_is_short_for(pctool, grid, tmp_path):
     assert pctool("study", "write", grid, "--out", tmp_path / "s")[0] == 0
 
 
+def test_a_dry_run_shows_the_grid_and_writes_nothing(pctool, grid, tmp_path):
+    """Every task's name, those that are written without it; a setting that is wrong is refused as ever."""
+    command = ("study", grid, "--seeds", "0:2", "--out", tmp_path / "s")
+    code, out, err = pctool(*command, "--dry-run")
+    assert (code, err, (tmp_path / "s").exists()) == (0, "", False)
+    *names, last = out.splitlines()
+    assert last == f"8 tasks for {tmp_path / 's'}; nothing is written"
+    assert json.loads(pctool(*command, "--dry-run", "--json")[1])["written"] is False
+    assert pctool(*command, "--dry-run", "--set", "stepz=3")[0] == 2
+    assert not (tmp_path / "s").exists()
+    answer = json.loads(pctool(*command, "--json")[1])
+    assert (answer["tasks"], answer["written"]) == (names, True)
+
+
 def test_list_names_what_is_shipped(pctool):
     """Both tables, with what they are."""
     code, out, _ = pctool("study", "list", "--json")

@@ -5,37 +5,24 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 
 from pctool.evaluation import comparison
 from pctool.evaluation.comparison import View, collect, joined, scores_of
-from pctool.evaluation.features import Extractor
 from pctool.evaluation.frechet import Moments
 from pctool.evaluation.metric_names import METRICS
 from pctool.evaluation.reference import Reference
 from pctool.evaluation.statistics_file import Statistics
+from tests.evaluation.flat import flat
 
 RNG = np.random.default_rng(0)
 FAKE = RNG.integers(0, 200, (95, 1, 3, 3), np.uint8)
 REAL = RNG.integers(0, 256, (80, 9), np.uint8).astype(np.float32) / 255
 
 
-def network(x):
-    """Pixels as features; the softmax of the first four as classes."""
-    flat = x.flatten(1)
-    return flat / 255, flat[:, :4].softmax(1)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("PCTOOL_CACHE_DIR", str(tmp_path))
-
-
 def views(n=1):
     moments = Moments.of(REAL)
     known = Reference(Statistics(moments.mean, moments.cov, None), REAL)
-    extractor = Extractor("flat", "0" * 64, 1, 3, "none", True, torch.device("cpu"), network)
-    return [View(extractor, known)] * n
+    return [View(flat(), known)] * n
 
 
 def part(first, end, n_fake, **options):

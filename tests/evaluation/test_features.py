@@ -188,7 +188,7 @@ def test_names():
         features.load("mobilenetv2")
     with pytest.raises(InputError, match="did you mean inception"):
         features.load("Inception")
-    with pytest.raises(MissingError, match=r"pctool data fetch mobilenet_v2.*--weights FILE"):
+    with pytest.raises(MissingError, match=r"get them with 'pctool data fetch mobilenet_v2'$"):
         features.load("mobilenet_v2")
     with pytest.raises(InputError, match="its own weights"):
         features.load("fashion-cnn", inception.default_path())

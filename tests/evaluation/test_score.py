@@ -14,26 +14,11 @@ from pctool.evaluation.kid import kid
 from pctool.evaluation.metrics_file import Metrics, mean_of
 from pctool.evaluation.precision_recall import precision_recall
 from pctool.evaluation.score import score
+from tests.evaluation.flat import flat, network
 
 RNG = np.random.default_rng(0)
 REAL = RNG.integers(0, 256, (120, 1, 3, 3), np.uint8)
 FAKE = RNG.integers(0, 200, (90, 1, 3, 3), np.uint8)
-
-
-def network(x):
-    """Pixels as features; the softmax of the first four as classes."""
-    flat = x.flatten(1)
-    return flat / 255, flat[:, :4].softmax(1)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("PCTOOL_CACHE_DIR", str(tmp_path))
-
-
-def flat(name="flat", probabilities=True, note=None):
-    net = network if probabilities else lambda x: (network(x)[0], None)
-    return Extractor(name, "0" * 64, 1, 3, "none", probabilities, torch.device("cpu"), net, note)
 
 
 def batches(images, size):

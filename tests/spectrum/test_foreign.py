@@ -126,6 +126,15 @@ def test_layers_of_a_safetensors_file_stand_in_counting_order(tmp_path: Path) ->
     assert [state.name for state in states] == ["conv1", "conv2", "conv10", "conv30"]
 
 
+@pytest.mark.parametrize("layers", ["[3]", "{", '"conv1"', "[" * 9999, '["other"]'])
+def test_what_metadata_say_of_layers_need_not_be_true(tmp_path: Path, layers: str) -> None:
+    """Anything but a list of names, and names of other layers, change nothing."""
+    path = tmp_path / "x.safetensors"
+    state = {f"conv{i}.weight": torch.ones(2, 2) for i in (10, 2, 1)}
+    safetensors.torch.save_file(state, path, metadata={"layers": layers})
+    assert list(foreign.load(path)) == ["conv1.weight", "conv2.weight", "conv10.weight"]
+
+
 def test_safetensors_and_their_metadata(tmp_path: Path) -> None:
     """The same layers; the step stands in the metadata; half precision and bfloat16 are read."""
     state = {key: value.to(torch.bfloat16) for key, value in _network().state_dict().items()}

@@ -12,8 +12,8 @@ import torch
 
 from pctool.core import checkpoint as checkpoints
 from pctool.core import linalg
-from pctool.errors import InputError, NonFiniteError, SavedInterrupt, WriteError
-from pctool.training import loop, preflight, session, signals
+from pctool.errors import InputError, NonFiniteError, SavedInterrupt
+from pctool.training import loop, session, signals
 from pctool.training.config import resolve
 
 SMALL = {
@@ -332,26 +332,6 @@ def test_the_best_checkpoint_by_score_is_kept(tmp_path, monkeypatch):
     best = checkpoints.read(outcome.files["best"])
     assert best["step"] == 4
     assert [path.stem for path in checkpoints.list_checkpoints(tmp_path / "run")] == ["00000006"]
-
-
-def test_preflight_says_what_is_there_and_writes_nothing(tmp_path):
-    """Data, networks, device, folder and disk in a line each; nothing is made; another run's folder is refused."""
-    config = resolve({**SMALL, "out": tmp_path / "new", "steps": 2})
-    found = preflight.preflight(config)
-    assert list(found) == ["data", "networks", "device", "folder", "disk"]
-    assert found["folder"].endswith("new")
-    assert not (tmp_path / "new").exists()
-    run(tmp_path / "new", steps=2)
-    assert preflight.preflight(config)["folder"].endswith("continues")
-    with pytest.raises(InputError, match="seed: 0 -> 3"):
-        preflight.preflight(resolve({**SMALL, "out": tmp_path / "new", "steps": 2, "seed": 3}))
-
-
-def test_preflight_refuses_a_disk_too_small(tmp_path, monkeypatch):
-    """Fewer bytes free than the checkpoints need: WriteError with both numbers."""
-    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    with pytest.raises(WriteError, match="MiB needed for checkpoints, 0 MiB free"):
-        preflight.preflight(resolve({**SMALL, "out": tmp_path / "new", "steps": 2}))
 
 
 def test_learning_rate_falls_linearly_to_zero(tmp_path):

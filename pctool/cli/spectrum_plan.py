@@ -1,0 +1,63 @@
+"""What `pctool spectrum` measures together, and where it puts it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pctool.core import checkpoint as checkpoints
+from pctool.errors import InputError
+from pctool.training.config import TrainConfig
+
+
+def default_out(
+    inputs: Sequence[str], paths: Sequence[Path], network: str | None, layers: str, grid: int | None
+) -> Path:
+    """`<name>.spectrum.h5` in the current folder: of the first input, or the first file that a pattern gave.
+
+    Another network than D, operators and a choice of layers stand behind the name, so that measurements of one input
+    lie beside each other: `demo-G_ema-fft16-conv1.spectrum.h5`.
+    """
+    first = Path(inputs[0]) if Path(inputs[0]).exists() else paths[0]
+    chosen = [network] if network and network != "D" else []
+    chosen += [f"fft{grid}"] if grid else []
+    chosen += re.findall(r"[\w.-]+", layers)
+    name = "-".join([first.resolve().name if first.is_dir() else first.stem, *chosen])
+    return Path(f"{name}.spectrum.h5")
+
+
+def check_places(target: Path | None, plot: Path | None, paths: Sequence[Path]) -> None:
+    """Before any work: InputError for what could not be written in any case."""
+    if target and target.is_dir():
+        raise InputError(f"--out {target} is a folder; give a file name such as {target / 'spectrum.h5'}")
+    if target and target.resolve() in {path.resolve() for path in paths}:
+        raise InputError(f"--out {target} is one of the checkpoints to read; give another name")
+    if plot and plot.exists() and not plot.is_dir():
+        raise InputError(f"--plot {plot} is a file; give a folder")
+
+
+def check_one_run(paths: Sequence[Path]) -> None:
+    """InputError where checkpoints of ours were trained with different settings: their rows are no history of one run.
+
+    What other people's files, and damaged ones, are of cannot be told: they pass.
+    """
+    known = [(path, identity) for path in paths if len(paths) > 1 and (identity := _identity(path))]
+    for path, identity in known[1:]:
+        first, expected = known[0]
+        apart = [f"{key} {expected[key]} and {value}" for key, value in identity.items() if value != expected[key]]
+        if apart:
+            raise InputError(f"{first} and {path} are of two runs ({'; '.join(apart)}): measure each by itself")
+
+
+def _identity(path: Path) -> dict[str, Any] | None:
+    """The settings that make a run another run; `steps` may grow in one."""
+    try:
+        identity = TrainConfig.model_validate(checkpoints.settings(path)).identity()
+    except ValidationError:
+        return None
+    identity.pop("steps")
+    return identity
