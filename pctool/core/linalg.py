@@ -131,9 +131,11 @@ def coefficient_rows(coeffs: Sequence[Sequence[float]], like: Tensor) -> Tensor:
 def _oriented(
     W: Tensor, u: Tensor | None, v: Tensor | None, coeffs: Sequence[float] | Tensor, precision: Precision
 ) -> Tensor:
-    if W.dim() != 2 or not W.is_floating_point():
+    if W.dim() != 2 or not W.is_floating_point() or not W.numel():
         raise ValueError(f"need a floating-point matrix, not {W.dtype} of shape {tuple(W.shape)}")
     if isinstance(coeffs, Tensor):
+        if coeffs.shape != (MAX_COEFFS,) or coeffs.requires_grad:
+            raise ValueError(f"coefficients in a tensor are {MAX_COEFFS} constants, zero-padded; or give a list")
         rows, n_coeffs = coeffs.unsqueeze(0), MAX_COEFFS
     else:
         rows, n_coeffs = coefficient_rows([coeffs], W), len(coeffs)

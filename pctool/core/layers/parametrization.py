@@ -7,10 +7,12 @@ it counts the training forwards by itself, compiled or not.
 from __future__ import annotations
 
 import itertools
+import math
 import weakref
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -40,6 +42,7 @@ class Preconditioned(nn.Module):
     _u: Tensor
     _v: Tensor
     _coeffs: Tensor
+    _common: Tensor
 
     def __init__(
         self,
@@ -65,10 +68,13 @@ class Preconditioned(nn.Module):
         self.register_buffer("_u", u.to(W).clone())
         self.register_buffer("_v", v.to(W).clone())
         self.register_buffer("_coeffs", coefficient_rows([IDENTITY.coeffs], W), persistent=False)
+        longest = strength.longest if strength else 0
+        self.register_buffer("_common", torch.zeros(3 + MAX_COEFFS + longest, dtype=torch.int64), persistent=False)
         self._enter()
         if strength is not None:
             self.update_strength(weight)
         self._refresh()
+        self._publish()
 
     def _enter(self) -> None:
         self.key = next(_keys)
@@ -82,6 +88,40 @@ class Preconditioned(nn.Module):
     def _refresh(self) -> None:
         self._coeffs.copy_(coefficient_rows([self.polynomial.coeffs], self._coeffs))
 
+    def _publish(self) -> None:
+        """Puts the state into a buffer too: what data-parallel training copies from its first process is buffers.
+
+        float64 as the bits of int64, which no `.to(dtype)` rounds.
+        """
+        state = self.get_extra_state()
+        coeffs, pending = state["coeffs"], math.nan if state["pending"] is None else state["pending"]
+        values = [len(coeffs), *coeffs, *[0.0] * (MAX_COEFFS - len(coeffs)), state["forwards"], pending]
+        if self.strength:
+            history = state["history"][-self.strength.longest :]
+            values += [*history, *[math.nan] * (self.strength.longest - len(history))]
+        self._common.copy_(torch.tensor(values, dtype=torch.float64).view(torch.int64))
+        self._published = True
+
+    def _agree(self) -> None:
+        """At the first forward of several processes: the state that the first one published.
+
+        Processes that built other weights before theirs were copied have measured other ones.
+        """
+        if not self._published or not (dist.is_available() and dist.is_initialized()):
+            return
+        self._published = False
+        n, *values = self._common.cpu().view(torch.float64).tolist()
+        coeffs, (forwards, pending, *history) = values[: int(n)], values[MAX_COEFFS:]
+        state = {
+            "coeffs": coeffs,
+            "history": [x for x in history if not math.isnan(x)],
+            "pending": None if math.isnan(pending) else pending,
+            "forwards": int(forwards),
+        }
+        if state != self.get_extra_state():
+            self.set_extra_state(state)
+            self._published = False
+
     def matrix(self, weight: Tensor) -> Tensor:
         return weight.movedim(self.dim, 0).flatten(1)
 
@@ -89,6 +129,8 @@ class Preconditioned(nn.Module):
         """g(SN(W)) in the weight's own shape and dtype; in training mode after `n_power_iterations`."""
         W = self.matrix(weight)
         compiling = torch.compiler.is_compiling()
+        if not compiling:
+            self._agree()
         if self.training:
             if self.strength is not None:
                 if compiling:
@@ -112,6 +154,7 @@ class Preconditioned(nn.Module):
     def count_forward(self, W: Tensor) -> None:
         """One training forward of the matrix W: APC's measurements start and apply as they fall due."""
         assert self.strength is not None
+        self._agree()
         self.forwards += 1
         if self.forwards % self.update_every == 0:
             self.strength.measure(W)
@@ -125,6 +168,7 @@ class Preconditioned(nn.Module):
         self.strength.measure(self.matrix(weight.detach()))
         changed = self.strength.apply()
         self._refresh()
+        self._publish()
         return changed
 
     def _apply(self, fn: Any, recurse: bool = True) -> Preconditioned:
@@ -146,6 +190,7 @@ class Preconditioned(nn.Module):
         else:
             self.fixed = OddPolynomial(tuple(state["coeffs"]))
         self._refresh()
+        self._publish()
 
     def __getstate__(self) -> dict[str, Any]:
         if self.strength:  # a measurement under way cannot be copied, its value can

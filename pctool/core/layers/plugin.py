@@ -7,7 +7,7 @@ both run the same kernel. Raw weights are `<layer>.parametrizations.weight.origi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -20,7 +20,14 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from pctool.core import spectra
 from pctool.core.layers.parametrization import Preconditioned, preconditioning, weight_parametrizations
 from pctool.core.layers.preconditioner import last_linear
-from pctool.core.layers.stock import accept_other_forms, drop_hooks, old_spectral_norms, take_off_spectral_norm
+from pctool.core.layers.stock import (
+    accept_other_forms,
+    drop_hooks,
+    effective_weight,
+    old_spectral_norms,
+    raw_weight,
+    take_off_spectral_norm,
+)
 from pctool.core.layers.strength import HISTORY, PUBLISHED_TAUS, AdaptiveStrength, Ladder
 from pctool.core.linalg import MAX_COEFFS
 from pctool.core.polynomial import IDENTITY, PUBLISHED, OddPolynomial
@@ -43,8 +50,8 @@ def precondition(
 
     A `spectral_norm` found there, old form or new, is replaced and its u and v are taken over, with a warning that
     says so. Any module that stock `spectral_norm` takes: `weight` a floating-point parameter of two dimensions or
-    more. Raises ValueError for one that has none, is preconditioned already, is parametrized otherwise, or is
-    an embedding.
+    more. Raises ValueError for one that has none, is zero or not finite, is preconditioned already, is
+    parametrized otherwise, or is an embedding.
     """
     _check_settings([polynomial], n_power_iterations, precision)
     _check(layer, type(layer).__name__)
@@ -74,7 +81,7 @@ def precondition_(
     spectral norm alone. With `skip_linear` the last linear layer has the spectral norm alone. Layers that share
     a weight share its preconditioning. A `spectral_norm` found on the way is replaced, u and v taken over, with
     one warning. Raises ValueError, before anything is changed, for an unknown method or degree, a model without such
-    layers or a layer that `precondition` refuses.
+    layers, a layer that `precondition` refuses, or a weight that a convolution and a transposed one share.
     """
     if method not in ("sn", "fpc", "apc"):
         raise ValueError(f"unknown method {method!r}: one of sn, fpc, apc")
@@ -92,6 +99,7 @@ def precondition_(
         raise ValueError(f"{type(model).__name__} has no convolution and no linear layer to precondition")
     for name, layer in layers.items():
         _check(layer, name or type(layer).__name__)
+    _check_shared(layers)
     skipped = last_linear(layers) if skip_linear else None
     shared: dict[int, Preconditioned] = {}
     replaced = 0
@@ -115,28 +123,25 @@ def precondition_(
 def update_strengths_(model: nn.Module) -> dict[str, int]:
     """APC: measures every layer of a preconditioned model and chooses its polynomial now; the degrees by layer.
 
+    A weight that layers share is measured once; a fixed polynomial stays.
     Raises ValueError for a model without preconditioning.
     """
-    degrees = {}
-    for name, layer, parametrization in _preconditioned(model):
+    found = _preconditioned(model)
+    for parametrization, layer in {own: layer for _, layer, own in found}.items():  # a shared weight counts once
         parametrization.update_strength(weight_parametrizations(layer).original)
-        degrees[name] = parametrization.polynomial.degree
-    return degrees
+    return {name: own.polynomial.degree for name, _, own in found}
 
 
 @torch.no_grad()
 def remove_precondition_(model: nn.Module) -> nn.Module:
     """Makes the effective weights plain ones and takes the parametrizations off; returns the model.
 
-    Parameters stay the same objects, so that an optimiser keeps them. Raises ValueError for a model without
-    preconditioning.
+    A parametrization that was put on top of ours is baked in too. Parameters stay the same objects, so that an
+    optimiser keeps them. Raises ValueError for a model without preconditioning.
     """
     baked = []
-    for _, layer, parametrization in _preconditioned(model):
-        mode = parametrization.training
-        W_hat = parametrization.eval()(weight_parametrizations(layer).original)
-        parametrization.train(mode)
-        baked.append((layer, W_hat))
+    for _, layer, _ in _preconditioned(model):
+        baked.append((layer, effective_weight(layer)))
     for layer, _ in baked:
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
         drop_hooks(layer._load_state_dict_pre_hooks, lambda hook: getattr(hook, "hook", None) is accept_other_forms)
@@ -157,10 +162,7 @@ def singular_values(model: nn.Module | Tensor | NDArray[np.floating]) -> Any:
     found = {}
     for name, layer in model.named_modules():
         if isinstance(layer, _KINDS):
-            modes = [(part, part.training) for part in layer.modules()]
-            weight = layer.eval().weight.detach()
-            for part, mode in modes:
-                part.training = mode
+            weight = effective_weight(layer)
             found[name] = spectra.singular_values(weight.movedim(_output_dim(layer), 0).flatten(1))
     return found
 
@@ -199,13 +201,10 @@ def _check(layer: nn.Module, name: str) -> None:
     if preconditioning(layer) is not None:
         raise ValueError(f"{name} is preconditioned already; pctool.remove_precondition_ takes it off")
     parts = weight_parametrizations(layer)
-    if parts is not None:
-        if len(parts) != 1 or not isinstance(parts[0], _SpectralNorm):
-            kinds = ", ".join(type(part).__name__ for part in parts)
-            raise ValueError(f"{name}.weight is parametrized by {kinds}; take that off first")
-        weight = parts.original
-    else:
-        weight = getattr(layer, "weight_orig" if old_spectral_norms(layer) else "weight", None)
+    if parts is not None and (len(parts) != 1 or not isinstance(parts[0], _SpectralNorm)):
+        kinds = ", ".join(type(part).__name__ for part in parts)
+        raise ValueError(f"{name}.weight is parametrized by {kinds}; take that off first")
+    weight = raw_weight(layer)
     dims = {part.dim for part in parts or ()} | {hook.dim for hook in old_spectral_norms(layer)}
     if dims and isinstance(weight, Tensor) and {dim % weight.dim() for dim in dims} != {_output_dim(layer)}:
         raise ValueError(
@@ -215,10 +214,23 @@ def _check(layer: nn.Module, name: str) -> None:
         raise ValueError(f"{name} has not seen an input yet, so its weight has no shape; run one forward first")
     if not isinstance(weight, nn.Parameter):
         raise ValueError(f"{name} has no parameter 'weight'")
-    if weight.dim() < 2 or not weight.is_floating_point():
+    if weight.is_meta:
+        raise ValueError(f"{name}.weight is on the meta device and has no values; load them first")
+    if weight.dim() < 2 or not weight.is_floating_point() or not weight.numel():
         raise ValueError(f"{name}.weight is {weight.dtype} of shape {tuple(weight.shape)}, not a real matrix or kernel")
     if not torch.isfinite(weight).all():
         raise ValueError(f"{name}.weight has entries that are not finite")
+    if not weight.any():
+        raise ValueError(f"{name}.weight is zero and has no norm to divide by; initialise it first")
+
+
+def _check_shared(layers: Mapping[str, nn.Module]) -> None:
+    """Raises ValueError where one parameter would need two matrices: tied convolution and transposed convolution."""
+    first: dict[int, str] = {}
+    for name, layer in layers.items():
+        other = first.setdefault(id(raw_weight(layer)), name)
+        if _output_dim(layers[other]) != _output_dim(layer):
+            raise ValueError(f"{name} shares its weight with {other}, but has other output channels; untie them first")
 
 
 def _register(layer: nn.Module, shared: dict[int, Preconditioned], polynomial: OddPolynomial, **settings: Any) -> bool:

@@ -68,11 +68,12 @@ class _Batch:
 class Preconditioner:
     """Spectral norm (`sn`), fixed (`fpc`) or adaptive (`apc`) preconditioning of every convolution and linear layer.
 
-    `none` leaves the raw weights; `svd` replaces them by the SVD baseline's factors, so that optimisers have to
-    be made afterwards. With `skip_linear` the network's last linear layer gets the spectral norm alone, as in the
-    authors' code; for its 1 x m matrix the polynomial would only multiply by g(1). `polynomial` is fpc's; `ladder`
-    and `history` (measurements in APC's mean) are apc's. `precision` is that of the polynomial's matrix products
-    (`linalg.precondition_batch`). `generator` (CPU) draws the first vectors.
+    Transposed convolutions are left as they are (`precondition_` takes them). `none` leaves the raw weights; `svd`
+    replaces them by the SVD baseline's factors, so that optimisers have to be made afterwards. With `skip_linear` the
+    network's last linear layer gets the spectral norm alone, as in the authors' code; for its 1 x m matrix the
+    polynomial would only multiply by g(1). `polynomial` is fpc's; `ladder` and `history` (measurements in APC's mean)
+    are apc's. `precision` is that of the polynomial's matrix products (`linalg.precondition_batch`). `generator` (CPU)
+    draws the first vectors.
     Raises ValueError for an unknown method or a network without such layers.
     """
 

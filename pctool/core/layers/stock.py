@@ -1,10 +1,11 @@
-"""Stock `spectral_norm`, both forms: taking it off a layer, and reading its state dicts into ours."""
+"""Stock `spectral_norm`, both forms: a layer's weight under it, taking it off, reading its state dicts into ours."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook, SpectralNormStateDictHook
@@ -40,6 +41,27 @@ def old_spectral_norms(layer: nn.Module) -> list[SpectralNorm]:
     """The hooks by which `torch.nn.utils.spectral_norm` works on the layer's weight."""
     hooks = layer._forward_pre_hooks.values()
     return [hook for hook in hooks if isinstance(hook, SpectralNorm) and hook.name == "weight"]
+
+
+def raw_weight(layer: nn.Module) -> Any:
+    """What is trained: behind either form of stock `spectral_norm`, or `weight` itself; None without."""
+    parts = weight_parametrizations(layer)
+    if parts is not None:
+        return parts.original
+    return getattr(layer, "weight_orig" if old_spectral_norms(layer) else "weight", None)
+
+
+@torch.no_grad()
+def effective_weight(layer: nn.Module) -> Tensor:
+    """The weight that the layer applies in eval mode; nothing is iterated or counted."""
+    for hook in old_spectral_norms(layer):  # `layer.weight` is what the last forward left
+        return hook.compute_weight(layer, do_power_iteration=False)
+    modes = [(part, part.training) for part in layer.modules()]
+    weight = layer.eval().weight
+    for part, mode in modes:
+        part.training = mode
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def drop_hooks(hooks: dict[int, Any], unwanted: Callable[[Any], bool]) -> None:

@@ -75,6 +75,32 @@ def test_shared_weights_stay_shared():
     pctool.remove_precondition_(net)
     assert net[0].weight is net[2].weight
     torch.testing.assert_close(net(x), before, rtol=1e-13, atol=1e-13)
+    pctool.precondition_(net, "apc", skip_linear=False)
+    assert set(pctool.update_strengths_(net)) == {"0", "2"}
+    assert len(preconditioning(net[0]).strength.history) == 2  # at the start, and once for both
+
+
+def test_a_weight_shared_along_different_dimensions_is_refused():
+    """A convolution and the transposed one that is tied to it would need two norms of one parameter."""
+    net = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(6, 4, 3))
+    net[1].weight = net[0].weight
+    with pytest.raises(ValueError, match="1 shares its weight with 0, but has other output channels"):
+        pctool.precondition_(net)
+    assert not parametrize.is_parametrized(net[0])
+
+
+class _Half(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return 0.5 * weight
+
+
+def test_removal_keeps_what_was_put_on_top():
+    """Another parametrization, registered after ours, is in the plain weights too."""
+    net = pctool.precondition_(model(), "fpc").eval()
+    parametrize.register_parametrization(net[0], "weight", _Half())
+    expected = net(images())
+    pctool.remove_precondition_(net)
+    assert torch.equal(net(images()), expected)
 
 
 def test_removal_leaves_the_effective_weights_in_the_same_parameters():
@@ -116,7 +142,10 @@ def test_cached_computes_each_weight_once():
 
 def _ddp_worker(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    net = DistributedDataParallel(pctool.precondition_(model(), "apc", taus=(1.2, 1.5, 2.0, 2.5), update_every=2))
+    built = model(rank)
+    if rank:
+        nn.init.orthogonal_(built[0].weight)  # the spectral norm alone would do, had it kept this weight
+    net = DistributedDataParallel(pctool.precondition_(built, "apc", taus=(1.2, 1.5, 2.0, 2.5), update_every=2))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     for step in range(3):
         optimizer.zero_grad()
@@ -127,7 +156,8 @@ def _ddp_worker(rank: int, folder: str) -> None:
 
 
 def test_two_processes_of_ddp_equal_one(tmp_path):
-    """Two ranks with half the batch each end with the same weights, vectors and strengths as one process."""
+    """Two ranks with half the batch each end with the same weights, vectors and strengths as one process, though the
+    second had built, and measured, other weights before it got those of the first."""
     mp.spawn(_ddp_worker, (str(tmp_path),), nprocs=2)
     a, b = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     net = pctool.precondition_(model(), "apc", taus=(1.2, 1.5, 2.0, 2.5), update_every=2)
@@ -142,14 +172,21 @@ def test_two_processes_of_ddp_equal_one(tmp_path):
             assert torch.equal(a[name], b[name])
             torch.testing.assert_close(a[name], value, rtol=1e-9, atol=1e-9)
         else:
-            assert a[name]["coeffs"] == b[name]["coeffs"] == value["coeffs"]
+            assert a[name] == b[name]
+            assert a[name]["coeffs"] == value["coeffs"]
             assert a[name]["forwards"] == value["forwards"]
+            assert a[name]["history"] == pytest.approx(value["history"])
 
 
 class _Integers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(3, 3, dtype=torch.int64), requires_grad=False)
+
+
+def _zero(layer: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(layer.weight)
+    return layer
 
 
 @pytest.mark.parametrize(
@@ -161,13 +198,16 @@ class _Integers(nn.Module):
         (_Integers, "int64"),
         (lambda: nn.BatchNorm2d(3), "not a real matrix"),
         (lambda: nn.LazyLinear(3), "one forward first"),
+        (lambda: nn.Linear(3, 3, device="meta"), "meta device"),
+        (lambda: nn.Conv2d(0, 3, 3), "not a real matrix"),
+        (lambda: _zero(nn.Linear(3, 3)), "weight is zero"),
         (lambda: new_spectral_norm(nn.Conv2d(3, 8, 3), dim=1), "along dim 1"),
         (lambda: old_spectral_norm(nn.Conv2d(3, 8, 3), dim=1), "along dim 1"),
         (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), "parametrized by _WeightNorm"),
     ],
 )
 def test_what_cannot_be_preconditioned_is_a_clear_valueerror(layer, message):
-    """Twice, no weight, an embedding, integers, a vector, a lazy layer, another parametrization."""
+    """Twice, no weight, an embedding, integers, a vector, a lazy, empty or zero layer, another parametrization."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls lazy modules a feature under development
         built = layer()
@@ -219,3 +259,9 @@ def test_singular_values_are_of_the_weights_as_they_are_applied():
         matrix = net.get_submodule(name).weight.detach().flatten(1).numpy()
         np.testing.assert_allclose(sigmas, np.linalg.svd(matrix, compute_uv=False), rtol=1e-9)
     np.testing.assert_allclose(pctool.singular_values(np.diag([1.0, 3.0])), [3.0, 1.0])
+    layer = old_spectral_norm(nn.Linear(4, 3), n_power_iterations=50).eval()  # its `weight` is set by a forward alone
+    with torch.no_grad():
+        layer.weight_orig *= 7
+    (before,) = pctool.singular_values(layer).values()
+    layer(torch.ones(1, 4))
+    np.testing.assert_allclose(before, np.linalg.svd(layer.weight.detach().numpy(), compute_uv=False), rtol=1e-5)
