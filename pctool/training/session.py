@@ -121,9 +121,11 @@ class Session:
     def train(self, watcher: Watcher) -> Outcome:
         """Trains, or continues; returns how it ended, an interruption by a signal included.
 
-        Raises NonFiniteError, WriteError, and InputError for a checkpoint that does not fit.
+        Raises NonFiniteError, WriteError, InputError for a checkpoint that does not fit, and PctoolError where another
+        process of the run has died.
         """
-        return _train(self, watcher)
+        with self.ranks.unbroken():
+            return _train(self, watcher)
 
 
 def _train(session: Session, watcher: Watcher) -> Outcome:

@@ -131,7 +131,7 @@ def test_the_command_runs_under_torchrun_and_a_dead_rank_ends_the_job(tmp_path):
     small = "--max-images 50 --width-g 8 --width-d 8 --batch-size 4 --log-every 1 --spectrum-every 0 --sample-every 0"
     command = [*TORCHRUN, "-m", "pctool", "train", *small.split(), "--steps", "100000", "--out", str(out)]
     process = subprocess.Popen(command, env={**os.environ, **ALONE}, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (out / "stats.jsonl").exists():
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -143,18 +143,60 @@ def test_the_command_runs_under_torchrun_and_a_dead_rank_ends_the_job(tmp_path):
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
 
 
-def refused(*arguments: object) -> list[tuple[int, str]]:
-    """Code and words of two processes that srun would start with these arguments."""
-    srun = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid())}
-    processes = [
+def srun(*arguments: object) -> list[subprocess.Popen]:
+    """Two processes of `pctool train` as srun starts them; unlike `srun --kill-on-bad-exit=1` it leaves them alone."""
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid())}
+    return [
         subprocess.Popen(
             [sys.executable, "-m", "pctool", "train", *map(str, arguments)],
-            env={**os.environ, **ALONE, **srun, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            env={**os.environ, **ALONE, **step, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in (0, 1)
     ]
+
+
+@pytest.mark.parametrize(
+    ("victim", "sign", "also"),
+    [
+        pytest.param(0, "stats.jsonl", ["--eval-every", 0], id="first-trains"),
+        pytest.param(1, "stats.jsonl", ["--eval-every", 0], id="second-trains", marks=pytest.mark.slow),
+        # the last thing before an evaluation
+        pytest.param(1, "checkpoints/00000001.pt", ["--eval-every", 1], id="second-scores"),
+        pytest.param(0, "checkpoints/00000001.pt", ["--eval-every", 1], id="first-scores", marks=pytest.mark.slow),
+    ],
+)
+def test_a_dead_rank_ends_the_other_under_srun(tmp_path, request, victim, sign, also):
+    """SIGKILL of either process in mid-training, or while both score: the other ends by itself within 10 seconds,
+    with one line, no traceback and code 1; of the first exit.json says why."""
+    out = tmp_path / "run"
+    steps = 1 if also[1] else 100_000
+    small = "--max-images 50 --width-g 8 --width-d 8 --batch-size 4 --log-every 1 --spectrum-every 0 --sample-every 0"
+    processes = srun(*small.split(), "--save-every", 1, "--steps", steps, "--out", out, *also)
+    for process in processes:
+        request.addfinalizer(process.communicate)
+        request.addfinalizer(process.kill)
+    deadline = time.monotonic() + 300
+    while not (out / sign).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert not (out / "metrics.jsonl").exists()
+    survivor = processes[1 - victim]
+    processes[victim].kill()
+    said = survivor.communicate(timeout=10)[1]
+    assert survivor.returncode == 1
+    last = said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert f"process {victim} of 2 has died" in last
+    if victim == 1:
+        ended = json.loads((out / "exit.json").read_text())
+        assert (ended["code"], ended["reason"].split(",")[0]) == (1, "PctoolError: process 1 of 2 has died")
+
+
+def refused(*arguments: object) -> list[tuple[int, str]]:
+    """Code and words of two processes that srun would start with these arguments."""
+    processes = srun(*arguments)
     words = [process.communicate(timeout=120)[1] for process in processes]
     return [(process.returncode, said) for process, said in zip(processes, words, strict=True)]
 
