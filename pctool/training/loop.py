@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pctool.core.layers.strength import DELAY
-from pctool.errors import NonFiniteError
 from pctool.training import ema
 from pctool.training.config import TrainConfig
 from pctool.training.evaluation import Scorer
+from pctool.training.finite import check_finite
 from pctool.training.losses import LOSSES
 from pctool.training.ranks import Ranks, Stopped
 from pctool.training.recorder import Recorder, StepReport
@@ -105,7 +105,7 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
             state.optim_g.zero_grad()
             loss_g.backward()
             ranks.average_gradients(G.parameters())
-            check_finite(step, "G", loss_g, G.named_parameters())
+            check_finite(state, "G", loss_g, W_hat)
             state.optim_g.step()
         D.requires_grad_(True)
 
@@ -126,7 +126,7 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
             state.optim_d.zero_grad()
             loss_d.backward()
             ranks.average_gradients(D.parameters())
-            check_finite(step, "D", loss_d, D.named_parameters())
+            check_finite(state, "D", loss_d, W_hat)
             state.optim_d.step()
             W_hat = pre.weights()
 
@@ -180,20 +180,6 @@ def sample(G: nn.Module, z: Tensor) -> Tensor:
     """Images [n, C, H, W] in [-1, 1] of G in eval mode."""
     images: Tensor = G(z)
     return images
-
-
-def check_finite(step: int, network: str, loss: Tensor, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
-    """Raises NonFiniteError, naming step and tensor, unless the loss and every gradient are finite."""
-    named = [(name, p.grad) for name, p in parameters if p.grad is not None]
-    total = torch.nn.utils.get_total_norm([gradient for _, gradient in named])
-    if torch.isfinite(total + loss.detach()):
-        return
-    nothing_done = "nothing was applied, the last checkpoint holds"
-    if not torch.isfinite(loss):
-        raise NonFiniteError(f"step {step}: the loss of {network} is {loss.item()}; {nothing_done}")
-    for name, gradient in named:  # a norm may overflow with every entry finite, which is no error
-        if not torch.isfinite(gradient).all():
-            raise NonFiniteError(f"step {step}: the gradient of {network}.{name} is not finite; {nothing_done}")
 
 
 def _due(step: int, every: int, last: bool) -> bool:
