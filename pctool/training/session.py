@@ -182,7 +182,8 @@ def _outcome(folder: RunFolder, step: int, *, finished: bool, requeue: bool) -> 
 
 def _newest(folder: RunFolder, watcher: Watcher, ranks: Ranks) -> dict[str, Any] | None:
     """The checkpoint to go on from, found by rank 0."""
-    checkpoint, problems = folder.newest_checkpoint() if ranks.main else (None, [])
+    found = ranks.first(folder.newest_checkpoint)
+    checkpoint, problems = found or (None, [])
     for problem in problems:
         watcher.note(problem)
     return ranks.from_first(checkpoint)
