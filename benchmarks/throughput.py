@@ -43,7 +43,7 @@ from pctool.core.models import DIM_Z, build_discriminator, build_generator, defa
 from pctool.core.models.resnet import Generator
 from pctool.data.feed import MappedFeed
 from pctool.data.sampler import SampleOrder
-from pctool.training import loop, session
+from pctool.training import loop, session, step_end
 from pctool.training.config import TrainConfig, resolve
 from pctool.training.ranks import Ranks
 from pctool.training.recorder import StepReport
@@ -297,7 +297,7 @@ class Parts:
 
         state.set_learning_rates = begin
         batches = iter(self.timed("next batch", lambda: next(reals)), None)
-        with mock.patch.object(loop, "sample", self.timed("sample grid", loop.sample)):
+        with mock.patch.object(step_end, "sample", self.timed("sample grid", step_end.sample)):
             return self.train(config, batches, state, run, recorder=recorder, **rest)
 
 

@@ -27,7 +27,7 @@ class WriteError(PctoolError):
 
 
 class PartialError(PctoolError):
-    """The work was done except for something skipped, which the message names."""
+    """The work was done in part: something was skipped, or a collapse stopped the run, saved. The message says what."""
 
 
 class SavedInterrupt(PctoolError):

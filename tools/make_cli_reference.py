@@ -33,7 +33,8 @@ def reference() -> str:
                 lines += _command(f"pctool {name} {child_name}", child)
         else:
             lines += _command(f"pctool {name}", command)
-    lines += ["## Exit codes", "", "| code | meaning |", "|---|---|", "| 0 | done |", "| 1 | a bug (traceback) |"]
+    lines += ["## Exit codes", "", "| code | meaning |", "|---|---|", "| 0 | done |"]
+    lines.append("| 1 | a bug (traceback), or one of several processes died |")
     for error, code in EXIT_CODES.items():
         lines.append(f"| {code} | {(error.__doc__ or '').splitlines()[0]} |")
     lines += ["| 130 | Interrupted where there is nothing to save. |", ""]

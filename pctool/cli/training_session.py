@@ -95,7 +95,7 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
 
     decoding = partial(progress, "decode", unit="images")
     with (
-        joined(config.device) as ranks,
+        joined(config.device, note) as ranks,
         listen(seconds_left(config.time_limit)) as stop,
         contextlib.ExitStack() as stack,
     ):

@@ -64,7 +64,7 @@ class Scorer:
         """
 
         def go_on(n: int) -> None:
-            if stop.requested:
+            if stop.requested or self.ranks.broken:
                 raise Stopped
             advance(n)
 

@@ -6,32 +6,28 @@ with their graph by the next D step, for real and fake in one batch (docs/method
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from pctool.core.layers.strength import DELAY
-from pctool.errors import NonFiniteError
 from pctool.training import ema
 from pctool.training.config import TrainConfig
 from pctool.training.evaluation import Scorer
+from pctool.training.finite import check_finite
 from pctool.training.losses import LOSSES
-from pctool.training.ranks import Ranks, Stopped
-from pctool.training.recorder import Recorder, StepReport
+from pctool.training.ranks import Ranks
+from pctool.training.recorder import Recorder
 from pctool.training.run_folder import RunFolder
 from pctool.training.signals import StopRequest
 from pctool.training.state import TrainingState
-
-N_SAMPLES = 64  # images in a sample grid
-SPEED_WINDOW = 10.0  # seconds that images_per_second looks back
+from pctool.training.step_end import StepEnd
 
 
-def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
+def train(
     config: TrainConfig,
     reals: Iterator[Tensor],
     state: TrainingState,
@@ -48,42 +44,17 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
     `ranks`, this one's share of it; the first alone has a `recorder` and writes. All have a `scorer`, or none. Raises
     NonFiniteError before a non-finite update is applied, WriteError when a file cannot be written.
     """
-    G, D, pre = state.G, state.D, state.preconditioner
-    loss = LOSSES[config.loss]
+    G, D, pre, loss = state.G, state.D, state.preconditioner, LOSSES[config.loss]
     autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
-    # D's weights are arguments: the polynomial stays outside what is compiled, and its change compiles nothing again.
-    generate: Callable[[Tensor], Tensor] = _compiled(G, state) if config.compile else G
-    discriminate: Callable[..., Tensor] = _compiled(_run, state) if config.compile else _run
-    # A CUDA graph overwrites its last results: each update begins with none of them in use.
-    begin_update = torch.compiler.cudagraph_mark_step_begin if config.compile else lambda: None
-    z_samples = state.latent(N_SAMPLES, "samples")
+    generate, discriminate, begin_update = _functions(config, state)
+    step_end = StepEnd(config, state, run, ranks=ranks, stop=stop, recorder=recorder, scorer=scorer)
     if state.step == 0:
         pre.update_strengths()
-        if config.spectrum_every and recorder:
-            recorder.record_spectrum(state)
     W_hat = pre.weights(iterate=False)
+    go_on = step_end.begin()
 
-    def scored() -> bool:
-        """Makes the evaluation that is due now and not there yet; False where the run was asked to stop meanwhile."""
-        if not scorer or not state.step or not _due(state.step, config.eval_every, state.step == config.steps):
-            return True
-        if ranks.any(recorder is not None and recorder.scored(scorer, state.step), state.device):
-            return True
-        try:
-            recorder.evaluate(scorer, state) if recorder else scorer.score(state.G_ema, state.step, stop)
-        except Stopped:
-            if recorder:
-                run.save_checkpoint(state.checkpoint(), config.keep)
-            return False
-        return True
-
-    if not scored():  # of the step that an earlier process ended at
-        return False
-    started, seconds_before = time.monotonic(), state.seconds
-    recent = deque([(started, state.step)])  # what the speed is measured over
-
-    while state.step < config.steps:
+    while go_on and state.step < config.steps:
         step = state.step
         state.set_learning_rates()
 
@@ -102,11 +73,7 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
                 fake = generate(ranks.share(state.latent(config.batch_size_g, "z-g", step, i)))
                 fake_logits = discriminate(D, frozen, fake)
             loss_g = loss.g(fake_logits.float())
-            state.optim_g.zero_grad()
-            loss_g.backward()
-            ranks.average_gradients(G.parameters())
-            check_finite(step, "G", loss_g, G.named_parameters())
-            state.optim_g.step()
+            _descend(state, "G", loss_g, W_hat)
         D.requires_grad_(True)
 
         # Update EMA.
@@ -123,41 +90,38 @@ def train(  # noqa: PLR0912, PLR0915  # one page, read from top to bottom
             loss_d = loss.d(*logits.float().split(len(real)))
             if (penalty := pre.penalty()) is not None:
                 loss_d = loss_d + penalty
-            state.optim_d.zero_grad()
-            loss_d.backward()
-            ranks.average_gradients(D.parameters())
-            check_finite(step, "D", loss_d, D.named_parameters())
-            state.optim_d.step()
+            _descend(state, "D", loss_d, W_hat)
             W_hat = pre.weights()
 
-        # Report, record, save.
-        state.step += 1
-        now = time.monotonic()
-        state.seconds = seconds_before + now - started
-        n_real = config.batch_size * config.d_iters
-        speed = (state.step - recent[0][1]) * n_real / (now - recent[0][0])
-        recent.append((now, state.step))
-        while now - recent[0][0] > SPEED_WINDOW and len(recent) > 1:
-            recent.popleft()
-        mean_d, mean_g = ranks.means(loss_d, loss_g)
-        line = StepReport(state.step, mean_d, mean_g, speed, pre.strengths())
-        last = state.step == config.steps
-        if recorder:
-            recorder.report(line)
-            if _due(state.step, config.log_every, last):
-                recorder.log(_stats(state, line, n_real))
-            if _due(state.step, config.spectrum_every, last):
-                recorder.record_spectrum(state)
-            if _due(state.step, config.sample_every, last):
-                run.save_samples(state.step, sample(state.G_ema, z_samples))
-        stopping = ranks.any(stop.requested, state.device)
-        if recorder and (last or stopping or _due(state.step, config.save_every, last)):
-            run.save_checkpoint(state.checkpoint(), config.keep)
-        if stopping and not last:
-            return False
-        if not scored():
-            return False
-    return True
+        # Count, report, record, save, score.
+        go_on = step_end(loss_d, loss_g)
+    return go_on
+
+
+def _descend(state: TrainingState, network: Literal["G", "D"], loss: Tensor, W_hat: dict[str, Tensor]) -> None:
+    """One update of G or D by its loss, with the gradient of the global batch, unless that is not finite."""
+    optimizer, parameters = (
+        (state.optim_g, state.G.parameters()) if network == "G" else (state.optim_d, state.D.parameters())
+    )
+    optimizer.zero_grad()
+    loss.backward()
+    state.ranks.average_gradients(parameters)
+    check_finite(state, network, loss, W_hat)
+    optimizer.step()
+
+
+Functions = tuple[Callable[[Tensor], Tensor], Callable[..., Tensor], Callable[[], object]]
+
+
+def _functions(config: TrainConfig, state: TrainingState) -> Functions:
+    """G, D with weights as arguments, and what is called before each update; compiled where that is asked for.
+
+    D's weights are arguments: the polynomial stays outside what is compiled, and its change compiles nothing again.
+    A CUDA graph overwrites its last results: each update begins with none of them in use.
+    """
+    if not config.compile:
+        return state.G, _run, lambda: None
+    return _compiled(state.G, state), _compiled(_run, state), torch.compiler.cudagraph_mark_step_begin
 
 
 def _compiled(function: Callable[..., Tensor], state: TrainingState) -> Callable[..., Tensor]:
@@ -173,45 +137,3 @@ def _run(D: nn.Module, weights: dict[str, Tensor], x: Tensor) -> Tensor:
     """D's logits [n] for x [n, C, H, W] with these weights in place of its own."""
     logits: Tensor = functional_call(D, weights, (x,))
     return logits
-
-
-@torch.no_grad()
-def sample(G: nn.Module, z: Tensor) -> Tensor:
-    """Images [n, C, H, W] in [-1, 1] of G in eval mode."""
-    images: Tensor = G(z)
-    return images
-
-
-def check_finite(step: int, network: str, loss: Tensor, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
-    """Raises NonFiniteError, naming step and tensor, unless the loss and every gradient are finite."""
-    named = [(name, p.grad) for name, p in parameters if p.grad is not None]
-    total = torch.nn.utils.get_total_norm([gradient for _, gradient in named])
-    if torch.isfinite(total + loss.detach()):
-        return
-    nothing_done = "nothing was applied, the last checkpoint holds"
-    if not torch.isfinite(loss):
-        raise NonFiniteError(f"step {step}: the loss of {network} is {loss.item()}; {nothing_done}")
-    for name, gradient in named:  # a norm may overflow with every entry finite, which is no error
-        if not torch.isfinite(gradient).all():
-            raise NonFiniteError(f"step {step}: the gradient of {network}.{name} is not finite; {nothing_done}")
-
-
-def _due(step: int, every: int, last: bool) -> bool:
-    """Whether a periodic action falls on this step; 0 switches it off, and the last step always has it."""
-    return every > 0 and (step % every == 0 or last)
-
-
-def _stats(state: TrainingState, line: StepReport, n_real: int) -> dict[str, Any]:
-    """A line of stats.jsonl; the strengths only where they changed since the last."""
-    entry: dict[str, Any] = {
-        "step": line.step,
-        "images": line.step * n_real,
-        "seconds": round(state.seconds, 3),
-        "loss_d": line.loss_d,
-        "loss_g": line.loss_g,
-        "lr": state.optim_g.param_groups[0]["lr"],
-        "images_per_second": round(line.images_per_second, 1),
-    }
-    if line.strengths != state.logged_strengths:
-        entry["strengths"] = state.logged_strengths = line.strengths
-    return entry

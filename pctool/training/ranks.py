@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from pctool.errors import PctoolError
+from pctool.training.lifeline import Lifeline
 from pctool.training.placement import placement
 
 T = TypeVar("T")
@@ -37,6 +39,16 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
+    lifeline: Lifeline | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether another process has died: what is under way can no longer be put together."""
+        return self.lifeline is not None and self.lifeline.lost is not None
+
+    def unbroken(self) -> contextlib.AbstractContextManager[None]:
+        """A block in which the loss of another process is a PctoolError that names it."""
+        return self.lifeline.unbroken() if self.lifeline else contextlib.nullcontext()
 
     @property
     def main(self) -> bool:
@@ -138,11 +150,11 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[Ranks]:
+def joined(device: str, say: Callable[[str], object] = lambda line: None) -> Iterator[Ranks]:
     """Joins the processes that torchrun or srun started, by their environment; alone without either.
 
-    On CUDA each takes the device of its local rank, by NCCL; on CPUs gloo. Raises InputError for an environment that
-    contradicts itself.
+    On CUDA each takes the device of its local rank, by NCCL; on CPUs gloo. Where one dies all end within seconds; `say`
+    is told what a process has to say then. Raises InputError for an environment that contradicts itself.
     """
     place = placement(os.environ)
     if place is None:
@@ -153,14 +165,20 @@ def joined(device: str) -> Iterator[Ranks]:
         torch.cuda.set_device(local % torch.cuda.device_count())
     backend = "nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=address, rank=rank, world_size=size, timeout=PATIENCE)
+    lifeline, failed = Lifeline(rank, size, say), True
+    lifeline.tie(urlsplit(address).hostname or os.environ["MASTER_ADDR"], Ranks(rank, size).from_first)
     try:
-        yield Ranks(rank, size)
+        with lifeline.unbroken():
+            yield Ranks(rank, size, lifeline)
+        failed = False
     except PctoolError as error:
         if rank and error.said is None:  # of this process alone
             error.said, error.args = False, (f"process {rank}: {error}",)
         raise
     finally:
+        lifeline.leave(failed=failed)
         dist.destroy_process_group()
+        lifeline.close()
 
 
 class _Sum(torch.autograd.Function):

@@ -138,16 +138,31 @@ class RunFolder:
         self._lock.release()
 
     def newest_checkpoint(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """The newest checkpoint that verifies, and a line for each newer one, which is kept as `<file>.damaged`."""
-        problems: list[str] = []
+        """The newest checkpoint that verifies, and a line for each newer one, which is kept as `<file>.damaged`.
+
+        None where there has never been one. Raises InputError where there are some and none can be read: to begin anew
+        would be to lose the run without a word. All are left as they are.
+        """
+        problems: dict[Path, str] = {}
         for path in reversed(checkpoints.list_checkpoints(self.path)):
             try:
-                return checkpoints.read(path), problems
+                found = checkpoints.read(path)
             except InputError as error:
-                aside = path.with_name(path.name + ".damaged")
-                path.replace(aside)
-                problems.append(f"{error}; kept as {aside.name}")
-        return None, problems
+                problems[path] = str(error)
+                continue
+            for bad in problems:
+                aside = bad.with_name(bad.name + ".damaged")
+                bad.replace(aside)
+                problems[bad] += f"; kept as {aside.name}"
+            return found, list(problems.values())
+        earlier = sorted(path.name for path in (self.path / "checkpoints").glob("*.pt.damaged"))
+        if problems or earlier:
+            why = next(iter(problems.values())).split(";")[0] if problems else f"{earlier[-1]} was set aside"
+            raise InputError(
+                f"{self.path} has no readable checkpoint among {len(problems) + len(earlier)} ({why}); all are kept as "
+                "they are; restore one, or begin anew with another --out or by deleting the folder"
+            )
+        return None, []
 
     def save_checkpoint(self, checkpoint: dict[str, Any], keep: int) -> Path:
         """Writes checkpoints/<step>.pt and removes all but the newest `keep` that came before it or are it."""

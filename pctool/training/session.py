@@ -121,9 +121,11 @@ class Session:
     def train(self, watcher: Watcher) -> Outcome:
         """Trains, or continues; returns how it ended, an interruption by a signal included.
 
-        Raises NonFiniteError, WriteError, and InputError for a checkpoint that does not fit.
+        Raises NonFiniteError, WriteError, InputError for a checkpoint that does not fit, and PctoolError where another
+        process of the run has died.
         """
-        return _train(self, watcher)
+        with self.ranks.unbroken():
+            return _train(self, watcher)
 
 
 def _train(session: Session, watcher: Watcher) -> Outcome:
@@ -180,7 +182,8 @@ def _outcome(folder: RunFolder, step: int, *, finished: bool, requeue: bool) -> 
 
 def _newest(folder: RunFolder, watcher: Watcher, ranks: Ranks) -> dict[str, Any] | None:
     """The checkpoint to go on from, found by rank 0."""
-    checkpoint, problems = folder.newest_checkpoint() if ranks.main else (None, [])
+    found = ranks.first(folder.newest_checkpoint)
+    checkpoint, problems = found or (None, [])
     for problem in problems:
         watcher.note(problem)
     return ranks.from_first(checkpoint)

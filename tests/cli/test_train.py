@@ -251,6 +251,34 @@ def test_a_full_disk_is_exit_5_and_the_last_checkpoint_stays(tmp_path):
     assert [path.suffix for path in (out / "checkpoints").iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_run_without_a_readable_checkpoint_is_not_begun_anew(tmp_path, capsys):
+    """All checkpoints damaged: code 2 in one line and in exit.json; logs and checkpoints stay, and with one of them
+    restored the run goes on. Without any checkpoint it begins without a flag."""
+    out = tmp_path / "r"
+    words = ["train", *SMALL, "--sample-every", "0", "--out", str(out), "--steps"]
+    assert run([*words, "4"]) == 0
+    good = {path: path.read_bytes() for path in checkpoints.list_checkpoints(out)}
+    for path, data in good.items():
+        path.write_bytes(data[:-9] + b"not these" * 2)
+    kept = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in {".jsonl", ".pt", ".h5"}}
+    capsys.readouterr()
+    for _ in range(2):
+        assert run([*words, "6"]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "no readable checkpoint among 2" in said
+        assert json.loads((out / "exit.json").read_text())["code"] == 2
+        assert {path: path.read_bytes() for path in kept} == kept
+    path, data = next(iter(good.items()))
+    path.write_bytes(data)
+    assert run([*words, "6"]) == 0
+    assert "continues, at step 2" in capsys.readouterr().err
+    for path in (out / "checkpoints").iterdir():
+        path.unlink()
+    assert run([*words, "6"]) == 0
+    assert json.loads((out / "exit.json").read_text())["step"] == 6
+
+
 def test_a_poly_file_trains_and_counts_by_its_coefficients(tmp_path, capsys):
     """`fit-poly --out F` then `train --poly F`: the layer runs with F's coefficients; a copy of F continues the run."""
     first, copy = tmp_path / "a.json", tmp_path / "b.json"

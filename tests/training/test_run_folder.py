@@ -87,7 +87,7 @@ def test_one_at_a_time_and_the_next_after_close(folder):
 
 
 def test_every_damaged_checkpoint_is_told_and_kept(folder):
-    """With the newest two of three damaged the oldest is read, a line each, newest first; with all three, none."""
+    """With the newest two of three damaged the oldest is read, a line each, newest first."""
     for step in (9, 10, 100):  # in the order of numbers, not of letters
         folder.save_checkpoint(small_checkpoint(step), keep=3)
     paths = checkpoints.list_checkpoints(folder.path)
@@ -98,9 +98,22 @@ def test_every_damaged_checkpoint_is_told_and_kept(folder):
     assert found["step"] == 9
     assert [line.rsplit(" ", 1)[1] for line in problems] == ["00000100.pt.damaged", "00000010.pt.damaged"]
     assert all(path.with_name(path.name + ".damaged").read_bytes() == b"damaged" for path in paths[1:])
-    paths[0].write_bytes(b"damaged")
-    found, problems = folder.newest_checkpoint()
-    assert (found, len(problems)) == (None, 1)
+
+
+def test_a_folder_with_damaged_checkpoints_alone_is_refused(folder):
+    """Where none can be read, set aside earlier or not, nothing is renamed; without any there is nothing to refuse."""
+    assert folder.newest_checkpoint() == (None, [])
+    for step in (9, 10):
+        folder.save_checkpoint(small_checkpoint(step), keep=3)
+        checkpoints.list_checkpoints(folder.path)[-1].write_bytes(b"damaged")
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"no readable checkpoint among 2 \(.*00000010\.pt differs from its SHA-256:"):
+        folder.newest_checkpoint()
+    assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
+    for path in checkpoints.list_checkpoints(folder.path):
+        path.rename(path.with_name(path.name + ".damaged"))
+    with pytest.raises(InputError, match=r"among 2 \(00000010\.pt\.damaged was set aside\); .* deleting the folder"):
+        folder.newest_checkpoint()
 
 
 def test_logs_are_cut_to_a_step_byte_for_byte(folder):

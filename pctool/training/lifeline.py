@@ -1,0 +1,144 @@
+"""A connection of every process of a run to the first one: where it breaks off, a process has died, and the others end.
+
+Collectives notice a dead process late or never: gloo's with the next one, which a long evaluation puts off, NCCL's
+after hours (`ranks.PATIENCE`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import selectors
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+from pctool.errors import PctoolError
+
+GRACE = 5.0  # seconds that a process has to end by itself, with exit.json written, once another one is lost
+MEETING = 30.0  # seconds for the processes to find the first one
+DONE, FAILED = b".", b"x"  # what a process sends when it leaves; one that dies sends nothing
+
+# A node that vanishes closes no connection: after a minute of silence it counts as dead.
+KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+
+
+class Lifeline:
+    """This process's end of it. `lost` is the process that died or failed, None while all live.
+
+    `say` is told what nobody else can say: that this process is not watched, or why it ends.
+    """
+
+    def __init__(self, rank: int, size: int, say: Callable[[str], object]) -> None:
+        self.rank, self.size, self.say = rank, size, say
+        self.lost: int | None = None
+        self._died = False
+        self._peers: dict[socket.socket, int] = {}
+        self._found, self._left = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def tie(self, host: str, from_first: Callable[[tuple[int, bytes]], tuple[int, bytes]]) -> None:
+        """Connects this process, `host` being where the first one runs, and begins to watch.
+
+        `from_first` is a collective that gives rank 0's value to all.
+        """
+        try:
+            if self.rank == 0:
+                self._accept(from_first)
+            else:
+                port, token = from_first((0, b""))
+                peer = socket.create_connection((host, port), MEETING)
+                self._peers[peer] = 0
+                peer.sendall(token + self.rank.to_bytes(4, "big"))
+        except OSError as error:
+            self.say(
+                f"process {self.rank} is without a watch ({error}): should another one die, it may wait for that for "
+                "hours; srun's --kill-on-bad-exit=1 and torchrun end it at once"
+            )
+        for peer in self._peers:
+            peer.settimeout(None)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in KEEPALIVE.items():
+                if hasattr(socket, name):  # not on every system
+                    peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        self._thread.start()
+
+    def _accept(self, from_first: Callable[[tuple[int, bytes]], tuple[int, bytes]]) -> None:
+        dual = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual else socket.AF_INET
+        with socket.create_server(("", 0), family=family, dualstack_ipv6=dual, backlog=self.size) as server:
+            _, token = from_first((server.getsockname()[1], secrets.token_bytes(16)))
+            server.settimeout(MEETING)
+            while len(self._peers) < self.size - 1:
+                peer, _ = server.accept()
+                peer.settimeout(MEETING)
+                hello = peer.recv(len(token) + 4, socket.MSG_WAITALL)
+                if secrets.compare_digest(hello[: len(token)], token):
+                    self._peers[peer] = int.from_bytes(hello[len(token) :], "big")
+                else:  # a stranger
+                    peer.close()
+
+    def _watch(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for peer, rank in self._peers.items():
+                selector.register(peer, selectors.EVENT_READ, rank)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    word = b""
+                    with contextlib.suppress(OSError):
+                        word = os.read(key.fd, 1)
+                    if self._left.is_set():
+                        return
+                    if word != DONE:
+                        self._lose(key.data, died=not word)
+                        return
+                    selector.unregister(key.fileobj)
+
+    def _lose(self, lost: int, *, died: bool) -> None:
+        """Lets this process end by itself for a while, by an error of its own or of a collective; then ends it."""
+        self.lost, self._died = lost, died
+        self._found.set()
+        self._send(FAILED)  # the others need not say it again
+        if not self._left.wait(GRACE):
+            error = self._error()
+            if not error.said:
+                self.say(str(error))
+            os._exit(1)
+
+    def _error(self) -> PctoolError:
+        error = PctoolError(
+            f"process {self.lost} of {self.size} has {'died' if self._died else 'failed'}, and so all end; what was "
+            "saved is kept, the same command continues"
+        )
+        error.said = not self._died or self.rank != (0 if self.lost else 1)
+        return error
+
+    @contextlib.contextmanager
+    def unbroken(self) -> Iterator[None]:
+        """In this block a collective's error that comes of a lost process becomes a PctoolError that names it."""
+        try:
+            yield
+        except RuntimeError:
+            if not self._found.wait(1.0):
+                raise
+            raise self._error() from None
+
+    def leave(self, *, failed: bool) -> None:
+        """Tells the others that this process ends, as it should or by an error that it says itself."""
+        self._send(FAILED if failed else DONE)
+
+    def close(self) -> None:
+        """Ends the watch."""
+        self._left.set()
+        for peer in self._peers:
+            with contextlib.suppress(OSError):
+                peer.shutdown(socket.SHUT_RDWR)
+        self._thread.join(GRACE)
+        for peer in self._peers:
+            peer.close()
+
+    def _send(self, word: bytes) -> None:
+        for peer in self._peers:
+            with contextlib.suppress(OSError):
+                peer.sendall(word)

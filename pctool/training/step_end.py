@@ -1,0 +1,126 @@
+"""What follows a step of the loop: it is counted, reported, recorded, saved, scored, and the run goes on or stops."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pctool.training.config import TrainConfig
+from pctool.training.evaluation import Scorer
+from pctool.training.ranks import Ranks, Stopped
+from pctool.training.recorder import Recorder, StepReport
+from pctool.training.run_folder import RunFolder
+from pctool.training.signals import StopRequest
+from pctool.training.state import TrainingState
+
+N_SAMPLES = 64  # images in a sample grid
+SPEED_WINDOW = 10.0  # seconds that images_per_second looks back
+
+
+class StepEnd:
+    """Of one run, on each of its ranks; the first alone has a `recorder` and writes. All have a `scorer`, or none."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        state: TrainingState,
+        run: RunFolder,
+        *,
+        ranks: Ranks,
+        stop: StopRequest,
+        recorder: Recorder | None,
+        scorer: Scorer | None,
+    ) -> None:
+        self.config, self.state, self.run = config, state, run
+        self.ranks, self.stop, self.recorder, self.scorer = ranks, stop, recorder, scorer
+        self.images_a_step = config.batch_size * config.d_iters
+        self._z_samples = state.latent(N_SAMPLES, "samples")
+
+    def begin(self) -> bool:
+        """What is due before the first step of this process; False where it was asked to stop meanwhile."""
+        if self.state.step == 0 and self.config.spectrum_every and self.recorder:
+            self.recorder.record_spectrum(self.state)
+        go_on = self._scored()  # the step that an earlier process ended at
+        self._started, self._seconds_before = time.monotonic(), self.state.seconds
+        self._recent = deque([(self._started, self.state.step)])  # what the speed is measured over
+        return go_on
+
+    def __call__(self, loss_d: Tensor, loss_g: Tensor) -> bool:
+        """Counts the step and does what is due; False where the run was asked to stop, with the state saved.
+
+        Raises WriteError when a file cannot be written, NonFiniteError rather than save a NaN.
+        """
+        state, config, recorder = self.state, self.config, self.recorder
+        state.step += 1
+        speed = self._clock()
+        mean_d, mean_g = self.ranks.means(loss_d, loss_g)
+        line = StepReport(state.step, mean_d, mean_g, speed, state.preconditioner.strengths())
+        if recorder:
+            recorder.report(line)
+            if self._due(config.log_every):
+                recorder.log(_stats(state, line, self.images_a_step))
+            if self._due(config.spectrum_every):
+                recorder.record_spectrum(state)
+            if self._due(config.sample_every):
+                self.run.save_samples(state.step, sample(state.G_ema, self._z_samples))
+        last = state.step == config.steps
+        stopping = self.ranks.any(self.stop.requested, state.device)
+        if recorder and (last or stopping or self._due(config.save_every)):
+            self.run.save_checkpoint(state.checkpoint(), config.keep)
+        return False if stopping and not last else self._scored()
+
+    def _clock(self) -> float:
+        """Adds up the seconds of training; images a second over the last while."""
+        now, recent = time.monotonic(), self._recent
+        self.state.seconds = self._seconds_before + now - self._started
+        speed = (self.state.step - recent[0][1]) * self.images_a_step / (now - recent[0][0])
+        recent.append((now, self.state.step))
+        while now - recent[0][0] > SPEED_WINDOW and len(recent) > 1:
+            recent.popleft()
+        return speed
+
+    def _due(self, every: int) -> bool:
+        """Whether a periodic action falls on this step; 0 switches it off, and the last step always has it."""
+        return every > 0 and (self.state.step % every == 0 or self.state.step == self.config.steps)
+
+    def _scored(self) -> bool:
+        """Makes the evaluation that is due now and not there yet; False where the run was asked to stop meanwhile."""
+        state, scorer, recorder = self.state, self.scorer, self.recorder
+        if not scorer or not state.step or not self._due(self.config.eval_every):
+            return True
+        if self.ranks.any(recorder is not None and recorder.scored(scorer, state.step), state.device):
+            return True
+        try:
+            recorder.evaluate(scorer, state) if recorder else scorer.score(state.G_ema, state.step, self.stop)
+        except Stopped:
+            if recorder:
+                self.run.save_checkpoint(state.checkpoint(), self.config.keep)
+            return False
+        return True
+
+
+@torch.no_grad()
+def sample(G: nn.Module, z: Tensor) -> Tensor:
+    """Images [n, C, H, W] in [-1, 1] of G in eval mode."""
+    images: Tensor = G(z)
+    return images
+
+
+def _stats(state: TrainingState, line: StepReport, images_a_step: int) -> dict[str, Any]:
+    """A line of stats.jsonl; the strengths only where they changed since the last."""
+    entry: dict[str, Any] = {
+        "step": line.step,
+        "images": line.step * images_a_step,
+        "seconds": round(state.seconds, 3),
+        "loss_d": line.loss_d,
+        "loss_g": line.loss_g,
+        "lr": state.optim_g.param_groups[0]["lr"],
+        "images_per_second": round(line.images_per_second, 1),
+    }
+    if line.strengths != state.logged_strengths:
+        entry["strengths"] = state.logged_strengths = line.strengths
+    return entry

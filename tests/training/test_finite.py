@@ -1,0 +1,67 @@
+"""What a run says of a NaN before it ends."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from pctool.errors import NonFiniteError
+from pctool.training.config import resolve
+from pctool.training.finite import check_finite
+from pctool.training.state import TrainingState
+
+NAN = float("nan")
+
+
+@pytest.fixture
+def state():
+    """After a backward pass of D and of G, at step 7."""
+    made = TrainingState(resolve({"width_g": 8, "width_d": 8, "batch_size": 2, "method": "fpc", "out": Path("-")}))
+    made.step = 7
+    made.D(made.G(made.latent(2, "test"))).mean().backward()
+    return made
+
+
+def said(state, network, loss, W_hat):
+    with pytest.raises(NonFiniteError) as caught:
+        check_finite(state, network, torch.tensor(loss), W_hat)
+    return str(caught.value)
+
+
+def test_finite_is_silent(state):
+    """Also where the norm of all gradients together overflows in float32."""
+    W_hat = state.preconditioner.weights()
+    check_finite(state, "D", torch.tensor(1.0), W_hat)
+    for p in state.D.parameters():
+        p.grad.fill_(3e38)
+    check_finite(state, "D", torch.tensor(1.0), W_hat)
+
+
+@pytest.mark.parametrize("value", [NAN, float("inf")])
+def test_a_gradient_is_named_by_its_tensor(state, value):
+    """Step, network and parameter; the other network's gradients do not count."""
+    state.D.blocks[1].conv2.weight.grad[0, 0, 0, 0] = value
+    words = said(state, "D", 1.0, state.preconditioner.weights())
+    assert words.startswith("step 7: the gradient of D.blocks.1.conv2.weight is not finite; nothing was applied")
+    check_finite(state, "G", torch.tensor(1.0), {})
+
+
+def test_a_loss_names_the_first_weight_that_is_not_finite(state):
+    """Raw before effective, D before G, each in the order of its forward pass; of finite weights it says so."""
+    W_hat = {name: value.detach().clone() for name, value in state.preconditioner.weights().items()}
+    places = [
+        ("G.blocks.2.conv1.bias", state.G.blocks[2].conv1.bias),
+        ("G.dense.weight", state.G.dense.weight),
+        ("the effective weight of D.linear.weight", W_hat["linear.weight"]),
+        ("the effective weight of D.blocks.0.conv1.weight", W_hat["blocks.0.conv1.weight"]),
+        ("D.blocks.0.conv1.weight", state.D.blocks[0].conv1.weight),
+    ]
+    for network in "DG":
+        assert re.match(
+            rf"step 7: the loss of {network} is nan: all weights of G and D are finite; nothing was applied",
+            said(state, network, NAN, W_hat),
+        )
+    for name, tensor in places:  # each comes before those that are not finite already
+        tensor.data.view(-1)[0] = NAN
+        assert said(state, "D", float("inf"), W_hat).startswith(f"step 7: the loss of D is inf: {name} is not finite;")
