@@ -47,6 +47,7 @@ def train(
     G, D, pre, loss = state.G, state.D, state.preconditioner, LOSSES[config.loss]
     autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
+    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     generate, discriminate, begin_update = _functions(config, state)
     step_end = StepEnd(config, state, run, ranks=ranks, stop=stop, recorder=recorder, scorer=scorer)
     if state.step == 0:
