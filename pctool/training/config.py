@@ -279,6 +279,8 @@ def _one_line(error: ValidationError) -> str:
         return f"{first['ctx']['error']}"
     if first["loc"][:1] == ("taus",):
         return f"{where}: four rising numbers above 0 are needed, for example 5,10,20,30"
+    if first["loc"][:1] == ("time_limit",):
+        return f"{where}: {first['input']!r} is not allowed; minutes above 0 are, and 'auto'"
     if first["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", first["ctx"]["expected"])
         near = difflib.get_close_matches(str(first["input"]), choices, 1)

@@ -69,6 +69,28 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(tmp_path, capsys, m
     assert not out.exists()
 
 
+@pytest.mark.parametrize("name", ["PCTOOL_STEP", "PCTOOL_ALL_LAYERS", "PCTOOL_"])
+def test_a_variable_that_is_no_setting_is_refused(tmp_path, capsys, monkeypatch, name):
+    """A slip in a variable's name trains nothing; the folders' variables, which serve every command, are known."""
+    monkeypatch.setenv("PCTOOL_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("PCTOOL_CACHE_DIR", str(tmp_path))
+    assert run(["train", "--dry-run"]) == 0
+    monkeypatch.setenv(name, "5")
+    assert run(["train", "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert f"the environment variable {name} is no setting of train" in error
+    assert ("did you mean PCTOOL_STEPS?" in error) == (name == "PCTOOL_STEP")
+
+
+def test_every_flag_has_its_variable(tmp_path, capsys, monkeypatch):
+    """Also those that are no settings: PCTOOL_DRY_RUN and PCTOOL_JSON train nothing and print JSON."""
+    monkeypatch.setenv("PCTOOL_DRY_RUN", "1")
+    monkeypatch.setenv("PCTOOL_JSON", "1")
+    assert run(["train", "--out", str(tmp_path / "r")]) == 0
+    assert json.loads(capsys.readouterr().out)["method"] == "apc"
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_preset_writes_polynomials_as_the_flags_do(tmp_path, capsys):
     """taus as text, poly and ladder as files: the preset resolves to what the flags resolve to; a flag wins over it."""
     poly, preset = tmp_path / "g.json", tmp_path / "p.toml"
