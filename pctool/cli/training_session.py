@@ -88,7 +88,8 @@ def show_config(config: TrainConfig, *, as_json: bool) -> None:
 
 def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
     """Trains or continues, shows it, and ends with the summary. Raises SavedInterrupt when a signal stopped it."""
-    from pctool.training import session  # late: torchvision and matplotlib take seconds, a wrong setting should not
+    # late: torchvision and matplotlib take seconds, a wrong setting should not
+    from pctool.training import compiling, session
     from pctool.training.ranks import joined
     from pctool.training.run_folder import RunFolder
     from pctool.training.signals import listen, seconds_left
@@ -99,6 +100,8 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
         listen(seconds_left(config.time_limit)) as stop,
         contextlib.ExitStack() as stack,
     ):
+        if config.compile:
+            ranks.together(lambda: compiling.check(config.device))
         begun = session.opened(config, ranks, stop=stop, may_resume=may_resume, counted=decoding, say=note)
         try:
             opened = stack.enter_context(begun)
