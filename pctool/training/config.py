@@ -135,6 +135,8 @@ class TrainConfig(BaseModel):
             raise ValueError(f"a polynomial file goes with method fpc, not {self.method}")
         if self.ladder is not None and self.method != "apc":
             raise ValueError(f"a ladder file goes with method apc, not {self.method}")
+        if self.stop_on_collapse and not self.spectrum_every:
+            raise ValueError("--stop-on-collapse looks at the recorded spectrum; leave it or --spectrum-every 0 out")
         if self.arch == "dcgan" and self.variant != "authors":
             raise ValueError("arch dcgan has one source, the authors' code; leave --variant out")
         if self.resolution not in RESOLUTIONS[self.arch]:
