@@ -6,6 +6,7 @@ are the run's identity, the rest says where and when and may change on resumptio
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -201,7 +202,8 @@ def _checked(given: dict[str, Any], flags: Mapping[str, Any], device: str) -> Tr
     for key in unused(given.get("method", TrainConfig.model_fields["method"].default), given):
         given.pop(key)
     if "poly" in given:
-        given["degree"] = OddPolynomial(given["poly"]).degree
+        with contextlib.suppress(TypeError, ValueError):  # no coefficients: refused below, in one line
+            given["degree"] = OddPolynomial(given["poly"]).degree
     values = {**_open_settings(given), **given}
     values.setdefault("batch_size_g", values["batch_size"])
     if values.get("fork") is not None and "out" not in values:

@@ -124,6 +124,8 @@ def test_auto_precision_is_resolved_and_presets_may_depend_on_it(monkeypatch, fa
         ({"time_limit": "0"}, "^--time-limit: '0' is not allowed; minutes above 0 are, and 'auto'$"),
         ({"time_limit": "1h"}, "^--time-limit: '1h' is not allowed; minutes above 0 are, and 'auto'$"),
         ({"stop_on_collapse": True, "spectrum_every": 0}, "--stop-on-collapse looks at the recorded spectrum"),
+        ({"method": "fpc", "poly": 3}, "^--poly: 3 is not allowed"),
+        ({"method": "fpc", "poly": ("x",)}, "^--poly: 'x' is not allowed"),
         ({"batch_sise": 3}, "unknown setting 'batch_sise'"),
         ({"fork": Path("a.pt")}, "--fork starts a new run: name its folder with --out"),
         ({"channels": 3}, "channels follow from the data set"),
