@@ -251,6 +251,20 @@ def test_a_signal_while_data_are_loaded_ends_at_once(tmp_path, number, saved, co
     assert run(["train", *words]) == 0
 
 
+def test_a_reader_that_has_gone_ends_no_run(tmp_path):
+    """Ctrl-C in `pctool train 2>&1 | tee log` ends tee at once: the run still saves and ends with 75, or trains on."""
+    out = tmp_path / "r"
+    process = subprocess.Popen(command(*OFF, "--steps", 100_000, "--out", out), stderr=subprocess.PIPE)
+    assert process.stderr.readline().startswith(b"this takes hours")
+    process.stderr.close()
+    deadline = time.monotonic() + 60
+    while not (out / "stats.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 75
+    assert checkpoints.read(checkpoints.latest(out))["step"] == json.loads((out / "exit.json").read_text())["step"]
+
+
 def test_a_full_disk_is_exit_5_and_the_last_checkpoint_stays(tmp_path):
     """When a checkpoint no longer fits: path and bytes in one line, code 5, the earlier checkpoint verifies."""
     out = tmp_path / "r"
