@@ -23,8 +23,12 @@ def output() -> Console:
 
 
 def note(message: str) -> None:
-    """A line for the person watching, on stderr, so that stdout stays the command's answer."""
-    print(message, file=sys.stderr, flush=True)
+    """A line for the person watching, on stderr, so that stdout stays the command's answer.
+
+    Where nobody reads any more (Ctrl-C ends `2>&1 | tee` before it ends a run) it is dropped: the work goes on.
+    """
+    with contextlib.suppress(BrokenPipeError):
+        print(message, file=sys.stderr, flush=True)
 
 
 def print_json(payload: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import typer
 
 from pctool import errors
 from pctool.cli import data, doctor, evaluate, export, fit_poly, report, spectrum, study, train
+from pctool.cli.console import note
 from pctool.cli.exit_codes import INTERRUPTED, exit_code
 
 
@@ -112,7 +113,7 @@ def _follows(arguments: list[str]) -> bool:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"pctool: {' '.join(message.split())}", file=sys.stderr)
+    note(f"pctool: {' '.join(message.split())}")
     return code
 
 

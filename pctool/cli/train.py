@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from pctool.errors import InputError
 
 WHAT = "What and how (the run's identity)"
 WHERE = "Where and when (may change when a run is continued)"
@@ -17,6 +23,10 @@ def _what(help_text: str, name: str) -> Any:
 
 def _where(help_text: str, name: str) -> Any:
     return typer.Option(name, help=help_text, rich_help_panel=WHERE, envvar=_variable(name), show_envvar=False)
+
+
+def _how(help_text: str, name: str) -> Any:
+    return typer.Option(name, help=help_text, envvar=_variable(name), show_envvar=False)
 
 
 def _variable(name: str) -> str:
@@ -163,11 +173,9 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     fork: Annotated[
         Path | None, _where("Start a new run from this checkpoint, with other settings; needs --out.", "--fork")
     ] = None,
-    preflight: Annotated[
-        bool, typer.Option("--preflight", help="Check data, weights, disk and device; train nothing.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    preflight: Annotated[bool, _how("Check data, weights, disk and device; train nothing.", "--preflight")] = False,
+    dry_run: Annotated[bool, _how("Print the resolved configuration and stop.", "--dry-run")] = False,
+    json_: Annotated[bool, _how("One JSON object on stdout.", "--json")] = False,
 ) -> None:
     """Trains a GAN whose discriminator has preconditioned weights; the same command continues a run.
 
@@ -181,6 +189,7 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     for name in ("study", "task", "preset", "resume", "preflight", "dry_run", "json_"):
         flags.pop(name, None)
 
+    _check_environment(inspect.signature(train).parameters)
     _check_names(dataset, preset, data_dir)
     from pctool.cli import training_session
 
@@ -201,6 +210,16 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
         training_session.preflight(config, may_resume=resume == "auto", as_json=json_)
         return
     training_session.run(config, may_resume=resume == "auto", as_json=json_)
+
+
+def _check_environment(settings: Iterable[str]) -> None:
+    """Refuses a variable that is no setting: a slip in its name would train something else for days."""
+    known = {_variable(name.strip("_")) for name in settings} | {"PCTOOL_CACHE_DIR"}
+    for name in sorted(os.environ):
+        if name.startswith("PCTOOL_") and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(f"the environment variable {name} is no setting of train; unset it{hint}")
 
 
 def _check_names(dataset: str | None, preset: str | None, data_dir: Path | None) -> None:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from pctool.cli.console import SECONDS_BETWEEN_LINES, note, print_json, progress
 from pctool.cli.exit_codes import exit_code
 from pctool.core.polynomial_file import read_ladder, read_training_polynomial
-from pctool.errors import InputError, MissingError, PartialError, SavedInterrupt, WriteError
+from pctool.errors import InputError, PartialError, PctoolError, SavedInterrupt, WriteError
 from pctool.training import recipes
 from pctool.training.config import USED_BY, TrainConfig, resolve, unused
 from pctool.training.memory import peak_mib
@@ -88,7 +88,8 @@ def show_config(config: TrainConfig, *, as_json: bool) -> None:
 
 def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
     """Trains or continues, shows it, and ends with the summary. Raises SavedInterrupt when a signal stopped it."""
-    from pctool.training import session  # late: torchvision and matplotlib take seconds, a wrong setting should not
+    # late: torchvision and matplotlib take seconds, a wrong setting should not
+    from pctool.training import compiling, session
     from pctool.training.ranks import joined
     from pctool.training.run_folder import RunFolder
     from pctool.training.signals import listen, seconds_left
@@ -101,10 +102,11 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
     ):
         begun = session.opened(config, ranks, stop=stop, may_resume=may_resume, counted=decoding, say=note)
         try:
+            if config.compile:
+                ranks.together(lambda: compiling.check(config.device))
             opened = stack.enter_context(begun)
-        except (KeyboardInterrupt, SavedInterrupt, MissingError) as error:
-            # Without data nothing appears; where the folder is there, as a study's is, its reader has to know why.
-            if ranks.main and (config.out.is_dir() or not isinstance(error, MissingError)):
+        except (KeyboardInterrupt, PctoolError) as error:
+            if ranks.main and _is_recorded(config.out, error):
                 RunFolder(config.out).record_early_exit(config, _exit_entry(error, requeue=stop.requeue))
             raise
         if not ranks.main:
@@ -122,6 +124,14 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
             print_json(summary)
         else:
             _show_summary(outcome, config)
+
+
+def _is_recorded(out: Path, error: BaseException) -> bool:
+    """Whether exit.json is to say why nothing began: where the folder is there, as a study's is, somebody reads it."""
+    if isinstance(error, KeyboardInterrupt | SavedInterrupt):
+        return True
+    # What refuses a run that has begun, another seed for example, is not its own end.
+    return out.is_dir() and not (isinstance(error, InputError) and (out / "config.json").exists())
 
 
 def preflight(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pctool import files, places
@@ -82,7 +82,7 @@ def open_path(path: Path) -> FolderPictures | ZipPictures:
             members = sorted(
                 (info.filename, info.file_size, info.CRC)
                 for info in archive.infolist()
-                if Path(info.filename).suffix.lower() in pictures.SUFFIXES
+                if not info.is_dir() and _is_image(info.filename)
             )
     except ZIP_ERRORS as error:
         raise InputError(f"{path} is not a readable ZIP ({error}); give a folder of images or a ZIP") from error
@@ -90,10 +90,18 @@ def open_path(path: Path) -> FolderPictures | ZipPictures:
     return ZipPictures(path, tuple(name for name, _, _ in members), _digest(members))
 
 
+def _is_image(name: str) -> bool:
+    """By its ending; what is hidden is passed over, and what macOS puts beside each image (`__MACOSX/._a.png`)."""
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in pictures.SUFFIXES and not hidden
+
+
 def _open_folder(folder: Path) -> FolderPictures:
     """Contents are hashed once: names, sizes and times that are as before stand for them the next time."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in pictures.SUFFIXES and path.is_file())
-    names = [path.relative_to(folder).as_posix() for path in paths]
+    found = ((path, path.relative_to(folder).as_posix()) for path in sorted(folder.rglob("*")))
+    images = [(path, name) for path, name in found if _is_image(name) and path.is_file()]
+    paths, names = [path for path, _ in images], [name for _, name in images]
     _check_some(folder, names)
     stats = [path.stat() for path in paths]
     listing = _digest([(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)])

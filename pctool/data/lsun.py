@@ -49,11 +49,17 @@ class LmdbPictures:
 
     def picture(self, i: int) -> Image.Image:
         """Image `i` in mode RGB. Raises InputError naming one that is broken, or whose key is not in the file."""
-        with _environment(self.path, os.getpid()).begin(buffers=True) as transaction:
-            value = transaction.get(self._key(i))
-            if value is None:
-                raise InputError(f"{self.name(i)} is not there: {self.keys} belongs to another file; import it again")
-            return pictures.decode(bytes(value), self.name(i))
+        import lmdb
+
+        try:
+            with _environment(self.path, os.getpid()).begin() as transaction:
+                value = transaction.get(self._key(i))
+        except lmdb.Error as error:  # large files are not hashed before a run
+            problem = f"{self.name(i)} cannot be read: the file is damaged ({error}); import it again"
+            raise InputError(problem) from error
+        if value is None:
+            raise InputError(f"{self.name(i)} is not there: {self.keys} belongs to another file; import it again")
+        return pictures.decode(value, self.name(i))
 
 
 def index(path: Path) -> np.ndarray:

@@ -54,6 +54,8 @@ def decode(data: bytes, what: str) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            if _is_deep(picture):  # Pillow would halve the bits of a colour image without a word
+                raise InputError(f"{what} has 16 bits a channel; save it as 8-bit RGB or grey")
             picture.load()
         if picture.mode in ALPHA_MODES:
             alpha = picture.convert("RGBA").getchannel("A").getextrema()
@@ -69,6 +71,15 @@ def decode(data: bytes, what: str) -> Image.Image:
         *(Image.DecompressionBombError, Image.DecompressionBombWarning),
     ) as error:
         raise InputError(f"{what} is not a readable image: {error}") from error
+
+
+def _is_deep(picture: Image.Image) -> bool:
+    """Whether a PNG or PPM, opened and not yet loaded, has over 8 bits a channel: "RGB;16B", or a largest value."""
+    if picture.format not in ("PNG", "PPM"):
+        return False
+    told = [tile[3] for tile in getattr(picture, "tile", ())]  # what the decoder is told
+    flat = [value for one in told for value in (one if isinstance(one, tuple) else (one,))]
+    return any(";16" in value if isinstance(value, str) else value > 255 for value in flat)
 
 
 def render(picture: Image.Image, resolution: int, crop: Crop, what: str) -> np.ndarray:

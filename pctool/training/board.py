@@ -10,6 +10,15 @@ from typing import Any
 from pctool.errors import MissingError
 
 
+def check() -> Any:
+    """TensorBoard's writer. Raises MissingError where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingError("--tensorboard needs TensorBoard: pip install 'pctool[tensorboard]'") from None
+    return SummaryWriter
+
+
 class Board:
     """Writes `RUN/tensorboard`; a resumed run hides what an earlier process wrote beyond `step`.
 
@@ -17,11 +26,7 @@ class Board:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise MissingError("--tensorboard needs TensorBoard: pip install 'pctool[tensorboard]'") from None
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+        self._writer = check()(str(folder), purge_step=step + 1)
 
     def add(self, group: str, step: int, values: Mapping[str, Any]) -> None:
         """One point a finite number in `values`, under `group`/name."""

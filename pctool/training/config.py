@@ -6,6 +6,7 @@ are the run's identity, the rest says where and when and may change on resumptio
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -135,6 +136,8 @@ class TrainConfig(BaseModel):
             raise ValueError(f"a polynomial file goes with method fpc, not {self.method}")
         if self.ladder is not None and self.method != "apc":
             raise ValueError(f"a ladder file goes with method apc, not {self.method}")
+        if self.stop_on_collapse and not self.spectrum_every:
+            raise ValueError("--stop-on-collapse looks at the recorded spectrum; leave it or --spectrum-every 0 out")
         if self.arch == "dcgan" and self.variant != "authors":
             raise ValueError("arch dcgan has one source, the authors' code; leave --variant out")
         if self.resolution not in RESOLUTIONS[self.arch]:
@@ -199,7 +202,8 @@ def _checked(given: dict[str, Any], flags: Mapping[str, Any], device: str) -> Tr
     for key in unused(given.get("method", TrainConfig.model_fields["method"].default), given):
         given.pop(key)
     if "poly" in given:
-        given["degree"] = OddPolynomial(given["poly"]).degree
+        with contextlib.suppress(TypeError, ValueError):  # no coefficients: refused below, in one line
+            given["degree"] = OddPolynomial(given["poly"]).degree
     values = {**_open_settings(given), **given}
     values.setdefault("batch_size_g", values["batch_size"])
     if values.get("fork") is not None and "out" not in values:
@@ -279,6 +283,8 @@ def _one_line(error: ValidationError) -> str:
         return f"{first['ctx']['error']}"
     if first["loc"][:1] == ("taus",):
         return f"{where}: four rising numbers above 0 are needed, for example 5,10,20,30"
+    if first["loc"][:1] == ("time_limit",):
+        return f"{where}: {first['input']!r} is not allowed; minutes above 0 are, and 'auto'"
     if first["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", first["ctx"]["expected"])
         near = difflib.get_close_matches(str(first["input"]), choices, 1)

@@ -15,7 +15,7 @@ from pctool.data import catalog, encoded
 from pctool.data.decoding import EncodedImages
 from pctool.errors import PctoolError, WriteError
 from pctool.evaluation import features
-from pctool.training import evaluation, images
+from pctool.training import board, compiling, evaluation, images
 from pctool.training.config import TrainConfig
 from pctool.training.run_folder import RunFolder
 from pctool.training.session import identity_hashes
@@ -34,10 +34,10 @@ class Check:
 
 
 def preflight(config: TrainConfig, *, may_resume: bool = True, **progress: Any) -> list[Check]:
-    """Checks data, networks, device, weights to score with, fork, folder and disk, each whatever became of the others.
+    """Checks data, networks, device, what flags need, weights to score with, fork, folder and disk.
 
-    Trains nothing, and writes nothing but the cache of decoded images; `progress` is `counted` and `say` of
-    `catalog.load`.
+    Each is looked at whatever became of the others. Trains nothing, and writes nothing but the cache of decoded
+    images; `progress` is `counted` and `say` of `catalog.load`.
     """
     checks: list[Check] = []
 
@@ -53,6 +53,10 @@ def preflight(config: TrainConfig, *, may_resume: bool = True, **progress: Any) 
     dataset = look("data", lambda: _data(config, progress))
     state = look("networks", lambda: _networks(config))
     look("device", lambda: (None, torch.cuda.get_device_name() if config.device == "cuda" else "cpu"))
+    if config.compile:
+        look("compile", lambda: (None, compiling.check(config.device)))
+    if config.tensorboard:
+        look("tensorboard", lambda: (board.check(), "installed"))
     if config.eval_every:
         look("scores", lambda: _scores(config, dataset))
     if config.fork and state:

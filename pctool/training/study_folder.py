@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pctool import files
 from pctool.core.polynomial_file import parse
+from pctool.data import encoded
 from pctool.errors import InputError
 from pctool.training import recipes
 from pctool.training.studies import Task, folder_of_grids
@@ -51,6 +52,8 @@ def task_text(study: str, task: Task, config: TrainConfig) -> str:
     }
     if task.settings.get("precision") == "auto":  # the machine that trains decides, not the one that writes
         values["precision"] = "auto"
+    if encoded.is_path(config.dataset):  # a job may start in another folder
+        values["dataset"] = str(Path(config.dataset).absolute())
     return f"# Task {task.number} of the study {study}.\n{recipes.as_toml(values)}"
 
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from pctool.cli.main import run
-from tests.data import small_cifar
+from tests.data import small_cifar, small_encoded
 
 GRID = """
 axes = [[{dataset = "fashion-mnist"}, {dataset = "cifar10"}], [{method = "sn"}, {method = "fpc", degree = 3}]]
@@ -149,6 +149,38 @@ def test_the_environment_cannot_make_it_another_run(pctool, grid, tmp_path, monk
     monkeypatch.setenv("PCTOOL_METHOD", "sn")
     code, _, err = pctool("train", "--dry-run")
     assert (code, "--method is decided by the study" in err) == (2, True)
+
+
+def test_a_task_that_fails_before_it_begins_says_why(pctool, tmp_path):
+    """A folder that is gone, or an image that is broken: stale, with the reason; mended, the task runs."""
+    pictures, grid, folder = tmp_path / "faces", tmp_path / "g.toml", tmp_path / "s"
+    pictures.mkdir()
+    for i in range(4):
+        (pictures / f"{i}.png").write_bytes(small_encoded.encoded(small_encoded.smooth(32, 32, i)))
+    settings = "threads = 1\nresolution = 32\nwidth_g = 8\nwidth_d = 8\nbatch_size = 2\nsteps = 1\ndata_workers = 0\n"
+    grid.write_text(f'axes = [[{{method = "sn"}}]]\n[settings]\ndataset = "{pictures}"\n{settings}')
+    assert pctool("study", grid, "--out", folder)[0] == 0
+    train = ("train", "--study", folder, "--task", 0)
+
+    def status():
+        (task,) = json.loads(pctool("study", "status", folder, "--json")[1])["tasks"]
+        return task["state"], task["reason"]
+
+    away = pictures.rename(tmp_path / "away")
+    assert pctool(*train)[0] == 2
+    state, reason = status()
+    assert (state, "ended with code 2" in reason, "does not exist" in reason) == ("stale", True, True)
+    away.rename(pictures)
+    (pictures / "9.png").write_bytes(b"junk")
+    assert pctool(*train)[0] == 2
+    assert "9.png is not a readable image" in status()[1]
+    (pictures / "9.png").unlink()
+    assert pctool(*train)[0] == 0
+    assert status() == ("done", None)
+    ended = (folder / "runs" / "0000-sn-s0" / "exit.json").read_bytes()
+    (pictures / "0.png").unlink()  # other data: refused, and the finished run stays as it is
+    assert pctool(*train)[0] == 2
+    assert (folder / "runs" / "0000-sn-s0" / "exit.json").read_bytes() == ended
 
 
 def test_status_follows_a_job_that_runs_is_killed_and_is_stopped(pctool, grid, tmp_path):

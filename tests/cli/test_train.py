@@ -69,6 +69,28 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(tmp_path, capsys, m
     assert not out.exists()
 
 
+@pytest.mark.parametrize("name", ["PCTOOL_STEP", "PCTOOL_ALL_LAYERS", "PCTOOL_"])
+def test_a_variable_that_is_no_setting_is_refused(tmp_path, capsys, monkeypatch, name):
+    """A slip in a variable's name trains nothing; the folders' variables, which serve every command, are known."""
+    monkeypatch.setenv("PCTOOL_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("PCTOOL_CACHE_DIR", str(tmp_path))
+    assert run(["train", "--dry-run"]) == 0
+    monkeypatch.setenv(name, "5")
+    assert run(["train", "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert f"the environment variable {name} is no setting of train" in error
+    assert ("did you mean PCTOOL_STEPS?" in error) == (name == "PCTOOL_STEP")
+
+
+def test_every_flag_has_its_variable(tmp_path, capsys, monkeypatch):
+    """Also those that are no settings: PCTOOL_DRY_RUN and PCTOOL_JSON train nothing and print JSON."""
+    monkeypatch.setenv("PCTOOL_DRY_RUN", "1")
+    monkeypatch.setenv("PCTOOL_JSON", "1")
+    assert run(["train", "--out", str(tmp_path / "r")]) == 0
+    assert json.loads(capsys.readouterr().out)["method"] == "apc"
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_preset_writes_polynomials_as_the_flags_do(tmp_path, capsys):
     """taus as text, poly and ladder as files: the preset resolves to what the flags resolve to; a flag wins over it."""
     poly, preset = tmp_path / "g.json", tmp_path / "p.toml"
@@ -227,6 +249,20 @@ def test_a_signal_while_data_are_loaded_ends_at_once(tmp_path, number, saved, co
     ended = json.loads((out / "exit.json").read_text())
     assert (ended["code"], ended["requeue"], ended["step"]) == (code, requeue, 2 if saved else 0)
     assert run(["train", *words]) == 0
+
+
+def test_a_reader_that_has_gone_ends_no_run(tmp_path):
+    """Ctrl-C in `pctool train 2>&1 | tee log` ends tee at once: the run still saves and ends with 75, or trains on."""
+    out = tmp_path / "r"
+    process = subprocess.Popen(command(*OFF, "--steps", 100_000, "--out", out), stderr=subprocess.PIPE)
+    assert process.stderr.readline().startswith(b"this takes hours")
+    process.stderr.close()
+    deadline = time.monotonic() + 60
+    while not (out / "stats.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 75
+    assert checkpoints.read(checkpoints.latest(out))["step"] == json.loads((out / "exit.json").read_text())["step"]
 
 
 def test_a_full_disk_is_exit_5_and_the_last_checkpoint_stays(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import random
+import zipfile
 
 import numpy as np
 import pytest
@@ -45,6 +46,25 @@ def test_a_folder_and_its_zip_hold_the_same_images(tmp_path):
         from_folder.images[0], np.asarray(expected.crop((left, 0, left + 64, 64))).transpose(2, 0, 1)
     )
     assert catalog.load(str(folder), resolution=64, crop="centre", cache_limit=0).sha256 != from_folder.sha256
+
+
+def test_what_systems_leave_beside_images_is_no_image(tmp_path):
+    """Hidden files and folders, macOS's twins of every file, and a folder called like an image are passed over."""
+    folder = fill(tmp_path / "faces")
+    for name in ("._0.png", ".thumbs/0.png", "__MACOSX/._0.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"junk")
+    (folder / "album.png").mkdir()
+    packed = small_encoded.zip_folder(folder, tmp_path / "faces.zip", 8)
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.writestr("album.png/", b"")
+    assert len(zipfile.ZipFile(packed).namelist()) >= 9
+    for path in (folder, packed):
+        found = open_path(path)
+        names = [found.name(i).split(" in ")[0].removeprefix(f"{folder}/") for i in range(len(found))]
+        assert [name.removeprefix("faces/") for name in names] == ["0.png", "2.png", "b/1.png", "b/3.jpeg"]
+    (tmp_path / ".hidden").mkdir()
+    assert len(open_path(folder.rename(tmp_path / ".hidden" / "faces"))) == 4
 
 
 def test_identity_follows_the_contents_wherever_they_lie(tmp_path):

@@ -95,6 +95,22 @@ def test_damage_is_found(tower, tmp_path):
     assert not [path for path in (tmp_path / "cache" / "images").iterdir() if path.suffix != ".lock"]
 
 
+@pytest.mark.parametrize("first", [0, 8192], ids=["the head", "the tree"])
+def test_damage_after_the_import_is_one_line(tower, tmp_path, first):
+    """Pages overwritten by zeros, the size the same: a run names the file and ends, without a traceback."""
+    acquire.import_files("lsun-tower", tmp_path / "tower_train_lmdb")
+    data = tmp_path / "data" / "lsun-tower" / "data.mdb"
+    whole = data.read_bytes()
+    data.unlink()  # what an earlier test mapped stays as it is
+    data.write_bytes(whole[:first] + bytes(len(whole) - first))
+    streamed = catalog.load("lsun-tower", cache_limit=0)
+    with pytest.raises(
+        InputError, match=r"data.mdb cannot be read: the file is damaged \(.*\); import it again"
+    ) as caught:
+        streamed.images[:1]
+    assert "\n" not in str(caught.value)
+
+
 def test_several_classes_in_one_folder_are_told_apart(tower, tmp_path):
     """The folder above several classes is refused with their names before anything is copied."""
     small_encoded.write_lmdb(tmp_path / "tower_val_lmdb", small_encoded.lsun_values(2))

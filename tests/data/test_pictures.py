@@ -1,6 +1,8 @@
 """Decoding and cropping, against Pillow and torchvision."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -32,6 +34,7 @@ def test_every_kind_of_image_becomes_rgb():
         "black and white": (saved(grey.convert("1")), grey.convert("1")),
         "palette": (saved(colour.quantize(8)), colour.quantize(8)),
         "opaque": (saved(opaque), colour),
+        "ppm": (saved(colour, "PPM"), colour),
         "cmyk": (saved(colour.convert("CMYK"), "JPEG"), Image.open(io.BytesIO(saved(colour.convert("CMYK"), "JPEG")))),
     }
     for name, (data, expected) in kinds.items():
@@ -48,11 +51,23 @@ def half_transparent() -> bytes:
     return saved(picture)
 
 
+def deep_png(colour_type: int) -> bytes:
+    """A PNG of 2 x 2 black pixels with 16 bits a channel, which Pillow reads and cannot write; type 2 RGB, 6 RGBA."""
+    header = struct.pack(">IIBBBBB", 2, 2, 16, colour_type, 0, 0, 0)
+    pixels = zlib.compress(bytes(2 * (1 + 2 * 2 * {2: 3, 6: 4}[colour_type])))
+    parts = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    chunks = (struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
         (half_transparent(), "x.png is transparent in places"),
-        (saved(Image.fromarray(np.arange(16, dtype=np.uint16).reshape(4, 4))), "mode I;16"),
+        (saved(Image.fromarray(np.arange(16, dtype=np.uint16).reshape(4, 4))), "has 16 bits a channel"),
+        (deep_png(2), "has 16 bits a channel"),
+        (deep_png(6), "has 16 bits a channel"),
+        (b"P6 2 2 65535\n" + bytes(24), "has 16 bits a channel"),
         (encoded(smooth(64, 64, 0))[:500], "not a readable image"),
         (encoded(smooth(64, 64, 0), "JPEG")[:300], "not a readable image"),
         (b"GIF89a" + bytes(40), "none of PNG, JPEG"),

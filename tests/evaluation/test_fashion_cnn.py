@@ -61,9 +61,9 @@ def test_probabilities_are_of_the_features(scored):
 @pytest.mark.slow
 def test_accuracy_with_labels(scored):
     """Against the official labels, the accuracy is the one in the metadata, and at least 91 %."""
-    folder = os.environ.get("PCTOOL_TEST_FASHION_MNIST")
+    folder = os.environ.get("FASHION_MNIST_FILES")
     if not folder:
-        pytest.skip("PCTOOL_TEST_FASHION_MNIST does not name the folder of the official IDX files")
+        pytest.skip("FASHION_MNIST_FILES does not name the folder of the official IDX files")
     raw = gzip.decompress((Path(folder) / "t10k-labels-idx1-ubyte.gz").read_bytes())
     accuracy = (scored[1].argmax(1) == np.frombuffer(raw, np.uint8, offset=8)).mean()
     with safetensors.safe_open(ASSET, "pt") as file:

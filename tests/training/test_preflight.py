@@ -2,8 +2,11 @@
 
 import json
 import shutil
+import sys
 
 import pytest
+import torch
+import torch._inductor.config
 
 from pctool.cli.main import run
 from pctool.data import acquire, cache
@@ -51,6 +54,25 @@ def test_a_disk_too_small(tmp_path, monkeypatch):
     disk = preflight(resolve({**SMALL, "out": tmp_path / "new"}))[-1]
     assert isinstance(disk.error, WriteError)
     assert "MiB needed for checkpoints, 0 MiB free" in disk.text
+
+
+def test_what_flags_need_is_looked_at(tmp_path, monkeypatch, capsys):
+    """Without a compiler or TensorBoard --compile and --tensorboard fail now, in a line each; no folder is begun."""
+    flags = ["train", *FLAGS, "--max-images", "50", "--steps", "2", "--compile", "--out", str(tmp_path / "r")]
+    torch._dynamo.reset()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    assert run([*flags, "--tensorboard", "--preflight"]) == 4
+    said = capsys.readouterr()
+    assert said.out.count("failed:") == 2
+    assert "compile   " in said.out
+    assert "pip install 'pctool[tensorboard]'" in said.out
+    assert run(flags) == 4
+    said = capsys.readouterr()
+    assert said.err.startswith("pctool: --compile: torch.compile fails here")
+    assert "install a C++ compiler (g++), or leave --compile out" in said.err
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "r").exists()
 
 
 def test_every_failed_check_has_a_line(tmp_path, capsys):

@@ -45,6 +45,18 @@ def test_a_task_resolves_to_what_the_grid_resolves_to(choice):
     assert not {"out", "device", "threads", "log_every"} & set(table)
 
 
+def test_a_folder_of_images_is_written_with_its_whole_path(tmp_path, monkeypatch):
+    """A job may start elsewhere; the identity, which has the folder's name alone, stays."""
+    (tmp_path / "faces").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (task,) = studies.tasks(studies.Grid(axes=(({"dataset": "faces", "resolution": 32},),)), (0,), {})
+    config = resolve(task.settings)
+    before, table = config.identity(), tomllib.loads(study_folder.task_text("mine", task, config))
+    assert table["dataset"] == str(tmp_path / "faces")
+    monkeypatch.chdir("/")
+    assert resolve({}, table).identity() == before
+
+
 def test_auto_precision_is_left_to_the_machine_that_trains():
     """What the machine that writes would choose is not written."""
     (task,) = studies.tasks(studies.Grid(axes=(({"method": "sn"},),)), (0,), {"precision": "auto"})
