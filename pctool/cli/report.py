@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def report(  # noqa: PLR0917  # every setting is a flag of its own
     inputs: Annotated[
-        list[str], typer.Argument(metavar="RUN", help="Run folders that 'pctool train' wrote, or quoted patterns.")
+        list[str],
+        typer.Argument(metavar="RUN", help="Run folders of 'pctool train', studies, or quoted patterns."),
     ],
     select: Annotated[
         Literal["final", "best"],

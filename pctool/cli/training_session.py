@@ -40,8 +40,9 @@ def configure(flags: Mapping[str, Any], preset: str | None) -> TrainConfig:
         table["without_bf16"] = _with_coefficients(narrow)
     method = flags.get("method") or table.get("method") or TrainConfig.model_fields["method"].default
     for key in unused(method, flags):
-        methods = " and ".join(USED_BY[key])
-        raise InputError(f"--{key.replace('_', '-')} is for method {methods}, not {method}; leave it out")
+        flag, methods = f"--{key.replace('_', '-')}", USED_BY[key]
+        remedy = "leave it out" if flags.get("method") else f"add --method {methods[0]}, or leave it out"
+        raise InputError(f"{flag} is for method {' and '.join(methods)}, not {method}; {remedy}")
     return resolve(_with_coefficients(flags), _with_coefficients(table))
 
 
@@ -164,7 +165,8 @@ def _exit_recorded(device: str, folder: RunFolder) -> Iterator[dict[str, Any]]:
         raise
     finally:
         with contextlib.suppress(WriteError):  # a full disk has been reported by `error` itself
-            folder.record_exit({**_exit_entry(error), **record, "peak_memory_mib": peak_mib(device)})
+            own = {"step": folder.saved_step(), **record, "peak_memory_mib": peak_mib(device)}
+            folder.record_exit({**_exit_entry(error), **own})
 
 
 def _exit_entry(error: BaseException | None, *, requeue: bool = False) -> dict[str, Any]:

@@ -84,11 +84,15 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 def latest(run: Path) -> Path:
     """The newest checkpoint of a run folder that verifies; InputError when it has none."""
+    problem = f"{run} holds no checkpoint; give a run folder that 'pctool train' has saved into"
     for path in reversed(list_checkpoints(run)):
-        with contextlib.suppress(InputError):
+        try:
             read(path)
+        except InputError as error:
+            problem = str(error)
+        else:
             return path
-    raise InputError(f"{run} holds no readable checkpoint; give a run folder that 'pctool train' has saved into")
+    raise InputError(problem)
 
 
 def config(checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def parse(text: bytes, model: type[Model], origin: str, source: str = WRITER) ->
         problem = "nested too deeply"
     except ValueError as error:  # not UTF-8, not JSON, a duplicate key, a number of thousands of digits
         problem = " ".join(str(error).split())[:300]
-    raise InputError(f"{origin} cannot be used: {problem}; mend it; {source}")
+    remedy = "give another file" if problem.startswith("format ") else "mend it"
+    raise InputError(f"{origin} cannot be used: {problem}; {remedy}; {source}")
 
 
 def read_model(path: Path, model: type[Model], source: str = WRITER) -> Model:

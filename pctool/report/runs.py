@@ -42,11 +42,12 @@ class Run:
 
 
 def find_runs(inputs: Sequence[str]) -> list[Path]:
-    """The run folders meant by paths and quoted patterns, each once. InputError for one that gives none."""
+    """The run folders meant by paths, studies and quoted patterns, each once. InputError for one that gives none."""
     found: dict[Path, Path] = {}
     for text in inputs:
         matches = [Path(text)] if Path(text).exists() else [Path(name) for name in sorted(glob.glob(text))]
-        folders = [path for path in matches if (path / "config.json").is_file()]
+        inside = [sorted(path.glob("runs/*")) if (path / "study.json").is_file() else [path] for path in matches]
+        folders = [path for paths in inside for path in paths if (path / "config.json").is_file()]
         if not folders:
             raise InputError(f"no run folder at {text}; give folders that 'pctool train' wrote, or a pattern")
         for folder in folders:

@@ -41,7 +41,7 @@ def load(path: Path) -> Any:
         raise InputError(f"cannot read {path}: {error.strerror}; {GIVE_ANOTHER}") from None
     recorded = sum_path(path)
     if recorded.is_file() and not recorded.read_bytes()[:64].lower() == hashlib.sha256(data).hexdigest().encode():
-        raise InputError(f"{path} differs from its SHA-256 in {recorded.name}: it is damaged; fetch it again")
+        raise InputError(f"{path} differs from its SHA-256 in {recorded.name}: it is damaged; use a good copy")
     return _safetensors(data, path) if path.suffix == ".safetensors" else _pickled(data, path)
 
 
@@ -81,8 +81,10 @@ def _pickled(data: bytes, path: Path) -> Any:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler meets in a foreign or damaged file
-        reason = "it holds more than weights" if "Unsupported global" in str(error) else "it cannot be unpickled"
-        raise InputError(f"{path} is damaged or no weights file ({reason}); {GIVE_ANOTHER}") from None
+        if beside := re.search(r"Unsupported (?:global|class)[^:]*: GLOBAL (\S+)", str(error)):
+            reason = f"{path} holds more than weights ({beside[1]})"
+            raise InputError(f"{reason}; save model.state_dict() alone, or {GIVE_ANOTHER}") from None
+        raise InputError(f"{path} is damaged or no weights file (it cannot be unpickled); {GIVE_ANOTHER}") from None
 
 
 def _check_archive(data: bytes, path: Path) -> None:

@@ -21,6 +21,7 @@ from pctool.spectrum.measure import Row, measure
 from pctool.spectrum.store import layer_key
 
 WHAT_TO_GIVE = "give a checkpoint, a run folder or a pattern such as 'runs/demo/checkpoints/*.pt'"
+SPECTRUM_FILE = ".spectrum.h5"  # our own answers, which a pattern may meet
 WEIGHT_FILES = (".pt", ".pth", ".safetensors")
 OURS = checkpoints.FORMAT.encode()  # in the pickle that begins a checkpoint
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -33,9 +34,8 @@ def find_checkpoints(inputs: Sequence[str]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for text in inputs:
-        matches = (
-            [Path(text)] if Path(text).exists() else [Path(name) for name in sorted(glob.glob(text, recursive=True))]
-        )
+        names = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=True))
+        matches = [Path(name) for name in names if name == text or not name.endswith(SPECTRUM_FILE)]
         paths = [path for match in matches for path in _of_one(match)]
         if not paths:
             recorded = Path(text) / "spectrum.h5"

@@ -34,6 +34,9 @@ class RunRecord(BaseModel):
     command: list[str]
 
 
+BEFORE_A_STEP = {".lock", "exit.json", "config.json"}  # what a process leaves that ended before its first step
+
+
 class RunFolder:
     """Opened by one process at a time (a lock file), for one identity; see docs/train.md for what lies in it."""
 
@@ -84,9 +87,13 @@ class RunFolder:
         """The same of a process that has not opened the folder, where the folder is this run's or new."""
         with contextlib.suppress(InputError, WriteError):
             self._take(config, None, may_resume=True)
-            saved = checkpoints.list_checkpoints(self.path)
-            self.record_exit({**entry, "step": int(saved[-1].stem) if saved else 0})
+            self.record_exit({**entry, "step": self.saved_step()})
         self.close()
+
+    def saved_step(self) -> int:
+        """That of the newest checkpoint, 0 without one."""
+        saved = checkpoints.list_checkpoints(self.path)
+        return int(saved[-1].stem) if saved else 0
 
     def check(self, config: TrainConfig, hashes: dict[str, str] | None, *, may_resume: bool) -> str:
         """Whether this run may have the folder, as `open` decides it; "new" or "continues".
@@ -97,7 +104,7 @@ class RunFolder:
         recorded = self.path / "config.json"
         if not recorded.exists():
             present = [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
-            if self.path.is_file() or set(present) - {".lock", "exit.json"}:  # which an early end leaves
+            if self.path.is_file() or set(present) - BEFORE_A_STEP:
                 raise InputError(f"{self.path} exists and is no run folder; give another --out")
             return "new"
         if not may_resume:
@@ -113,9 +120,14 @@ class RunFolder:
         ]
         if steps < old.get("steps", 0):
             changed.append(f"steps: {old['steps']} -> {steps} (may only grow)")
+        if changed and not self._has_results():  # it was refused before its first step: a fork of another shape
+            return "new"
         if changed:
             raise InputError(f"{self.path} holds another run ({'; '.join(changed)}); give another --out")
         return "continues"
+
+    def _has_results(self) -> bool:
+        return any(path.is_file() and path.name not in BEFORE_A_STEP for path in self.path.rglob("*"))
 
     def recorded(self, key: str) -> str | None:
         """What config.json says of a key of the identity, None where it does not or cannot be read."""

@@ -111,8 +111,11 @@ class TrainingState:
             self.step, self.seconds = checkpoint["step"], checkpoint["seconds"]
             self.logged_strengths = dict(checkpoint["logged_strengths"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"the checkpoint does not fit this configuration ({reason}); use another --out") from None
+            lines = str(error).splitlines()  # torch's first names the network, its second the tensor
+            raise InputError(
+                f"the checkpoint does not fit this configuration ({' '.join(' '.join(lines[:2]).split())}); give the "
+                "settings that it was trained with, or another checkpoint"
+            ) from None
 
     def resume(self, checkpoint: dict[str, Any]) -> None:
         """Takes over `checkpoint()` of this run; InputError where it says that it is another run's."""

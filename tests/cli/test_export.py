@@ -82,7 +82,7 @@ def test_another_content_is_overwritten_only_with_force(folder: Path, capsys: py
     ("arguments", "message"),
     [
         (["nowhere"], "cannot read checkpoint nowhere"),
-        (["runs"], "holds no readable checkpoint"),
+        (["runs"], "holds no checkpoint"),
         (["runs/demo"], "holds no G_ema"),
         (["runs/demo", "--network", "G", "--out", "runs"], "is a folder"),
     ],

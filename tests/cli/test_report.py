@@ -54,6 +54,17 @@ def test_the_same_again_and_another_content(folder: Path, capsys: pytest.Capture
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_a_study_stands_for_its_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its folder is enough."""
+    make_run(Path("study/runs/0000-sn-s0"))
+    make_run(Path("study/runs/0001-apc-s0"), method="apc")
+    Path("study/study.json").write_text("{}")
+    assert run(["report", "study", "--json"]) == 0
+    runs = [name for row in json.loads(capsys.readouterr().out)["rows"] for name in row["runs"]]
+    assert sorted(runs) == ["study/runs/0000-sn-s0", "study/runs/0001-apc-s0"]
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_json_is_one_strict_object(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rows with their values, the paper's, and the files."""
     assert run(["report", "apc?", "sn", "--select", "best", "--json"]) == 0

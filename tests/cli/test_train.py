@@ -164,6 +164,7 @@ def test_presets_are_listed(capsys):
         (["--taus", "1,2,x,4"], 2, "--taus"),
         (["--taus", "1,2"], 2, "--taus: four rising numbers above 0 are needed"),
         (["--taus", "1,2,3,4", "--method", "sn"], 2, "--taus is for method apc, not sn; leave it out"),
+        (["--degree", "3"], 2, "--degree is for method fpc, not apc; add --method fpc, or leave it out"),
         (["--apc-every", "9", "--preset", "cifar10-resnet-sn"], 2, "--apc-every is for method apc, not sn"),
         (["--degree", "5"], 2, "--degree is for method fpc, not apc"),
         (["--layer-precision", "bf16", "--method", "svd"], 2, "is for method fpc and apc, not svd"),

@@ -41,6 +41,7 @@ def test_the_record_names_its_identity(folder):
 def test_other_data_is_another_run(folder):
     """The same settings on images with another hash do not continue the run, and the record stays."""
     folder.open(config(folder), {"data_sha256": "a" * 64}, may_resume=True)
+    folder.save_checkpoint(small_checkpoint(1), 2)
     folder.close()
     before = (folder.path / "config.json").read_bytes()
     with pytest.raises(InputError, match=f"data_sha256: {'a' * 64} -> {'b' * 64}"):
