@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -111,10 +112,11 @@ class TrainingState:
             self.step, self.seconds = checkpoint["step"], checkpoint["seconds"]
             self.logged_strengths = dict(checkpoint["logged_strengths"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            lines = str(error).splitlines()  # torch's first names the network, its second the tensor
+            lines = str(error).splitlines()[:2]  # torch's first names the network, its second the tensor
+            reason = textwrap.shorten(" ".join(lines), 200, placeholder=" ...").rstrip(".")
             raise InputError(
-                f"the checkpoint does not fit this configuration ({' '.join(' '.join(lines[:2]).split())}); give the "
-                "settings that it was trained with, or another checkpoint"
+                f"the checkpoint does not fit this configuration ({reason}); give the settings that it was trained "
+                "with, or another checkpoint"
             ) from None
 
     def resume(self, checkpoint: dict[str, Any]) -> None:

@@ -79,7 +79,10 @@ def test_the_optimizers_are_the_configured_adam_over_all_parameters():
 def test_a_checkpoint_of_another_shape_is_one_line(other):
     """Networks that do not fit, and an entry that is missing, are refused in one line that says what to do."""
     state, checkpoint = make(**other), make().checkpoint()
-    with pytest.raises(InputError, match=r"does not fit this configuration .*; use another --out$") as caught:
+    with pytest.raises(
+        InputError,
+        match=r"does not fit this configuration .*; give the settings that it was trained with, or another checkpoint$",
+    ) as caught:
         state.load(checkpoint)
     assert "\n" not in str(caught.value)
 
