@@ -88,13 +88,17 @@ class Training:
         self.method = method
         self.layer_seconds = 0.0
         self.pre = self._preconditioner(method, args)
+        for layer in self.pre.layers:
+            if layer.factored:
+                self._time_left(layer.module)
         self.optim_g = torch.optim.Adam(self.G.parameters(), lr=2e-4, betas=(0.5, 0.999))
         self.optim_d = torch.optim.Adam(self.D.parameters(), lr=2e-4, betas=(0.5, 0.999))
         self.W_hat = self.pre.weights(iterate=False)
 
     def _preconditioner(self, method: str, args: argparse.Namespace) -> Preconditioner:
+        images = (2 * args.batch_size, 3, args.resolution, args.resolution)
         if method in METHODS:
-            pre = Preconditioner(self.D, method, ladder=Ladder(tuple(args.taus)))
+            pre = Preconditioner(self.D, method, ladder=Ladder(tuple(args.taus)), images=images)
             if method == "apc" and args.apc_checkpoint:
                 found = checkpoint.read(args.apc_checkpoint)
                 self.D.load_state_dict(found["D"])
@@ -106,7 +110,7 @@ class Training:
             low: Precision = "bf16" if args.device == "cpu" else "tf32"
             precision: Precision = low if method.endswith("low") else "fp32"
             g = PUBLISHED[int(method.split("-")[1])]
-            return Preconditioner(self.D, "fpc", polynomial=g, precision=precision)
+            return Preconditioner(self.D, "fpc", polynomial=g, precision=precision, images=images)
         layers = preconditioned_layers(self.D)
         if method == "plug-in":
             precondition_(self.D, "fpc", degree=7)
@@ -138,6 +142,27 @@ class Training:
         parametrization.register_forward_hook(end)
         parametrization.register_full_backward_pre_hook(begin)
         parametrization.register_full_backward_hook(end)
+
+    def _time_left(self, layer: Any) -> None:
+        """Adds the forward and backward time of a factored layer's n x n factor on its output to `layer_seconds`."""
+        apply = layer.apply_left
+
+        def begin(*_: object) -> None:
+            self.began = time.perf_counter()
+
+        def end(*_: object) -> None:
+            self.layer_seconds += time.perf_counter() - self.began
+
+        def timed(y: Tensor) -> Tensor:
+            begin()
+            value: Tensor = apply(y)
+            end()
+            if y.requires_grad:
+                value.register_hook(begin)
+                y.register_hook(end)
+            return value
+
+        layer.apply_left = timed
 
     def step(self, real: Tensor, z: Tensor) -> None:
         """One (1,1) step, as in pctool/training/loop.py."""
@@ -175,7 +200,7 @@ class Training:
         again = time.perf_counter()
         self.W_hat = self.pre.weights()
         if leaves:
-            self.layer_seconds = middle - start + time.perf_counter() - again
+            self.layer_seconds += middle - start + time.perf_counter() - again
 
 
 class Operations(TorchDispatchMode):

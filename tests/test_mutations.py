@@ -41,6 +41,18 @@ MUTATIONS = {
         "L = L + 0 * T",
         "core/test_linalg.py",
     ),
+    "a factor without its own gradient": (
+        "core/linalg.py",
+        "M = (G if factor else mul(H, B.mT, precision)) / sigma",
+        "M = (0 * G if factor else mul(H, B.mT, precision)) / sigma",
+        "core/test_linalg.py",
+    ),
+    "the factor on too many layers": (
+        "core/models/factored.py",
+        "2 * positions[name] <= columns[name]",
+        "positions[name] <= columns[name]",
+        "core/models/test_factored.py",
+    ),
     "a0 rounded": (
         "core/linalg.py",
         ".addcmul_(X, a0)",

@@ -102,10 +102,28 @@ def precondition_batch(
         W = torch.stack([W if W.shape[1] == width else pad(W, (0, width - W.shape[1])) for W in wide])
         u, v = torch.stack(left), torch.stack([pad(v, (0, width - len(v))) for v in right])
     precision = available(precision, W)
-    W_hat = _PolynomialOfMatrix.apply(working(W), _unit(u), _unit(v), coeffs, n_coeffs, precision).to(W.dtype)
+    W_hat = _PolynomialOfMatrix.apply(working(W), _unit(u), _unit(v), coeffs, n_coeffs, precision, False).to(W.dtype)
     values = W_hat.unbind(0) if len(weights) > 1 else (W_hat.squeeze(0),)  # unbind's gradient is a copy
     found = [x if W.shape[1] == width else x[:, : W.shape[1]] for x, W in zip(values, wide, strict=True)]
     return [x.t() if flip else x for x, flip in zip(found, tall, strict=True)]
+
+
+def left_factor(
+    W: Tensor, u: Tensor, v: Tensor, coeffs: Tensor, *, n_coeffs: int = MAX_COEFFS, precision: Precision = "fp32"
+) -> Tensor:
+    """Q = P(A A^T) / sigma [n, n], the factor with g(SN(W)) = Q W, for W [n, m] that is not tall.
+
+    A layer that maps few vectors is cheaper as Q (W x) than with Q W made: two products with the long side (the Gram
+    matrix, and one backward) in place of five. u [n], v [m], coeffs [5]; in float32 or better, a0 exact in each
+    `precision` (see `precondition_batch`), the gradient of sigma included.
+    """
+    precision = available(precision, W)
+    if n_coeffs == 1:
+        sigma = torch.dot(_unit(u), torch.mv(working(W), _unit(v)))
+        return torch.diag((coeffs[0] / sigma).expand(len(W)))
+    W, u, v = working(W).unsqueeze(0), _unit(u).unsqueeze(0), _unit(v).unsqueeze(0)
+    Q: Tensor = _PolynomialOfMatrix.apply(W, u, v, coeffs.unsqueeze(0), n_coeffs, precision, True)
+    return Q.squeeze(0)
 
 
 def polynomial_of_matrix(W: Tensor, coeffs: Sequence[float], *, precision: Precision = "fp32") -> Tensor:
@@ -143,7 +161,7 @@ def _oriented(
     A = working(W.t() if tall else W).unsqueeze(0)
     left, right = (v, u) if tall else (u, v)
     left, right = (x if x is None else x.unsqueeze(0) for x in (left, right))
-    W_hat = _PolynomialOfMatrix.apply(A, left, right, rows, n_coeffs, available(precision, W)).squeeze(0)
+    W_hat = _PolynomialOfMatrix.apply(A, left, right, rows, n_coeffs, available(precision, W), False).squeeze(0)
     return (W_hat.t() if tall else W_hat).to(W.dtype)
 
 
@@ -181,9 +199,9 @@ def _times(P: Tensor, a0: Tensor, X: Tensor, Y: Tensor, precision: Precision) ->
 
 
 def _evaluate(  # noqa: PLR0917  # the kernel's own arguments, in its order
-    W: Tensor, u: Tensor | None, v: Tensor | None, coeffs: Tensor, n_coeffs: int, precision: Precision
+    W: Tensor, u: Tensor | None, v: Tensor | None, coeffs: Tensor, n_coeffs: int, precision: Precision, factor: bool
 ) -> tuple[Tensor, ...]:
-    """W_hat with what the backward pass needs: rounded W, S, S^2, P of `_polynomial`, and sigma.
+    """W_hat, or its left `factor`, with what the backward pass needs: rounded W, S, S^2, P of `_polynomial`, and sigma.
 
     A = W / sigma itself is never made: the small matrices bear the scale.
     """
@@ -195,11 +213,17 @@ def _evaluate(  # noqa: PLR0917  # the kernel's own arguments, in its order
     B = rounded(W, precision)
     S = gram(B, precision).div_(sigma.square())
     P, S2 = _polynomial(S, a, n_coeffs, precision)
-    return _times(P / sigma, a[0] / sigma, W, W, precision), B, S, S2, P, sigma
+    Q, a0 = P / sigma, a[0] / sigma
+    if not factor:
+        return _times(Q, a0, W, W, precision), B, S, S2, P, sigma
+    return Q if precision == "fp32" else _add_identity(Q, a0), B, S, S2, P, sigma
 
 
 class _PolynomialOfMatrix(torch.autograd.Function):
-    """P(S) A with A = W / sigma, and its gradient in closed form (u, v constant; sigma = 1 without them)."""
+    """P(S) A with A = W / sigma or its left factor P(S) / sigma, and the gradient in closed form.
+
+    u and v are constant; without them sigma = 1.
+    """
 
     @staticmethod
     def forward(  # noqa: PLR0917  # autograd passes them by position
@@ -210,51 +234,64 @@ class _PolynomialOfMatrix(torch.autograd.Function):
         coeffs: Tensor,
         n_coeffs: int,
         precision: Precision,
+        factor: bool,
     ) -> Tensor:
-        """W_hat [layers, n, m] for W [layers, n, m], u [layers, n], v [layers, m], coeffs [layers, 5]."""
+        """W_hat [layers, n, m] for W [layers, n, m], u [layers, n], v [layers, m], coeffs [layers, 5]; or Q, n x n."""
         with products(W.device, precision):
-            W_hat, *saved = _evaluate(W, u, v, coeffs, n_coeffs, precision)
+            value, *saved = _evaluate(W, u, v, coeffs, n_coeffs, precision, factor)
         # coeffs may change in place before the backward pass: APC between two forwards of one graph.
-        ctx.save_for_backward(W, u, v, coeffs.clone(), W_hat, *saved)
-        ctx.n_coeffs, ctx.precision = n_coeffs, precision
-        return W_hat
+        ctx.save_for_backward(W, u, v, coeffs.clone(), value, *saved)
+        ctx.how = n_coeffs, precision, factor
+        return value
 
     @staticmethod
-    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        """dL/dW for G = dL/dW_hat.
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
+        """dL/dW for G = dL/dW_hat, or for G = dL/dQ.
 
-        P is a polynomial in S, so <dP, M> = <L, dS> with M = G A^T and L symmetric below. Then
-        dL/dA = P G + L A, and sigma's share is -<dL/dA, A> u v^T, both over sigma.
+        P is a polynomial in S, so <dP, M> = <L, dS> with M = dL/dP, G A^T or G / sigma, and L symmetric. Then
+        dL/dA = P G + L A, or L A, and sigma's share is -(<P, M> + <L, S>) u v^T, both over sigma.
         """
-        W, u, v, coeffs, W_hat, B, S, S2, P, sigma = ctx.saved_tensors
-        n_coeffs, precision = ctx.n_coeffs, ctx.precision
+        W, u, v, coeffs, value, B, S, S2, P, sigma = ctx.saved_tensors
+        n_coeffs, precision, factor = ctx.how
+        nothing = (None,) * 6
         a = [x.view(-1, 1, 1) for x in coeffs.unbind(-1)]
         with products(G.device, precision):
             if torch.is_grad_enabled():  # create_graph: the gradient itself will be differentiated, so autograd's road
-                W_hat, *_ = _evaluate(W, u, v, coeffs, n_coeffs, precision)
-                return *torch.autograd.grad(W_hat, W, G, create_graph=True), None, None, None, None, None
-            H = rounded(G, precision)  # W_hat's own product takes W: its result must keep its digits, dW's need not
-            M = mul(H, B.mT, precision).div_(sigma)
-            K = M + M.mT
-            L = a[1] * K
-            if n_coeffs > 2:
-                T = mul(S, K, precision)
-                X = a[2] * T
-                if n_coeffs > 3:
-                    inner = torch.addcmul(a[3] * K, T + T.mT, a[4]) if n_coeffs > 4 else a[3] * K
-                    X = X.add_(mul(S2, inner, precision))
-                    L = L.addcmul_(mul(T, S, precision), a[3])
-                L = L.add_(X + X.mT)
-            dW = _times(P / sigma, a[0] / sigma, G, H, precision)
+                value, *_ = _evaluate(W, u, v, coeffs, *ctx.how)
+                return *torch.autograd.grad(value, W, G, create_graph=True), *nothing
+            H = G if factor else rounded(G, precision)  # W_hat's own product takes W: its result must keep its digits
+            M = (G if factor else mul(H, B.mT, precision)) / sigma
+            L = _gradient_of_gram(M, S, S2, a, n_coeffs, precision)
             rest = L / sigma.square()
-            dW = dW.add_(mul(rest, B, precision)) if precision == "bf16" else dW.baddbmm_(rest, W)
+            if factor:
+                dW = mul(rest, B, precision)
+            else:
+                dW = _times(P / sigma, a[0] / sigma, G, H, precision)
+                dW = dW.add_(mul(rest, B, precision)) if precision == "bf16" else dW.baddbmm_(rest, W)
             if u is not None:
-                # <dL/dA, A> = <P, M> + <L, S>; where M is rough, <P, M> as the exact <G, W_hat>, at more traffic.
+                # <P, M>; where M or P is rough, as the exact <G, value>, at more traffic.
                 with products(G.device, "fp32"):
-                    PM = _dot(P, M) if precision == "fp32" else _dot(G, W_hat)
+                    PM = _dot(P, M) if precision == "fp32" else _dot(G, value)
                     c = PM + _dot(L, S)
                 dW = dW.addcmul_((-c / sigma) * u.unsqueeze(-1), v.unsqueeze(-2))
-            return dW, None, None, None, None, None
+            return dW, *nothing
+
+
+def _gradient_of_gram(  # noqa: PLR0917
+    M: Tensor, S: Tensor, S2: Tensor, a: list[Tensor], n_coeffs: int, precision: Precision
+) -> Tensor:
+    """L = dL/dS + its transpose for M = dL/dP, so that dL/dA is L A where A enters through S = A A^T."""
+    K = M + M.mT
+    L = a[1] * K
+    if n_coeffs > 2:
+        T = mul(S, K, precision)
+        X = a[2] * T
+        if n_coeffs > 3:
+            inner = torch.addcmul(a[3] * K, T + T.mT, a[4]) if n_coeffs > 4 else a[3] * K
+            X = X.add_(mul(S2, inner, precision))
+            L = L.addcmul_(mul(T, S, precision), a[3])
+        L = L.add_(X + X.mT)
+    return L
 
 
 def _dot(X: Tensor, Y: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ KEPT = "nothing was applied, the last checkpoint holds"
 def check_finite(state: TrainingState, network: Literal["G", "D"], loss: Tensor, W_hat: dict[str, Tensor]) -> None:
     """Raises NonFiniteError, naming step and layer, unless the network's loss and all its gradients are finite.
 
-    `W_hat` are D's effective weights, by parameter name, that the loss was computed with.
+    `W_hat` are D's effective weights, as `Preconditioner.weights` names them, that the loss was computed with.
     """
     parameters = getattr(state, network).named_parameters()
     named = [(name, p.grad) for name, p in parameters if p.grad is not None]
@@ -37,7 +37,8 @@ def _weights(state: TrainingState, W_hat: dict[str, Tensor]) -> Iterator[tuple[s
     """What a loss depends on, by its name: D's parameters, the raw weight before the effective one, then G's."""
     for name, value in state.D.named_parameters():
         yield f"D.{name}", value
-        if name in W_hat:
-            yield f"the effective weight of D.{name}", W_hat[name]
+        for key in (name, f"{name.removesuffix('.weight')}.left"):
+            if key in W_hat:
+                yield f"the effective weight of D.{name}", W_hat[key]
     for name, value in state.G.named_parameters():
         yield f"G.{name}", value

@@ -45,6 +45,7 @@ class TrainingState:
             n_power_iterations=config.n_power_iterations,
             skip_linear=config.skip_linear,
             precision=config.layer_precision,
+            images=(2 * config.batch_size // ranks.size, config.channels, config.resolution, config.resolution),
             generator=torch.Generator().manual_seed(mix(config.seed, "power-iteration")),
         )
         betas = (config.beta1, config.beta2)

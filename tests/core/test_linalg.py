@@ -110,6 +110,35 @@ def test_value_and_gradient_equal_autograd_of_a_naive_horner(name, coeffs):
     torch.testing.assert_close(gradient, gradient_naive, rtol=0, atol=1e-10 * float(gradient_naive.abs().max()) + slack)
 
 
+@pytest.mark.parametrize("coeffs", [(0.7,), *COEFFS], ids=lambda c: f"degree{2 * len(c) - 1}")
+@pytest.mark.parametrize("name", [name for name, W in HARD.items() if W.shape[0] <= W.shape[1]])
+def test_the_left_factor_times_w_is_the_weight(name, coeffs):
+    """Q W, differentiated through Q and W, equals autograd through the textbook form to 1e-10 of the largest entry."""
+    W = HARD[name]
+    u, v = linalg.power_iteration(W, *linalg.initial_vectors(W, torch.Generator().manual_seed(5)), 1)
+    rows = linalg.coefficient_rows([coeffs], W)[0]
+
+    def factored(W):
+        return linalg.left_factor(W, u, v, rows, n_coeffs=len(coeffs)) @ W
+
+    value, gradient = gradients(factored, W)
+    expected, expected_gradient = gradients(naive, W, u, v, coeffs)
+    torch.testing.assert_close(value, expected, rtol=0, atol=1e-10 * float(expected.abs().max()))
+    # of a row, W's share and Q's cancel
+    slack = 1e-13 * float(expected.abs().max() / W.abs().max()) + 1e-14 / float(u @ W @ v)
+    atol = 1e-10 * float(expected_gradient.abs().max()) + slack
+    torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=atol)
+
+
+def test_the_left_factor_differentiates_twice():
+    """A double backward in W itself, as a penalty on W's gradient needs, gives finite differences' answer."""
+    W = matrix((4, 7)).requires_grad_()
+    u, v = linalg.initial_vectors(W.detach(), torch.Generator().manual_seed(1))
+    rows = linalg.coefficient_rows([PUBLISHED[7].coeffs], W)[0]
+    assert torch.autograd.gradcheck(lambda W: linalg.left_factor(W, u, v, rows), (W,))
+    assert torch.autograd.gradgradcheck(lambda W: linalg.left_factor(W, u, v, rows), (W,))
+
+
 @pytest.mark.parametrize("scale", [1e-15, 1e15])
 def test_the_scale_of_float32_weights_does_not_matter(scale):
     """Norms of 1e-15 and 1e15: the value is that of norm 1, and the gradient times the norm too."""

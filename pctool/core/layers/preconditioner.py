@@ -2,7 +2,8 @@
 
 `Preconditioner.weights()` turns the raw weights into the effective ones, g(SN(W)), once per update; a
 network then runs with them through `torch.func.functional_call`. Nothing is cached behind anyone's back,
-so nothing can be stale. Raw weights stay the network's own parameters, `<layer>.weight`.
+so nothing can be stale. Raw weights stay the network's own parameters, `<layer>.weight`. Where a convolution maps
+fewer vectors than its matrix has columns, the value is the factor Q of g(SN(W)) = Q W, and the network applies both.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from pctool.core.layers.svd import SvdWeights
 from pctool.core.linalg import (
     coefficient_rows,
     initial_vectors,
+    left_factor,
     power_iteration,
     precondition_batch,
     spectral_norm,
 )
+from pctool.core.models.factored import factored_layers
 from pctool.core.polynomial import IDENTITY, PUBLISHED, OddPolynomial
 from pctool.core.products import Precision
 
@@ -46,6 +49,12 @@ class _Layer:
     adaptive: AdaptiveStrength | None
     u: Tensor
     v: Tensor
+    factored: bool
+
+    @property
+    def key(self) -> str:
+        """Where `functional_call` puts the layer's value."""
+        return f"{self.name}.{'left' if self.factored else 'weight'}"
 
     @property
     def polynomial(self) -> OddPolynomial:
@@ -72,8 +81,9 @@ class Preconditioner:
     replaces them by the SVD baseline's factors, so that optimisers have to be made afterwards. With `skip_linear` the
     network's last linear layer gets the spectral norm alone, as in the authors' code; for its 1 x m matrix the
     polynomial would only multiply by g(1). `polynomial` is fpc's; `ladder` and `history` (measurements in APC's mean)
-    are apc's. `precision` is that of the polynomial's matrix products (`linalg.precondition_batch`). `generator` (CPU)
-    draws the first vectors.
+    are apc's. `precision` is that of the polynomial's matrix products (`linalg.precondition_batch`). `images` is the
+    shape of D's batches: by it the convolutions that are cheaper so get their polynomial in two factors
+    (`models.factored`). `generator` (CPU) draws the first vectors.
     Raises ValueError for an unknown method or a network without such layers.
     """
 
@@ -88,6 +98,7 @@ class Preconditioner:
         n_power_iterations: int = 1,
         skip_linear: bool = True,
         precision: Precision = "fp32",
+        images: tuple[int, ...] | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         if method not in METHODS:
@@ -108,21 +119,22 @@ class Preconditioner:
             self.svd = SvdWeights(found, generator)
             return
         skipped = last_linear(found) if skip_linear else None
+        factored = factored_layers(network, images) if images else set()
         for name, module in found.items():
             u, v = initial_vectors(_in_memory_order(_weight(module)), generator)
             plain = method == "sn" or name == skipped
             fixed = polynomial if method == "fpc" and not plain else IDENTITY
             adaptive = AdaptiveStrength(ladder or Ladder(), history) if method == "apc" and not plain else None
-            self.layers.append(_Layer(name, module, fixed, adaptive, u, v))
+            self.layers.append(_Layer(name, module, fixed, adaptive, u, v, name in factored and not plain))
         self._plan()
 
     def _plan(self) -> None:
         """Puts the layers that have a polynomial into batches; one without leaves its batch."""
         groups: dict[int | str, list[_Layer]] = {}
         for layer in self.layers:
-            if layer.polynomial.degree > 1:
+            if layer.polynomial.degree > 1 or layer.factored:
                 shape = layer.matrix.shape
-                alone = shape.numel() > LARGEST_IN_A_BATCH.get(layer.u.device.type, 2**20)
+                alone = layer.factored or shape.numel() > LARGEST_IN_A_BATCH.get(layer.u.device.type, 2**20)
                 groups.setdefault(layer.name if alone else min(shape), []).append(layer)
         self._batches = []
         for members in groups.values():
@@ -133,8 +145,9 @@ class Preconditioner:
     def weights(self, *, iterate: bool = True) -> dict[str, Tensor]:
         """Effective weights by parameter name, with their graph: what `functional_call` takes.
 
-        `iterate` runs the power iteration first: once after each update of the raw weights. Without it u and v
-        stay as they are, so that a resumed run computes the same bits.
+        Of a factored layer it is Q, as `<layer>.left`, beside the network's own weight. `iterate` runs the power
+        iteration first: once after each update of the raw weights. Without it u and v stay as they are, so that a
+        resumed run computes the same bits.
         """
         if self.svd is not None:
             return self.svd.weights()
@@ -142,23 +155,27 @@ class Preconditioner:
         for layer in self.layers:
             if iterate:
                 layer.u, layer.v = power_iteration(layer.matrix, layer.u, layer.v, self.n_power_iterations)
-            if layer.polynomial.degree == 1:
+            if layer.polynomial.degree == 1 and not layer.factored:
                 A = spectral_norm(layer.matrix, layer.u, layer.v)
                 a0 = layer.polynomial.coeffs[0]
-                values[f"{layer.name}.weight"] = _as_weight(A if a0 == 1 else a0 * A, _weight(layer.module))
+                values[layer.key] = _as_weight(A if a0 == 1 else a0 * A, _weight(layer.module))
         for batch in self._batches:
+            how: Any = {"n_coeffs": batch.n_coeffs, "precision": self.precision}
+            first = batch.layers[0]
+            if first.factored:
+                values[first.key] = left_factor(first.matrix, first.u, first.v, batch.coeffs[0], **how)
+                continue
             found = precondition_batch(
                 [layer.matrix for layer in batch.layers],
                 [layer.u for layer in batch.layers],
                 [layer.v for layer in batch.layers],
                 batch.coeffs,
-                n_coeffs=batch.n_coeffs,
-                precision=self.precision,
+                **how,
             )
             for layer, W_hat in zip(batch.layers, found, strict=True):
-                values[f"{layer.name}.weight"] = _as_weight(W_hat, _weight(layer.module))
+                values[layer.key] = _as_weight(W_hat, _weight(layer.module))
         # In the network's order whatever the strengths are: compiled code that takes them depends on the order of keys.
-        return {name: values[name] for layer in self.layers if (name := f"{layer.name}.weight")}
+        return {layer.key: values[layer.key] for layer in self.layers}
 
     def penalty(self) -> Tensor | None:
         """What D's loss adds under `svd`, a scalar with its graph; None for the other methods."""

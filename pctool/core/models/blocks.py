@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pctool.core.models.factored import Conv2d
+
 Variant = Literal["authors", "sngan"]
 
 LEAK = {"authors": 0.1, "sngan": 0.0}  # negative slope in the residual D
@@ -48,9 +50,9 @@ class DownBlock(nn.Module):
         super().__init__()
         width = n_out if first else n_in
         self.down, self.first, self.leak = down, first, leak
-        self.conv1 = nn.Conv2d(n_in, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, n_out, 3, padding=1)
-        self.shortcut = nn.Conv2d(n_in, n_out, 1) if down or n_in != n_out else nn.Identity()
+        self.conv1 = Conv2d(n_in, width, 3, padding=1)
+        self.conv2 = Conv2d(width, n_out, 3, padding=1)
+        self.shortcut = Conv2d(n_in, n_out, 1) if down or n_in != n_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         h = x if self.first else F.leaky_relu(x, self.leak)
