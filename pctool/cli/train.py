@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from pctool.errors import InputError
+from pctool.errors import InputError, PctoolError
 
 WHAT = "What and how (the run's identity)"
 WHERE = "Where and when (may change when a run is continued)"
@@ -35,6 +35,7 @@ def _variable(name: str) -> str:
 
 
 def train(  # noqa: PLR0917  # every setting is a flag of its own
+    context: typer.Context,
     dataset: Annotated[
         str | None,
         _what(
@@ -185,9 +186,9 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
 
     Example: pctool train --dataset cifar10 --method apc --d-iters 1
     """
-    flags = {key: value for key, value in locals().items() if value is not None}
-    for name in ("study", "task", "preset", "resume", "preflight", "dry_run", "json_"):
-        flags.pop(name, None)
+    given = {key: value for key, value in locals().items() if value is not None}
+    for name in ("context", "study", "task", "preset", "resume", "preflight", "dry_run", "json_"):
+        given.pop(name, None)
 
     _check_environment(inspect.signature(train).parameters)
     _check_names(dataset, preset, data_dir)
@@ -199,10 +200,18 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     if study is not None or task is not None:
         from pctool.training import study_folder
 
-        preset, flags["out"] = study_folder.pick(study, task, {**flags, **({"preset": preset} if preset else {})})
+        preset, given["out"] = study_folder.pick(study, task, {**given, **({"preset": preset} if preset else {})})
         if not (dry_run or preflight):  # so that a task that fails before it begins can say why
-            Path(flags["out"]).mkdir(parents=True, exist_ok=True)
-    config = training_session.configure(flags, preset)
+            Path(given["out"]).mkdir(parents=True, exist_ok=True)
+    from_environment = {key for key in given if _is_from_environment(context, key)}
+    flags = {key: value for key, value in given.items() if key not in from_environment}
+    environment = {key: given[key] for key in from_environment}
+    try:
+        config = training_session.configure(flags, preset, environment)
+    except PctoolError as error:
+        if study is not None and not (dry_run or preflight):
+            training_session.record_failure_of_a_task(Path(given["out"]), error)
+        raise
     if dry_run:
         training_session.show_config(config, as_json=json_)
         return
@@ -210,6 +219,11 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
         training_session.preflight(config, may_resume=resume == "auto", as_json=json_)
         return
     training_session.run(config, may_resume=resume == "auto", as_json=json_)
+
+
+def _is_from_environment(context: typer.Context, key: str) -> bool:
+    source = context.get_parameter_source(key)
+    return source is not None and source.name == "ENVIRONMENT"
 
 
 def _check_environment(settings: Iterable[str]) -> None:

@@ -19,8 +19,8 @@ from pctool.cli.console import SECONDS_BETWEEN_LINES, note, print_json, progress
 from pctool.cli.exit_codes import exit_code
 from pctool.core.polynomial_file import read_ladder, read_training_polynomial
 from pctool.errors import InputError, PartialError, PctoolError, SavedInterrupt, WriteError
-from pctool.training import recipes
-from pctool.training.config import USED_BY, TrainConfig, resolve, unused
+from pctool.training import recipes, run_files
+from pctool.training.config import INSTEAD, USED_BY, TrainConfig, resolve, unused
 from pctool.training.memory import peak_mib
 
 if TYPE_CHECKING:
@@ -29,11 +29,14 @@ if TYPE_CHECKING:
     from pctool.training.run_folder import RunFolder
 
 
-def configure(flags: Mapping[str, Any], preset: str | None) -> TrainConfig:
-    """The resolved configuration of the flags given and a preset; files become the coefficients they hold.
+def configure(
+    flags: Mapping[str, Any], preset: str | None, environment: Mapping[str, Any] | None = None
+) -> TrainConfig:
+    """The resolved configuration of the flags over the environment over a preset; files become what they hold.
 
     A file that a preset names is looked for from the current folder, like one that a flag names.
     """
+    flags = {**_left_standing(environment or {}, flags), **flags}
     table = recipes.read_preset(preset) if preset else {}
     narrow = table.get("without_bf16")
     if isinstance(narrow, dict):
@@ -44,6 +47,13 @@ def configure(flags: Mapping[str, Any], preset: str | None) -> TrainConfig:
         remedy = "leave it out" if flags.get("method") else f"add --method {methods[0]}, or leave it out"
         raise InputError(f"{flag} is for method {' and '.join(methods)}, not {method}; {remedy}")
     return resolve(_with_coefficients(flags), _with_coefficients(table))
+
+
+def _left_standing(environment: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the variables those that the flags do not overrule: by another method, or by a setting in another's place."""
+    overruled = set(unused(flags.get("method", ""), environment))
+    overruled |= {key for pair in INSTEAD for key, other in (pair, pair[::-1]) if other in flags}
+    return {key: value for key, value in environment.items() if key not in overruled}
 
 
 def _with_coefficients(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,6 +135,15 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
             print_json(summary)
         else:
             _show_summary(outcome, config)
+
+
+def record_failure_of_a_task(out: Path, error: PctoolError) -> None:
+    """Into the exit.json of a study's task whose settings cannot be had here: a GPU that this machine lacks."""
+    from pctool.training.run_folder import RunFolder
+
+    done = run_files.read_object(out / "exit.json").get("code") == 0  # and stays so
+    if not done and _is_recorded(out, error):
+        RunFolder(out).record_early_exit(None, _exit_entry(error))
 
 
 def _is_recorded(out: Path, error: BaseException) -> bool:

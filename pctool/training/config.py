@@ -67,6 +67,7 @@ USED_BY: dict[str, tuple[Method, ...]] = {  # what only some methods look at; se
     "skip_linear": ("fpc", "apc"),
     "layer_precision": ("fpc", "apc"),
 }
+INSTEAD = (("poly", "degree"), ("ladder", "taus"))  # a file, and what it brings its own of
 NAMED_IN_OUT = ("dataset", "arch", "method", "degree", "d_iters", "seed")  # spelled out in the default run folder
 
 
@@ -194,7 +195,7 @@ def resolve(flags: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -
 
 def _checked(given: dict[str, Any], flags: Mapping[str, Any], device: str) -> TrainConfig:
     """The configuration of the settings given, what is left open filled in."""
-    for file, own in (("poly", "degree"), ("ladder", "taus")):
+    for file, own in INSTEAD:
         if file in flags and own in flags:
             raise InputError(f"--{file} and --{own} contradict each other: the file brings its own; leave one out")
         if own in flags:  # a flag wins over the preset, whose file would bring another

@@ -68,6 +68,10 @@ class RunFolder:
 
     def _take(self, config: TrainConfig, hashes: dict[str, str] | None, *, may_resume: bool) -> None:
         self.check(config, hashes, may_resume=may_resume)
+        self._hold()
+        self.check(config, hashes, may_resume=may_resume)  # another process may have begun in between
+
+    def _hold(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -77,16 +81,21 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise files.write_error(self.path, error) from error
-        self.check(config, hashes, may_resume=may_resume)  # another process may have begun in between
 
     def record_exit(self, entry: dict[str, Any]) -> None:
         """Writes exit.json: how this process ended."""
         files.write_text(self.path / "exit.json", json.dumps(entry, indent=2) + "\n")
 
-    def record_early_exit(self, config: TrainConfig, entry: dict[str, Any]) -> None:
-        """The same of a process that has not opened the folder, where the folder is this run's or new."""
+    def record_early_exit(self, config: TrainConfig | None, entry: dict[str, Any]) -> None:
+        """The same of a process that has not opened the folder, where the folder is this run's or new.
+
+        Without a configuration where that itself failed, of a study's task: its folder can only be its own.
+        """
         with contextlib.suppress(InputError, WriteError):
-            self._take(config, None, may_resume=True)
+            if config is None:
+                self._hold()
+            else:
+                self._take(config, None, may_resume=True)
             self.record_exit({**entry, "step": self.saved_step()})
         self.close()
 

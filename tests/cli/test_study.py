@@ -183,6 +183,36 @@ def test_a_task_that_fails_before_it_begins_says_why(pctool, tmp_path):
     assert (folder / "runs" / "0000-sn-s0" / "exit.json").read_bytes() == ended
 
 
+def test_a_task_whose_settings_cannot_be_had_here_says_why(pctool, tmp_path, monkeypatch):
+    """A GPU asked for on a node without one: stale, with the reason; once it is there, or not needed, the task runs,
+    and a task that is done stays so."""
+    grid, folder = tmp_path / "g.toml", tmp_path / "s"
+    small = "threads = 1\nwidth_g = 8\nwidth_d = 8\nbatch_size = 2\nsteps = 1\nmax_images = 4\n"
+    grid.write_text(f'axes = [[{{method = "sn"}}]]\n[settings]\n{small}')
+    assert pctool("study", grid, "--out", folder)[0] == 0
+    train = ("train", "--study", folder, "--task", 0)
+
+    def status():
+        (task,) = json.loads(pctool("study", "status", folder, "--json")[1])["tasks"]
+        return task["state"], task["reason"]
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("PCTOOL_DEVICE", "cuda")
+    for looking in ("--dry-run", "--preflight"):
+        assert pctool(*train, looking)[0] == 4
+        assert status() == ("waiting", None)
+    code, _, err = pctool(*train)
+    state, reason = status()
+    assert (code, state, "ended with code 4" in reason) == (4, "stale", True)
+    assert "no usable CUDA device" in err
+    assert "no usable CUDA device" in reason
+    monkeypatch.delenv("PCTOOL_DEVICE")
+    assert pctool(*train)[0] == 0
+    assert status() == ("done", None)
+    assert pctool(*train, "--device", "cuda")[0] == 4
+    assert status() == ("done", None)
+
+
 def test_status_follows_a_job_that_runs_is_killed_and_is_stopped(pctool, grid, tmp_path):
     """running while it trains, stale once it is killed, waiting once it has saved; the run is never disturbed."""
     folder = tmp_path / "s"

@@ -69,6 +69,35 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(tmp_path, capsys, m
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("variables", "flags", "expected"),
+    [
+        ({"DEGREE": "5"}, ["--method", "fpc", "--poly", "g.json"], {"poly": [1.5, -0.5], "degree": 3}),
+        ({"POLY": "g.json"}, ["--method", "fpc", "--degree", "5"], {"poly": None, "degree": 5}),
+        ({"LADDER": "absent.json"}, ["--taus", "1,2,3,4"], {"ladder": None, "taus": [1, 2, 3, 4]}),
+        ({"DEGREE": "5", "METHOD": "fpc"}, ["--method", "sn"], {"method": "sn", "degree": 7}),
+        ({"TAUS": "1,2,3,4"}, ["--method", "fpc", "--degree", "9"], {"method": "fpc", "degree": 9}),
+        ({"METHOD": "fpc", "POLY": "g.json"}, ["--degree", "7"], {"method": "fpc", "poly": None, "degree": 7}),
+    ],
+)
+def test_a_flag_overrules_a_variable_that_contradicts_it(tmp_path, capsys, monkeypatch, variables, flags, expected):
+    """Also one of another name: a degree beside a polynomial's file, or what the flag's method has no use for."""
+    monkeypatch.chdir(tmp_path)
+    OddPolynomial((1.5, -0.5)).save(tmp_path / "g.json")
+    for name, value in variables.items():
+        monkeypatch.setenv(f"PCTOOL_{name}", value)
+    assert run(["train", *flags, "--dry-run", "--json"]) == 0
+    config = json.loads(capsys.readouterr().out)
+    assert {key: config[key] for key in expected} == expected
+
+
+def test_variables_that_contradict_each_other_are_refused(capsys, monkeypatch):
+    """As flags are: neither is above the other."""
+    monkeypatch.setenv("PCTOOL_DEGREE", "5")
+    assert run(["train", "--dry-run"]) == 2
+    assert "--degree is for method fpc, not apc" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["PCTOOL_STEP", "PCTOOL_ALL_LAYERS", "PCTOOL_"])
 def test_a_variable_that_is_no_setting_is_refused(tmp_path, capsys, monkeypatch, name):
     """A slip in a variable's name trains nothing; the folders' variables, which serve every command, are known."""
