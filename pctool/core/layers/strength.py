@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -58,11 +59,8 @@ class AdaptiveStrength:
         self._pending: Callable[[], float] | None = None
 
     def measure(self, W: Tensor) -> None:
-        """Starts the measurement of W [n, m] as it is now, in float64; on a GPU beside the training."""
-        if W.is_cuda:
-            self._pending = _measurer().submit(_modified_kappa, W.detach().clone()).result
-        else:  # a thread of its own would only compete for the same cores
-            self._pending = functools.partial(float, _modified_kappa(W.detach()))
+        """Starts the measurement of W [n, m] as it is now, in float64, in a thread beside the training."""
+        self._pending = _measurer().submit(_modified_kappa, W.detach().clone()).result
 
     def apply(self) -> bool:
         """Chooses by the mean of the last measurements; whether that changed the polynomial. Waits for the newest."""
@@ -99,3 +97,6 @@ def _modified_kappa(W: Tensor) -> float:
 @functools.cache
 def _measurer() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="pctool-spectra")
+
+
+os.register_at_fork(after_in_child=_measurer.cache_clear)  # a forked process has not the thread

@@ -1,6 +1,8 @@
 """Adaptive control: the authors' rule, exactly, on synthetic spectra."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -64,3 +66,21 @@ def test_infinity_gets_the_strongest():
     """A singular layer has an infinite modified kappa and the last polynomial."""
     assert Ladder().choose(math.inf) is PUBLISHED[9]
     assert strength(with_sigmas([1.0] * 5 + [0.0] * 5)).polynomial is PUBLISHED[9]
+
+
+FORKED = """
+import os, torch
+from pctool.core.layers.strength import AdaptiveStrength, Ladder
+strength = AdaptiveStrength(Ladder())
+strength.measure(torch.eye(4))
+assert not strength.apply()
+if child := os.fork():
+    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+strength.measure(torch.diag(torch.tensor([1.0, 1.0, 1.0, 1e-3])))
+os._exit(0 if strength.apply() and strength.polynomial.degree == 9 else 1)
+"""
+
+
+def test_a_forked_process_measures_too():
+    """The parent's thread does not exist in a child: it gets one of its own instead of waiting for ever."""
+    assert subprocess.run([sys.executable, "-c", FORKED], timeout=120, check=False).returncode == 0
