@@ -56,9 +56,9 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = x if self.first else F.leaky_relu(x, self.leak)
-        h = self.conv2(F.leaky_relu(self.conv1(h), self.leak))
+        h = self.conv2(F.leaky_relu(self.conv1(h), self.leak), self._pool)
         # Average pooling commutes with the 1x1 shortcut, so it goes first: a quarter of the work.
-        return self._pool(h) + self.shortcut(self._pool(x))
+        return h + self.shortcut(self._pool(x))
 
     def _pool(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(x, 2) if self.down else x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +24,11 @@ class Conv2d(nn.Conv2d):
         super().__init__(n_in, n_out, kernel, stride, padding)
         self.register_buffer("left", torch.empty(0), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [batch, in, height, width] -> [batch, out, ...]."""
+    def forward(self, x: Tensor, pool: Callable[[Tensor], Tensor] = lambda y: y) -> Tensor:
+        """x [batch, in, height, width] -> [batch, out, ...], pooled; an average of positions commutes with Q."""
         if not self.left.numel():
-            return super().forward(x)
-        return self.apply_left(self._conv_forward(x, self.weight, None))
+            return pool(super().forward(x))
+        return self.apply_left(pool(self._conv_forward(x, self.weight, None)))
 
     def apply_left(self, y: Tensor) -> Tensor:
         """Q on the channels of y [batch, out, height, width], and the bias."""
@@ -38,8 +39,8 @@ class Conv2d(nn.Conv2d):
 def factored_layers(network: nn.Module, images: tuple[int, ...]) -> set[str]:
     """The convolutions of D that are cheaper in two factors for a batch of such images [n, channels, height, width].
 
-    Those whose matrix is not tall and whose output has at most half as many positions as the matrix has columns:
-    an update of D and one of G then save 6 out^2 m FLOP and spend at most 5. Found by a pass without data.
+    Those whose matrix is not tall and whose output, pooled, has at most half as many positions as the matrix has columns
+    m: an update of D and one of G then save 6 out^2 m FLOP and spend at most 4. Found by a pass without data.
     """
     positions: dict[str, int] = {}
     twin = copy.deepcopy(network).to("meta", torch.float32)

@@ -14,7 +14,7 @@ from pctool.core.models.factored import factored_layers
 from pctool.core.polynomial import PUBLISHED
 
 IMAGES = (4, 3, 48, 48)
-LAST = ["blocks.3.conv1", "blocks.3.conv2", "blocks.4.conv1", "blocks.4.conv2"]
+LAST = ["blocks.2.conv2", "blocks.3.conv1", "blocks.3.conv2", "blocks.4.conv1", "blocks.4.conv2"]
 
 
 def pair(method: str, dtype: torch.dtype = torch.float64, width: int = 16, **settings):
@@ -36,15 +36,15 @@ def images(dtype: torch.dtype = torch.float64) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("arch", "resolution", "width", "batch", "expected"),
     [
-        ("resnet", 48, 64, 64, ["blocks.4.conv1", "blocks.4.conv2"]),
+        ("resnet", 48, 64, 64, ["blocks.3.conv2", "blocks.4.conv1", "blocks.4.conv2"]),
         ("resnet", 32, 128, 64, []),
         ("dcgan", 128, 512, 128, ["stages.8"]),
         ("cnn", 32, 512, 128, ["stages.10"]),
     ],
 )
 def test_layers_with_half_as_many_positions_as_columns_are_factored(arch, resolution, width, batch, expected):
-    """48 px, 64 images: the last block maps 64 x 3 x 3 positions by matrices of 4608 columns; its shortcut is tall.
-    At 32 px each image alone has 64 positions of 1152 columns. 4 x 4 positions of dcgan's last convolution, 128 px."""
+    """48 px, 64 images: the last block maps 64 x 3 x 3 positions by matrices of 4608 columns; its shortcut is tall. The
+    block before it pools as many for a matrix of 2304. At 32 px each image alone has 64 positions of 1152 columns. 4 x 4 positions of dcgan's last convolution, 128 px."""
     D = build_discriminator(arch, resolution, 3, width, "authors")
     assert sorted(factored_layers(D, (batch, 3, resolution, resolution))) == expected
 
