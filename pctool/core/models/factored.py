@@ -13,7 +13,7 @@ class Conv2d(nn.Conv2d):
     """`torch.nn.Conv2d` with the weight Q W: W its own, Q the factor `left` [out, out], empty for none.
 
     Q (W * x) costs 2 out^2 FLOP for each position of the output, Q W as many for each column of W, m = in k k:
-    with fewer positions than columns the product is better not made. Q is applied in float32 or better whatever
+    with fewer positions than columns the product is better not made. Q is applied in its own dtype, W's, whatever
     autocast says. It is given by `torch.func.functional_call`, and is no part of the state.
     """
 
@@ -39,7 +39,8 @@ def factored_layers(network: nn.Module, images: tuple[int, ...]) -> set[str]:
     """The convolutions of D that are cheaper in two factors for a batch of such images [n, channels, height, width].
 
     Those whose matrix is not tall and whose output has at most half as many positions as the matrix has columns:
-    an update of D and one of G then save 6 out^2 m FLOP and spend at most 5. Found by a pass without data.
+    an update of D and one of G by no larger a batch then save 6 out^2 m FLOP and spend at most 5. Found by a pass
+    without data.
     """
     positions: dict[str, int] = {}
     twin = copy.deepcopy(network).to("meta", torch.float32)

@@ -97,6 +97,18 @@ def test_a_gradient_penalty_is_the_same():
         assert float((factored - whole).norm()) <= 1e-11 * float(whole.norm())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("taus", [(1.7, 2.0, 2.3, 4.0), (90.0, 91.0, 92.0, 93.0)], ids=["polynomials", "identity"])
+def test_weights_in_half_precision(dtype, taus):
+    """Q has W's dtype as every effective weight: D computes in it, and the logits are those without factors to 3e-2."""
+    (whole, a), (factored, b) = pair("apc", dtype, ladder=Ladder(taus))
+    values = b.weights(iterate=False)
+    assert {value.dtype for value in values.values()} == {dtype}
+    logits = functional_call(factored, values, (images(dtype),))
+    expected = functional_call(whole, a.weights(iterate=False), (images(dtype),))
+    assert float((logits - expected).detach().norm()) <= 3e-2 * float(expected.detach().norm())
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_rough_arithmetic_is_no_rougher(precision):
     """Under bf16 autocast, Q in float32 or from bf16 products: the gradients' error against float64 is at most a
