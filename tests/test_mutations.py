@@ -49,8 +49,8 @@ MUTATIONS = {
     ),
     "the factor on too many layers": (
         "core/models/factored.py",
-        "2 * positions[name] <= columns[name]",
-        "positions[name] <= columns[name]",
+        "2 * positions <= columns",
+        "positions <= columns",
         "core/models/test_factored.py",
     ),
     "a0 rounded": (

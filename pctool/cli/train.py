@@ -190,7 +190,7 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     for name in ("context", "study", "task", "preset", "resume", "preflight", "dry_run", "json_"):
         given.pop(name, None)
 
-    _check_environment(inspect.signature(train).parameters)
+    _check_environment(set(inspect.signature(train).parameters) - {"context"})
     _check_names(dataset, preset, data_dir)
     from pctool.cli import training_session
 

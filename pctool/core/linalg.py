@@ -51,9 +51,8 @@ def spectral_norm(W: Tensor, u: Tensor, v: Tensor) -> Tensor:
     W [n, m], u [n], v [m]; SN-GAN eq. 8, and what PyTorch's `spectral_norm` computes. In float32 or better,
     returned in W's dtype.
     """
-    with torch.autocast(W.device.type, enabled=False):
-        A, u, v = working(W), _unit(u), _unit(v)
-        return (A / torch.dot(u, torch.mv(A, v))).to(W.dtype)
+    A = working(W)
+    return (A / _sigma(A, u, v)).to(W.dtype)
 
 
 def precondition(
@@ -114,16 +113,15 @@ def left_factor(
     """Q = P(A A^T) / sigma [n, n], the factor with g(SN(W)) = Q W, for W [n, m] that is not tall.
 
     A layer that maps few vectors is cheaper as Q (W x) than with Q W made: two products with the long side (the Gram
-    matrix, and one backward) in place of five. u [n], v [m], coeffs [5]; in float32 or better, a0 exact in each
-    `precision` (see `precondition_batch`), the gradient of sigma included.
+    matrix, and one backward) in place of five. u [n], v [m], coeffs [5]; evaluated in float32 or better, a0 exact in
+    each `precision` (see `precondition_batch`), the gradient of sigma included; returned in W's dtype.
     """
-    precision = available(precision, W)
+    A = working(W)
     if n_coeffs == 1:
-        sigma = torch.dot(_unit(u), torch.mv(working(W), _unit(v)))
-        return torch.diag((coeffs[0] / sigma).expand(len(W)))
-    W, u, v = working(W).unsqueeze(0), _unit(u).unsqueeze(0), _unit(v).unsqueeze(0)
-    Q: Tensor = _PolynomialOfMatrix.apply(W, u, v, coeffs.unsqueeze(0), n_coeffs, precision, True)
-    return Q.squeeze(0)
+        return torch.diag((coeffs[0] / _sigma(A, u, v)).expand(len(W))).to(W.dtype)
+    how = n_coeffs, available(precision, W), True
+    Q = _PolynomialOfMatrix.apply(A[None], _unit(u)[None], _unit(v)[None], coeffs[None], *how)
+    return Q.squeeze(0).to(W.dtype)
 
 
 def polynomial_of_matrix(W: Tensor, coeffs: Sequence[float], *, precision: Precision = "fp32") -> Tensor:
@@ -163,6 +161,12 @@ def _oriented(
     left, right = (x if x is None else x.unsqueeze(0) for x in (left, right))
     W_hat = _PolynomialOfMatrix.apply(A, left, right, rows, n_coeffs, available(precision, W), False).squeeze(0)
     return (W_hat.t() if tall else W_hat).to(W.dtype)
+
+
+def _sigma(A: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """u^T A v for A of `working`, whatever autocast says."""
+    with torch.autocast(A.device.type, enabled=False):
+        return torch.dot(_unit(u), torch.mv(A, _unit(v)))
 
 
 def _unit(x: Tensor) -> Tensor:

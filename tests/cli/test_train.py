@@ -98,7 +98,7 @@ def test_variables_that_contradict_each_other_are_refused(capsys, monkeypatch):
     assert "--degree is for method fpc, not apc" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["PCTOOL_STEP", "PCTOOL_ALL_LAYERS", "PCTOOL_"])
+@pytest.mark.parametrize("name", ["PCTOOL_STEP", "PCTOOL_ALL_LAYERS", "PCTOOL_CONTEXT", "PCTOOL_"])
 def test_a_variable_that_is_no_setting_is_refused(tmp_path, capsys, monkeypatch, name):
     """A slip in a variable's name trains nothing; the folders' variables, which serve every command, are known."""
     monkeypatch.setenv("PCTOOL_DATA_DIR", str(tmp_path))

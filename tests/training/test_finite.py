@@ -65,3 +65,12 @@ def test_a_loss_names_the_first_weight_that_is_not_finite(state):
     for name, tensor in places:  # each comes before those that are not finite already
         tensor.data.view(-1)[0] = NAN
         assert said(state, "D", float("inf"), W_hat).startswith(f"step 7: the loss of D is inf: {name} is not finite;")
+
+
+def test_a_factor_is_named_by_its_layer():
+    """Of a convolution in two factors the value is Q: a NaN there is one of the layer's effective weight."""
+    flags = {"arch": "cnn", "width_g": 8, "width_d": 64, "batch_size": 2, "method": "fpc", "out": Path("-")}
+    state = TrainingState(resolve(flags))
+    W_hat = {name: value.detach().clone() for name, value in state.preconditioner.weights().items()}
+    W_hat["stages.10.left"][0, 0] = NAN
+    assert "the effective weight of D.stages.10.weight is not finite" in said(state, "D", NAN, W_hat)

@@ -29,7 +29,7 @@ class Watcher:
 
 def config(out: Path, steps: int, method: str):
     """A small run with batch norm, two updates of D a step and an APC change on the way; `dcgan`: of those networks."""
-    dcgan = {"arch": "dcgan", "resolution": 64, "lr_d": 1e-3, "dataset": str(out.parent / "images")}
+    dcgan = {"arch": "dcgan", "resolution": 64, "width_d": 64, "lr_d": 1e-3, "dataset": str(out.parent / "images")}
     arch = dcgan if method == "dcgan" else {}
     return resolve(
         {

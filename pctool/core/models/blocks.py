@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pctool.core.models.factored import Conv2d
+from pctool.core.models.factored import FactoredConv2d
 
 Variant = Literal["authors", "sngan"]
 
@@ -50,9 +50,9 @@ class DownBlock(nn.Module):
         super().__init__()
         width = n_out if first else n_in
         self.down, self.first, self.leak = down, first, leak
-        self.conv1 = Conv2d(n_in, width, 3, padding=1)
-        self.conv2 = Conv2d(width, n_out, 3, padding=1)
-        self.shortcut = Conv2d(n_in, n_out, 1) if down or n_in != n_out else nn.Identity()
+        self.conv1 = FactoredConv2d(n_in, width, 3, padding=1)
+        self.conv2 = FactoredConv2d(width, n_out, 3, padding=1)
+        self.shortcut = FactoredConv2d(n_in, n_out, 1) if down or n_in != n_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         h = x if self.first else F.leaky_relu(x, self.leak)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pctool.core.models.blocks import Variant, initialise_discriminator, initialise_generator
-from pctool.core.models.factored import Conv2d
+from pctool.core.models.factored import FactoredConv2d
 
 DEFAULT_WIDTH = 512  # of both networks: the dense stage of G, the last convolution of D
 BASE = {32: 4, 48: 6, 64: 8}  # resolution: side of G's dense stage, and of D's last convolution
@@ -45,7 +45,7 @@ class Discriminator(nn.Module):
         stages: list[nn.Module] = []
         n_in = channels
         for share, kernel, stride in D_STAGES:
-            stages += [Conv2d(n_in, width // share, kernel, stride, padding=1), nn.LeakyReLU(LEAK)]
+            stages += [FactoredConv2d(n_in, width // share, kernel, stride, padding=1), nn.LeakyReLU(LEAK)]
             n_in = width // share
         self.stages = nn.Sequential(*stages)
         self.linear = nn.Linear(width * BASE[resolution] ** 2, 1, bias=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pctool.core.models.blocks import Variant, initialise_discriminator, initialise_generator
-from pctool.core.models.factored import Conv2d
+from pctool.core.models.factored import FactoredConv2d
 
 # resolution: (default width, G's stages as fractions of the width; the first is the dense 4 x 4 one)
 G_STAGES: dict[int, tuple[int, tuple[float, ...]]] = {
@@ -59,7 +59,7 @@ class Discriminator(nn.Module):
         widths = [channels, *[max(1, round(width * share)) for share in D_STAGES[resolution][1]]]
         stages: list[nn.Module] = []
         for a, b in pairwise(widths):
-            stages += [Conv2d(a, b, 4, stride=2, padding=1), nn.LeakyReLU(LEAK)]
+            stages += [FactoredConv2d(a, b, 4, stride=2, padding=1), nn.LeakyReLU(LEAK)]
         self.stages = nn.Sequential(*stages)
         self.linear = nn.Linear(widths[-1] * BASE**2, 1, bias=False)
         initialise_discriminator(self, variant, orthogonal=True)

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Conv2d(nn.Conv2d):
+class FactoredConv2d(nn.Conv2d):
     """`torch.nn.Conv2d` with the weight Q W: W its own, Q the factor `left` [out, out], empty for none.
 
     Q (W * x) costs 2 out^2 FLOP for each position of the output, Q W as many for each column of W, m = in k k:
-    with fewer positions than columns the product is better not made. Q is applied in float32 or better whatever
+    with fewer positions than columns the product is better not made. Q is applied in its own dtype, W's, whatever
     autocast says. It is given by `torch.func.functional_call`, and is no part of the state.
     """
 
@@ -39,23 +39,23 @@ class Conv2d(nn.Conv2d):
 def factored_layers(network: nn.Module, images: tuple[int, ...]) -> set[str]:
     """The convolutions of D that are cheaper in two factors for a batch of such images [n, channels, height, width].
 
-    Those whose matrix is not tall and whose output, pooled, has at most half as many positions as the matrix has columns
-    m: an update of D and one of G then save 6 out^2 m FLOP and spend at most 4. Found by a pass without data.
+    Those whose matrix is not tall and whose output, pooled, has at most half as many positions as the matrix has
+    columns m: an update of D and one of G by half its batch then save 6 out^2 m FLOP and spend at most 4. Found by a
+    pass without data.
     """
-    positions: dict[str, int] = {}
-    twin = copy.deepcopy(network).to("meta", torch.float32)
+    found: set[str] = set()
+    tensors = (*network.parameters(), *network.buffers())
+    shapes = {id(x): torch.empty_like(x, device="meta", dtype=torch.float32) for x in tensors}
+    twin = copy.deepcopy(network, shapes)  # of the modules alone: what is in `shapes` counts as copied
     for name, module in twin.named_modules():
-        if isinstance(module, Conv2d):
+        if isinstance(module, FactoredConv2d):
 
-            def count(module: nn.Module, x: object, y: Tensor, name: str = name) -> None:
-                positions[name] = y.numel() // y.shape[1]
+            def look(module: FactoredConv2d, x: object, y: Tensor, name: str = name) -> None:
+                positions, columns = y.numel() // y.shape[1], module.weight[0].numel()
+                if module.out_channels <= columns and 2 * positions <= columns:
+                    found.add(name)
 
-            module.register_forward_hook(count)
+            module.register_forward_hook(look)
     with torch.no_grad():
         twin(torch.empty(images, device="meta", dtype=torch.float32))
-    columns = {name: module.weight[0].numel() for name, module in twin.named_modules() if isinstance(module, Conv2d)}
-    return {
-        name
-        for name, module in twin.named_modules()
-        if isinstance(module, Conv2d) and module.out_channels <= columns[name] and 2 * positions[name] <= columns[name]
-    }
+    return found

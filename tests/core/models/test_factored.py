@@ -44,7 +44,8 @@ def images(dtype: torch.dtype = torch.float64) -> torch.Tensor:
 )
 def test_layers_with_half_as_many_positions_as_columns_are_factored(arch, resolution, width, batch, expected):
     """48 px, 64 images: the last block maps 64 x 3 x 3 positions by matrices of 4608 columns; its shortcut is tall. The
-    block before it pools as many for a matrix of 2304. At 32 px each image alone has 64 positions of 1152 columns. 4 x 4 positions of dcgan's last convolution, 128 px."""
+    block before it pools as many for a matrix of 2304. At 32 px each image alone has 64 positions of 1152 columns. 4 x 4
+    positions of dcgan's last convolution, 128 px."""
     D = build_discriminator(arch, resolution, 3, width, "authors")
     assert sorted(factored_layers(D, (batch, 3, resolution, resolution))) == expected
 
@@ -95,6 +96,18 @@ def test_a_gradient_penalty_is_the_same():
     assert len(found[0]) == len(found[1]) > 10
     for factored, whole in zip(found[1], found[0], strict=True):
         assert float((factored - whole).norm()) <= 1e-11 * float(whole.norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("taus", [(1.7, 2.0, 2.3, 4.0), (90.0, 91.0, 92.0, 93.0)], ids=["polynomials", "identity"])
+def test_weights_in_half_precision(dtype, taus):
+    """Q has W's dtype as every effective weight: D computes in it, and the logits are those without factors to 3e-2."""
+    (whole, a), (factored, b) = pair("apc", dtype, ladder=Ladder(taus))
+    values = b.weights(iterate=False)
+    assert {value.dtype for value in values.values()} == {dtype}
+    logits = functional_call(factored, values, (images(dtype),))
+    expected = functional_call(whole, a.weights(iterate=False), (images(dtype),))
+    assert float((logits - expected).detach().norm()) <= 3e-2 * float(expected.detach().norm())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
