@@ -44,8 +44,8 @@ def images(dtype: torch.dtype = torch.float64) -> torch.Tensor:
 )
 def test_layers_with_half_as_many_positions_as_columns_are_factored(arch, resolution, width, batch, expected):
     """48 px, 64 images: the last block maps 64 x 3 x 3 positions by matrices of 4608 columns; its shortcut is tall. The
-    block before it pools as many for a matrix of 2304. At 32 px each image alone has 64 positions of 1152 columns. 4 x 4
-    positions of dcgan's last convolution, 128 px."""
+    block before it pools as many for a matrix of 2304. At 32 px each image alone has 64 positions of 1152 columns.
+    4 x 4 positions of dcgan's last convolution, 128 px."""
     D = build_discriminator(arch, resolution, 3, width, "authors")
     assert sorted(factored_layers(D, (batch, 3, resolution, resolution))) == expected
 
