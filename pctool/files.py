@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pctool.errors import WriteError
 
@@ -21,6 +21,11 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file within a folder or ZIP is nobody's content: `.a`, and what macOS adds, `__MACOSX/._a.png`."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePath(name).parts)
 
 
 def write_error(path: Path, error: OSError, size: int | None = None) -> WriteError:

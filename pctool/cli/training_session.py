@@ -36,15 +36,18 @@ def configure(
 
     A file that a preset names is looked for from the current folder, like one that a flag names.
     """
-    flags = {**_left_standing(environment or {}, flags), **flags}
+    environment = _left_standing(environment or {}, flags)
+    flags = {**environment, **flags}
     table = recipes.read_preset(preset) if preset else {}
     narrow = table.get("without_bf16")
     if isinstance(narrow, dict):
         table["without_bf16"] = _with_coefficients(narrow)
     method = flags.get("method") or table.get("method") or TrainConfig.model_fields["method"].default
     for key in unused(method, flags):
-        flag, methods = f"--{key.replace('_', '-')}", USED_BY[key]
+        flag, methods = f"PCTOOL_{key.upper()}" if key in environment else f"--{key.replace('_', '-')}", USED_BY[key]
         remedy = "leave it out" if flags.get("method") else f"add --method {methods[0]}, or leave it out"
+        if "method" in environment:
+            remedy = f"PCTOOL_METHOD says so; add --method {methods[0]}, or leave {flag} out"
         raise InputError(f"{flag} is for method {' and '.join(methods)}, not {method}; {remedy}")
     return resolve(_with_coefficients(flags), _with_coefficients(table))
 

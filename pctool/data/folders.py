@@ -91,10 +91,8 @@ def open_path(path: Path) -> FolderPictures | ZipPictures:
 
 
 def _is_image(name: str) -> bool:
-    """By its ending; what is hidden is passed over, and what macOS puts beside each image (`__MACOSX/._a.png`)."""
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in pictures.SUFFIXES and not hidden
+    """By its ending; what is hidden is passed over."""
+    return PurePosixPath(name).suffix.lower() in pictures.SUFFIXES and not files.is_hidden(name)
 
 
 def _open_folder(folder: Path) -> FolderPictures:

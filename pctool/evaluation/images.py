@@ -8,7 +8,7 @@ import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, ClassVar, Protocol
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pctool.errors import InputError
 from pctool.evaluation.image_files import SUFFIXES, ImageFiles, open_zip
+from pctool.files import is_hidden
 
 # What numpy, zipfile and zlib raise for an .npz that is damaged, foreign or larger than memory.
 UNREADABLE_NPZ = (
@@ -166,11 +167,10 @@ def describe(shape: tuple[int, ...]) -> str:
 def open_images(path: Path) -> Images:
     """A folder, a `.zip` or a `.npz`. InputError where there is nothing, or nothing usable.
 
-    Every file of a folder or ZIP is read once here.
+    Every image of a folder or ZIP is read once here; what is hidden is passed over, as clean-fid does.
     """
     if path.is_dir():
-        names = (str(file.relative_to(path)) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        return ImageFiles(path, tuple(sorted(names)))
+        return ImageFiles(path, _images_of(str(file.relative_to(path)) for file in path.rglob("*")))
     if not path.is_file():
         raise InputError(f"{path} is not there; give a folder of images, a .zip or a .npz")
     if path.suffix.lower() == ".npz":
@@ -178,8 +178,11 @@ def open_images(path: Path) -> Images:
         len(opened)  # reads the header, and with it refuses another file
         return opened
     with open_zip(path) as archive:
-        names = (name for name in archive.namelist() if Path(name).suffix.lower() in SUFFIXES)
-        return ImageFiles(path, tuple(sorted(names)))
+        return ImageFiles(path, _images_of(archive.namelist()))
+
+
+def _images_of(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in names if Path(name).suffix.lower() in SUFFIXES and not is_hidden(name)))
 
 
 def array_sha256(images: NDArray[np.uint8]) -> str:

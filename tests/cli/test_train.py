@@ -91,11 +91,16 @@ def test_a_flag_overrules_a_variable_that_contradicts_it(tmp_path, capsys, monke
     assert {key: config[key] for key in expected} == expected
 
 
-def test_variables_that_contradict_each_other_are_refused(capsys, monkeypatch):
-    """As flags are: neither is above the other."""
+def test_what_contradicts_a_variable_is_refused_by_its_name(capsys, monkeypatch):
+    """A variable that the method has no use for, and a flag that the variable's method has no use for."""
     monkeypatch.setenv("PCTOOL_DEGREE", "5")
     assert run(["train", "--dry-run"]) == 2
-    assert "--degree is for method fpc, not apc" in capsys.readouterr().err
+    assert "PCTOOL_DEGREE is for method fpc, not apc; add --method fpc, or leave it out" in capsys.readouterr().err
+    monkeypatch.delenv("PCTOOL_DEGREE")
+    monkeypatch.setenv("PCTOOL_METHOD", "sn")
+    assert run(["train", "--taus", "1,2,3,4", "--dry-run"]) == 2
+    said = "--taus is for method apc, not sn; PCTOOL_METHOD says so; add --method apc, or leave --taus out"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["PCTOOL_STEP", "PCTOOL_ALL_LAYERS", "PCTOOL_CONTEXT", "PCTOOL_"])

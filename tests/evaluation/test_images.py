@@ -134,6 +134,17 @@ def test_unreadable_files_are_skipped_and_counted(as_zip, tmp_path):
     np.testing.assert_array_equal(everything(path), everything_of_colour())
 
 
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_hidden_files_are_no_images(as_zip, tmp_path):
+    """What macOS and viewers leave beside images is neither scored nor counted as unreadable."""
+    folder = write_folder(tmp_path / "images", COLOUR)
+    for name in ("._x.png", ".thumbs/0.png", "__MACOSX/._0.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"junk")
+    opened = open_images(zipped(folder) if as_zip else folder)
+    assert (len(opened), opened.skipped) == (len(COLOUR), ())
+
+
 def test_nothing_readable(tmp_path):
     """Where no file can be read the first is named in an InputError."""
     (tmp_path / "z.png").write_text("text")

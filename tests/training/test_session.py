@@ -104,10 +104,17 @@ def test_same_seed_same_bits_after_fifty_steps(tmp_path):
     assert not torch.equal(tensors(tmp_path / "a")["/G/dense.weight"], tensors(tmp_path / "c")["/G/dense.weight"])
 
 
-@pytest.mark.parametrize("method", ["none", "sn", "fpc", "apc", "svd"])
-def test_an_interrupted_run_ends_bit_identical(tmp_path, method):
+FACTORED = {"arch": "cnn", "width_d": 64}  # of which two layers have their weight in two factors
+
+
+@pytest.mark.parametrize(
+    ("method", "networks"),
+    [("none", {}), ("sn", {}), ("fpc", {}), ("apc", {}), ("svd", {}), ("fpc", FACTORED), ("apc", FACTORED)],
+    ids=lambda value: value if isinstance(value, str) else "factored" if value else "whole",
+)
+def test_an_interrupted_run_ends_bit_identical(tmp_path, method, networks):
     """Stopped by TERM after steps 2, 6 and 7 and continued by the same command: no bit, line or row differs."""
-    flags = {"method": method, "steps": 10, "d_iters": 2, "g_iters": 2, "decay_from": 0.5}
+    flags = {**networks, "method": method, "steps": 10, "d_iters": 2, "g_iters": 2, "decay_from": 0.5}
     whole = run(tmp_path / "whole", **flags)
     assert whole.finished
     for stop_after in (2, 6, 7):
