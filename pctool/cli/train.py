@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from pctool.errors import InputError, PctoolError
+from pctool.errors import InputError
 
 WHAT = "What and how (the run's identity)"
 WHERE = "Where and when (may change when a run is continued)"
@@ -197,21 +197,21 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     if preset == "list":
         training_session.show_presets(as_json=json_)
         return
+    from_environment = {key for key in given if _is_from_environment(context, key)}
     if study is not None or task is not None:
         from pctool.training import study_folder
 
-        preset, given["out"] = study_folder.pick(study, task, {**given, **({"preset": preset} if preset else {})})
+        beside = [*given, *(["preset"] if preset else [])]
+        preset, run_folder = study_folder.pick(study, task)
+        with training_session.task_recorded(None if dry_run or preflight else run_folder):
+            study_folder.check_given({key: _spelled(context, key) for key in beside})
+        given["out"] = run_folder
         if not (dry_run or preflight):  # so that a task that fails before it begins can say why
-            Path(given["out"]).mkdir(parents=True, exist_ok=True)
-    from_environment = {key for key in given if _is_from_environment(context, key)}
+            run_folder.mkdir(parents=True, exist_ok=True)
     flags = {key: value for key, value in given.items() if key not in from_environment}
     environment = {key: given[key] for key in from_environment}
-    try:
+    with training_session.task_recorded(None if study is None or dry_run or preflight else Path(given["out"])):
         config = training_session.configure(flags, preset, environment)
-    except PctoolError as error:
-        if study is not None and not (dry_run or preflight):
-            training_session.record_failure_of_a_task(Path(given["out"]), error)
-        raise
     if dry_run:
         training_session.show_config(config, as_json=json_)
         return
@@ -219,6 +219,11 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
         training_session.preflight(config, may_resume=resume == "auto", as_json=json_)
         return
     training_session.run(config, may_resume=resume == "auto", as_json=json_)
+
+
+def _spelled(context: typer.Context, key: str) -> str:
+    """How a setting was given: its variable, or its flag."""
+    return _variable(key.replace("_", "-")) if _is_from_environment(context, key) else f"--{key.replace('_', '-')}"
 
 
 def _is_from_environment(context: typer.Context, key: str) -> bool:

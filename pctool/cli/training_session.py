@@ -19,9 +19,10 @@ from pctool.cli.console import SECONDS_BETWEEN_LINES, note, print_json, progress
 from pctool.cli.exit_codes import exit_code
 from pctool.core.polynomial_file import read_ladder, read_training_polynomial
 from pctool.errors import InputError, PartialError, PctoolError, SavedInterrupt, WriteError
-from pctool.training import recipes, run_files
+from pctool.training import recipes
 from pctool.training.config import INSTEAD, USED_BY, TrainConfig, resolve, unused
 from pctool.training.memory import peak_mib
+from pctool.training.run_files import read_object
 
 if TYPE_CHECKING:
     from pctool.training import session
@@ -140,21 +141,31 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
             _show_summary(outcome, config)
 
 
-def record_failure_of_a_task(out: Path, error: PctoolError) -> None:
-    """Into the exit.json of a study's task whose settings cannot be had here: a GPU that this machine lacks."""
+@contextlib.contextmanager
+def task_recorded(out: Path | None) -> Iterator[None]:
+    """Where the block fails: why, in the exit.json of a study's task that it keeps from beginning (a GPU that this
+    machine lacks, a variable that would make it another run). None for what is no task, or only looks at one."""
     from pctool.training.run_folder import RunFolder
 
-    done = run_files.read_object(out / "exit.json").get("code") == 0  # and stays so
-    if not done and _is_recorded(out, error):
-        RunFolder(out).record_early_exit(None, _exit_entry(error))
+    try:
+        yield
+    except PctoolError as error:
+        # One that is done stays so, and what refuses one that has begun is not its own end.
+        if out is not None and read_object(out / "exit.json").get("code") != 0 and _is_refused(out, error):
+            RunFolder(out).record_early_exit(None, _exit_entry(error))
+        raise
 
 
 def _is_recorded(out: Path, error: BaseException) -> bool:
     """Whether exit.json is to say why nothing began: where the folder is there, as a study's is, somebody reads it."""
     if isinstance(error, KeyboardInterrupt | SavedInterrupt):
         return True
-    # What refuses a run that has begun, another seed for example, is not its own end.
-    return out.is_dir() and not (isinstance(error, InputError) and (out / "config.json").exists())
+    return out.is_dir() and _is_refused(out, error)
+
+
+def _is_refused(out: Path, error: BaseException) -> bool:
+    """Not where bad input refuses a run that has begun, another seed for example: that is not its own end."""
+    return not (isinstance(error, InputError) and (out / "config.json").exists())
 
 
 def preflight(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -130,11 +130,8 @@ def run_folder(folder: Path, name: str) -> Path:
     return folder / "runs" / name
 
 
-def pick(folder: Path | None, number: int | None, given: Mapping[str, Any]) -> tuple[str, Path]:
-    """The preset and the run folder of a task. `given` are the other flags: only where and when may be among them.
-
-    Raises InputError for a missing or unknown task, and for a flag that would make it another run.
-    """
+def pick(folder: Path | None, number: int | None) -> tuple[str, Path]:
+    """The preset and the run folder of a task. Raises InputError for a missing or unknown one."""
     if folder is None:
         raise InputError("--task goes with --study DIR; name the study's folder")
     study = read_study(folder)
@@ -144,13 +141,17 @@ def pick(folder: Path | None, number: int | None, given: Mapping[str, Any]) -> t
         raise InputError(
             f"--task {said}: {folder} has the tasks 0 to {last}; 'pctool study status {folder}' names them"
         )
-    if changed := next(_of_the_task(given), None):
-        raise InputError(f"--{changed.replace('_', '-')} is decided by the study; leave it out, or write another study")
     return str(task_file(folder, study.tasks[number])), run_folder(folder, study.tasks[number])
 
 
-def _of_the_task(given: Mapping[str, Any]) -> Iterator[str]:
+def check_given(given: Mapping[str, str]) -> None:
+    """Raises InputError where a setting given beside the task would make it another run: where and when may be given.
+
+    `given` says how each was given, `--steps` or PCTOOL_STEPS.
+    """
     from pctool.training.config import OPERATIONAL, TrainConfig
 
     identity = {"out", "preset", *TrainConfig.model_fields} - ({*OPERATIONAL} - {"out"})
-    return (key for key in given if key in identity)
+    for key, spelled in given.items():
+        if key in identity:
+            raise InputError(f"{spelled} is decided by the study; leave it out, or write another study")

@@ -148,7 +148,10 @@ def test_the_environment_cannot_make_it_another_run(pctool, grid, tmp_path, monk
     assert json.loads(out)["out"] == str(tmp_path / "s" / "runs" / "0001-fashion-mnist-fpc-3-s0")
     monkeypatch.setenv("PCTOOL_METHOD", "sn")
     code, _, err = pctool("train", "--dry-run")
-    assert (code, "--method is decided by the study" in err) == (2, True)
+    assert (code, "PCTOOL_METHOD is decided by the study" in err) == (2, True)
+    assert states(pctool, tmp_path / "s") == ["waiting"] * len(states(pctool, tmp_path / "s"))
+    assert pctool("train")[0] == 2
+    assert states(pctool, tmp_path / "s")[1] == "stale"
 
 
 def test_a_task_that_fails_before_it_begins_says_why(pctool, tmp_path):

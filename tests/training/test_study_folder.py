@@ -163,36 +163,42 @@ def test_a_task_outside_of_the_folder_is_refused(tmp_path):
     text = (tmp_path / "study.json").read_text()
     (tmp_path / "study.json").write_text(text.replace("0001-b-s0", "../../x"))
     with pytest.raises(InputError, match="outside of the folder"):
-        study_folder.pick(tmp_path, 1, {})
+        study_folder.pick(tmp_path, 1)
 
 
 def test_a_task_is_a_preset_and_a_run_folder(tmp_path):
     """The number counts from 0 in the study's order."""
     write(tmp_path)
     expected = (str(tmp_path / "tasks" / "0001-b-s0.toml"), tmp_path / "runs" / "0001-b-s0")
-    assert study_folder.pick(tmp_path, 1, {"data_dir": "x", "device": "cpu", "save_every": 3}) == expected
+    assert study_folder.pick(tmp_path, 1) == expected
+    study_folder.check_given({"data_dir": "--data-dir", "device": "PCTOOL_DEVICE", "save_every": "--save-every"})
 
 
 @pytest.mark.parametrize(
-    ("task", "given", "message"),
+    ("task", "message"),
     [
-        (2, {}, "--task 2 is not there: .* has the tasks 0 to 1"),
-        (-1, {}, "--task -1 is not there"),
-        (None, {}, "--task is missing"),
-        (0, {"lr_d": 1e-3}, "--lr-d is decided by the study"),
-        (0, {"steps": 9}, "--steps is decided by the study"),
-        (0, {"out": "x"}, "--out is decided by the study"),
-        (0, {"preset": "demo"}, "--preset is decided by the study"),
+        (2, "--task 2 is not there: .* has the tasks 0 to 1"),
+        (-1, "--task -1 is not there"),
+        (None, "--task is missing"),
     ],
 )
-def test_what_would_not_be_the_studys_run(tmp_path, task, given, message):
-    """A task that is not there, and flags that would make it another run, are refused by name."""
+def test_a_task_that_is_not_there(tmp_path, task, message):
+    """Is refused with those there are."""
     write(tmp_path)
     with pytest.raises(InputError, match=message):
-        study_folder.pick(tmp_path, task, given)
+        study_folder.pick(tmp_path, task)
+
+
+@pytest.mark.parametrize(
+    "given", [{"lr_d": "--lr-d"}, {"steps": "PCTOOL_STEPS"}, {"out": "--out"}, {"preset": "--preset"}]
+)
+def test_what_would_make_it_another_run(given):
+    """Is refused by the name it was given by."""
+    with pytest.raises(InputError, match=f"{next(iter(given.values()))} is decided by the study"):
+        study_folder.check_given(given)
 
 
 def test_a_task_needs_its_study():
     """--task alone says what is missing."""
     with pytest.raises(InputError, match="--task goes with --study"):
-        study_folder.pick(None, 0, {})
+        study_folder.pick(None, 0)
