@@ -150,8 +150,8 @@ def task_recorded(out: Path | None) -> Iterator[None]:
     try:
         yield
     except PctoolError as error:
-        # One that is done stays so, and what refuses one that has begun is not its own end.
-        if out is not None and read_object(out / "exit.json").get("code") != 0 and _is_refused(out, error):
+        # A task that is done stays so.
+        if out is not None and read_object(out / "exit.json").get("code") != 0 and _ended_by(out, error):
             RunFolder(out).record_early_exit(None, _exit_entry(error))
         raise
 
@@ -160,11 +160,11 @@ def _is_recorded(out: Path, error: BaseException) -> bool:
     """Whether exit.json is to say why nothing began: where the folder is there, as a study's is, somebody reads it."""
     if isinstance(error, KeyboardInterrupt | SavedInterrupt):
         return True
-    return out.is_dir() and _is_refused(out, error)
+    return out.is_dir() and _ended_by(out, error)
 
 
-def _is_refused(out: Path, error: BaseException) -> bool:
-    """Not where bad input refuses a run that has begun, another seed for example: that is not its own end."""
+def _ended_by(out: Path, error: BaseException) -> bool:
+    """Whether the error is a run's own end: not where bad input (another seed) refuses one that has begun."""
     return not (isinstance(error, InputError) and (out / "config.json").exists())
 
 
