@@ -2,9 +2,9 @@
 
     python benchmarks/gpu.py --out gpu.json
 
-The tests marked `gpu`; the kernel's errors against float64 at each precision; whole steps of each method and resolution
-(`step_time.py`); steps a second of `pctool train` on images of noise, eager and compiled (CUDA graphs), with the graphs
-compiled again after APC's changes counted. The file is written anew after each part, so that a time limit costs only
+What the device gives; the tests marked `gpu`; the kernel's errors against float64 at each precision; steps a second of
+`pctool train` on images of noise, eager, as CUDA graphs and compiled, with what APC's changes cost; whole steps of each
+method and resolution (`step_time.py`). The file is written anew after each part, so that a time limit costs only
 what is left; a part that fails is recorded with its last words. `--device cpu --quick` tries the script itself.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -21,18 +22,35 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import step_time
 import torch
 from throughput import make_images
+from torch._dynamo.utils import counters
 
 from pctool.core.layers.preconditioner import preconditioned_layers
+from pctool.core.layers.strength import Ladder
 from pctool.core.linalg import coefficient_rows, initial_vectors, precondition_batch
 from pctool.core.models import build_discriminator, default_widths
-from pctool.core.polynomial import PUBLISHED
+from pctool.core.polynomial import IDENTITY, PUBLISHED
 from pctool.core.products import Precision, available
+from pctool.training import session
+from pctool.training.config import resolve
+from pctool.training.memory import peak_mib
+from pctool.training.recorder import StepReport
 
 HERE = Path(__file__).parent
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
+ALL = "none,stock,sn,fpc-3,fpc-5,fpc-7,fpc-9,fpc-7-low,apc,svd,plug-in,naive"
+SOME = "none,stock,sn,fpc-7,apc"
+STEPS = (("32", "bf16"), ("48", "bf16"), ("32", "fp32"), ("48", "fp32"), ("128", "bf16"), ("256", "bf16"))
+RUNS = (
+    ("sn", "bf16", "eager"), ("apc", "bf16", "eager"),
+    ("none", "bf16", "graph"), ("sn", "bf16", "graph"), ("fpc", "bf16", "graph"), ("apc", "bf16", "graph"),
+    ("svd", "bf16", "graph"), ("apc", "tf32", "graph"), ("apc", "fp32", "graph"), ("apc", "fp32", "eager"),
+    ("apc", "bf16", "compiled", "graph"), ("apc", "bf16", "compiled"),
+)  # fmt: skip
 
 
 def command(*arguments: str, **environment: str) -> str:
@@ -52,7 +70,9 @@ def command(*arguments: str, **environment: str) -> str:
 
 def tests(args: argparse.Namespace) -> str:
     """The last line of the tests marked `gpu`."""
-    return command("-m", "pytest", "-q", "-m", "gpu", "-n", "0", "tests").splitlines()[-1]
+    return command("-m", "pytest", "-q", "-m", "gpu", "-n", "0", "-W", "default", "tests/test_devices.py").splitlines()[
+        -1
+    ]
 
 
 def errors(args: argparse.Namespace) -> dict[str, Any]:
@@ -93,57 +113,143 @@ def _values_and_gradient(
     return torch.linalg.svdvals(W_hat.detach().double()), W.grad
 
 
-def step_times(args: argparse.Namespace) -> dict[str, Any]:
-    """`step_time.py` at each resolution, batch 64: 32 and 48 px with peak memory."""
-    resolutions, batch, repeats = (("32",), "4", "1") if args.quick else (("32", "48", "128", "256"), "64", "9")
-    widths = ("--width-g", "16", "--width-d", "16") if args.quick else ()
-    methods = "none,stock,sn,fpc-7" if args.quick else "none,stock,sn,fpc-3,fpc-5,fpc-7,fpc-9,fpc-7-low,apc,svd,plug-in"
-    return {
-        resolution: json.loads(
-            command(
-                *("benchmarks/step_time.py", "--resolution", resolution, "--batch-size", batch, "--repeats", repeats),
-                *("--methods", methods, "--device", args.device, "--json", *widths),
-                *(("--memory",) if resolution in {"32", "48"} else ()),
-            )
-        )
-        for resolution in resolutions
-    }
-
-
-def training(args: argparse.Namespace) -> dict[str, Any]:
-    """`pctool train` at 32 px, the authors' widths, batch 64, (1,1), eager and compiled."""
+def rates(args: argparse.Namespace) -> dict[str, float]:
+    """What the device gives: TFLOP/s of products of 8192 x 8192 at each precision on random data, TB/s of a copy."""
+    side = 256 if args.quick else 8192
     found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        make_images(Path(folder) / "images.zip", 32, 512)
-        for method in ("sn", "fpc", "apc"):
-            for precision in ("fp32",) if args.device == "cpu" else ("fp32", "tf32", "bf16"):
-                for compiled in (False,) if args.quick else (False, True):
-                    name = f"{method} {precision}{' compiled' * compiled}"
-                    flags = ["--method", method, "--precision", precision, *(["--compile"] if compiled else [])]
-                    found[name] = _run(args, Path(folder), name.replace(" ", "-"), flags)
+    for precision in PRECISIONS:
+        X, Y = (torch.randn(side, side, device=args.device) for _ in range(2))
+        if precision == "bf16":
+            X, Y = X.bfloat16(), Y.bfloat16()
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        found[f"{precision} TFLOP/s"] = 2 * side**3 / _seconds(lambda X=X, Y=Y: X @ Y, args) / 1e12  # type: ignore[misc]
+    torch.set_float32_matmul_precision("highest")
+    source = torch.randn((1 if args.quick else 1024) * 2**20, device=args.device)
+    target = torch.empty_like(source)
+    found["copy TB/s"] = 8 * source.numel() / _seconds(lambda: target.copy_(source), args) / 1e12
     return found
 
 
-def _run(args: argparse.Namespace, folder: Path, name: str, flags: list[str]) -> dict[str, Any]:
-    """Steps a second without a run's first tenth; how often torch compiled again, also for APC's changes."""
-    steps, log_every, batch = (20, 2, 4) if args.quick else (600, 20, 64)
-    flags += ["--dataset", f"{folder}/images.zip", "--resolution", "32", "--arch", "resnet", "--d-iters", "1"]
-    flags += ["--batch-size", f"{batch}", "--steps", f"{steps}", "--log-every", f"{log_every}", "--eval-every", "0"]
-    flags += ["--device", args.device, "--out", f"{folder}/{name}"]
-    if "apc" in flags:  # thresholds so low that strengths change
-        flags += ["--apc-every", "50", "--taus", "1.5,2,2.5,3"]
-    if args.quick:
-        flags += ["--width-g", "16", "--width-d", "16"]
-    told = folder / f"{name}.log"
-    logs = {"TORCH_LOGS": "recompiles", "TORCH_LOGS_OUT": str(told)}
-    command("-m", "pctool", "train", *flags, PCTOOL_CACHE_DIR=str(folder), **logs)
-    lines = [json.loads(line) for line in (folder / name / "stats.jsonl").read_text().splitlines()]
-    rates = [line["images_per_second"] / batch for line in lines[max(1, len(lines) // 10) :]]
+def _seconds(work: Callable[[], object], args: argparse.Namespace, repeats: int = 9) -> float:
+    """The median of single calls."""
+    finish = torch.cuda.synchronize if args.device == "cuda" else (lambda: None)
+    taken = []
+    for _ in range(3 + repeats):
+        finish()
+        start = time.perf_counter()
+        work()
+        finish()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken[3:])
+
+
+def step_times(args: argparse.Namespace) -> dict[str, Any]:
+    """`step_time.py` at each resolution, batch 64, eager and as CUDA graphs: float32 at 32 and 48 px, bf16 with
+    channels_last at all four.
+    """
+    found = {}
+    for resolution, precision in (("32", "fp32"),) if args.quick else STEPS:
+        methods = SOME if resolution in {"128", "256"} else ALL
+        batch, repeats, inner = ("4", "1", "1") if args.quick else ("64", "7", "3")
+        flags = ["--resolution", resolution, "--batch-size", batch, "--repeats", repeats, "--inner", inner]
+        flags += ["--methods", "none,stock,sn,fpc-7" if args.quick else methods, "--device", args.device, "--json"]
+        flags += ["--precision", precision, "--channels-last"]
+        flags += ["--width-g", "16", "--width-d", "16"] if args.quick else []
+        flags += ["--cuda-graphs"] if args.device == "cuda" else []
+        name = f"{resolution} px {precision}"
+        found[name] = json.loads(command("benchmarks/step_time.py", *flags))
+        print(name, found[name]["seconds"], file=sys.stderr)
+    return found
+
+
+def training(args: argparse.Namespace) -> dict[str, Any]:
+    """Steps a second of `pctool train` at 32 px, the authors' widths, batch 64, (1,1), with nothing written meanwhile.
+
+    Eager, as a CUDA graph, and compiled; APC with strengths that change at random every 100 steps, which takes the
+    seconds given apart.
+    """
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        make_images(Path(folder) / "images.zip", 32, 512)
+        os.environ["PCTOOL_CACHE_DIR"] = folder
+        runs = [tuple(r.split()) for r in args.runs.split(",")] if args.runs else RUNS  # PROBE
+        for method, precision, *how in runs[: 1 if args.quick else None]:
+            name = " ".join((method, precision, *how))
+            found[name] = _run(args, Path(folder), method, precision, how)
+            print(name, found[name], file=sys.stderr)
+    return found
+
+
+def _run(args: argparse.Namespace, folder: Path, method: str, precision: str, how: list[str]) -> dict[str, Any]:
+    """One run; what is counted begins when everything is compiled, tried and recorded."""
+    steps, first, batch = (20, 5, 4) if args.quick else (330, 30, 64)
+    widths = {"width_g": 16, "width_d": 16} if args.quick else {}
+    changing = {"apc_every": 100} if method == "apc" else {}
+    chance = random.Random(0)
+    settings: dict[str, Any] = {
+        "dataset": f"{folder}/images.zip", "resolution": 32, "method": method, "arch": "resnet", "d_iters": 1,
+        "batch_size": batch, "steps": steps, "precision": precision, "device": args.device,
+        "cuda_graphs": "graph" in how, "compile": "compiled" in how,
+        "out": folder / "-".join((method, precision, *how)),
+    }  # fmt: skip
+    off = dict.fromkeys(("log_every", "save_every", "sample_every", "spectrum_every", "eval_every"), 0)
+    watcher, graphs = Times(), counters["stats"]["unique_graphs"]
+    if args.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    torch.backends.cudnn.benchmark = "benchmark" in how  # PROBE
+    choose = mock.patch.object(Ladder, "choose", lambda own, kappa: chance.choice([IDENTITY, *own.polynomials]))
+    with choose, session.opened(resolve({**settings, **off, **widths, **changing})) as opened:
+        opened.train(watcher)
+    taken = watcher.seconds[first:-1]  # the last step saves
+    usual = statistics.median(taken)
+    changes = [i for i in range(first, steps - 1) if watcher.strengths[i] != watcher.strengths[i - 1]]
     return {
-        "steps_per_second": statistics.median(rates),
-        "compiled_again": told.read_text().count("Recompiling function") if told.exists() else 0,
-        "peak_memory_mib": json.loads((folder / name / "exit.json").read_text())["peak_memory_mib"],
+        "steps_per_second": 1 / usual,
+        "slowest_step_seconds": max(taken),
+        "first_step_seconds": watcher.seconds[0],
+        "seconds_a_change": [sum(watcher.seconds[i : i + 2]) - 2 * usual for i in changes],
+        "compiled": counters["stats"]["unique_graphs"] - graphs,
+        "peak_memory_mib": peak_mib(args.device),
     }
+
+
+class Times:
+    """Watches a run: the seconds of each step, and the strengths after it."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.strengths: list[tuple[int, ...]] = []
+
+    def note(self, message: str) -> None:
+        print(message, file=sys.stderr)
+
+    def begin(self, step: int, total_steps: int) -> None:
+        self.last = time.perf_counter()
+
+    def step(self, report: StepReport) -> None:
+        now = time.perf_counter()
+        self.seconds.append(now - self.last)
+        self.strengths.append(tuple(report.strengths.values()))
+        self.last = now
+
+    def scoring(self, total: int) -> Any:
+        raise AssertionError("these runs are not scored")
+
+
+def profile(args: argparse.Namespace) -> str:
+    """Where the time of a step goes: kernels of FPC-7's graph at 32 px in bf16, the longest first."""
+    given = ["--resolution", "32", "--batch-size", "64", "--precision", "bf16", "--channels-last", "--device", "cuda"]
+    options = step_time.parse([*given, "--methods", "fpc-7"])
+    torch.backends.cudnn.benchmark = True
+    trained = step_time.Training("fpc-7", options)
+    real = torch.rand(64, 3, 32, 32, device="cuda").contiguous(memory_format=torch.channels_last)
+    replay = trained.recorded(real, torch.randn(64, 128, device="cuda"), torch.cuda.graph_pool_handle())
+    replay()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+        for _ in range(3):
+            replay()
+        torch.cuda.synchronize()
+    return str(seen.key_averages().table(sort_by="cuda_time_total", row_limit=60, max_name_column_width=90))
 
 
 def main() -> None:
@@ -151,13 +257,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--parts", default="tests,errors,step_times,training")
+    parser.add_argument("--parts", default="rates,tests,errors,training,step_times")
+    parser.add_argument("--runs", default="")  # PROBE
     parser.add_argument("--quick", action="store_true", help="tiny networks and few steps")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no GPU here: --device cpu --quick tries the script itself")
     parts: dict[str, Callable[[argparse.Namespace], Any]] = {
-        "tests": tests, "errors": errors, "step_times": step_times, "training": training,
+        "rates": rates, "tests": tests, "errors": errors, "training": training, "step_times": step_times,
+        "profile": profile,
     }  # fmt: skip
     result: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),

@@ -3,7 +3,8 @@
 Every method trains its own copy of the same networks on the same batches: update G, update its average, update D on
 real and fake in one batch. `stock` is `torch.nn.utils.parametrizations.spectral_norm` in the same loop, `plug-in` is
 `pctool.precondition_` within `parametrize.cached()`, `naive` a polynomial by Horner on the rectangular matrix, left to
-autograd, at every forward. Times are medians of steps taken in turn, a different method first each round.
+autograd, at every forward. Times are medians of steps taken in turn, a different method first each round. On a GPU
+`--cuda-graphs` times every step as a CUDA graph too, as `METHOD graph`.
 
     python benchmarks/step_time.py --resolution 32 --batch-size 32 --json
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import functools
 import json
 import platform
 import statistics
@@ -40,14 +42,16 @@ from pctool.core.models import DIM_Z, build_discriminator, build_generator, defa
 from pctool.core.polynomial import PUBLISHED
 from pctool.core.products import Precision
 from pctool.training import ema
+from pctool.training.cuda import beside
 from pctool.training.losses import hinge_d, hinge_g
-from pctool.training.memory import peak_mib
+from pctool.training.memory import MIB, peak_mib
 
 CONTRACT = ("none", "sn", "fpc-3", "fpc-5", "fpc-7", "fpc-9", "apc", "svd")
 OTHERS = ("stock", "fpc-7-low", "plug-in", "naive")
 IN_PLACE = ("stock", "plug-in", "naive")
 # What torch's counter leaves out: C.baddbmm_(A, B) with A [b, n, k], B [b, k, m].
 IN_PLACE_PRODUCT = {torch.ops.aten.baddbmm_: lambda c, a, b, **_: 2 * a[0] * a[1] * a[2] * b[2]}
+GRAPH = " graph"
 SETTLED_TAUS = (5.0, 10.0, 20.0, 30.0)
 
 
@@ -66,7 +70,9 @@ class NaiveHorner(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         W = weight.flatten(1)
-        self.u, self.v = power_iteration(W, self.u, self.v, 1)
+        u, v = power_iteration(W, self.u, self.v, 1)
+        self.u.copy_(u)
+        self.v.copy_(v)
         A = W / torch.dot(self.u, W @ self.v)
         value = self.coeffs[-1] * A
         for a in self.coeffs[-2::-1]:
@@ -93,9 +99,10 @@ class Training:
         for layer in self.pre.layers:
             if layer.factored:
                 self._time_left(layer.module)
-        self.optim_g = torch.optim.Adam(self.G.parameters(), lr=2e-4, betas=(0.5, 0.999))
-        self.optim_d = torch.optim.Adam(self.D.parameters(), lr=2e-4, betas=(0.5, 0.999))
-        self.W_hat = self.pre.weights(iterate=False)
+        adam: Any = {"lr": 2e-4, "betas": (0.5, 0.999), "fused": True, "capturable": args.device == "cuda"}
+        self.optim_g, self.optim_d = (torch.optim.Adam(net.parameters(), **adam) for net in (self.G, self.D))
+        self.decay = torch.tensor(0.99, device=args.device)
+        self.side_stream = torch.cuda.Stream() if args.device == "cuda" else None
 
     def _preconditioner(self, method: str, args: argparse.Namespace) -> Preconditioner:
         images = (2 * args.batch_size, 3, args.resolution, args.resolution)
@@ -170,39 +177,56 @@ class Training:
         """One (1,1) step, as in pctool/training/loop.py."""
         autocast = torch.autocast(self.args.device, torch.bfloat16, enabled=self.args.precision == "bf16")
         cached = parametrize.cached if self.method == "plug-in" else contextlib.nullcontext
-        self.layer_seconds = 0.0
+        start = time.perf_counter()
+        with beside(self.side_stream) as join:
+            W_hat = self.pre.weights()
+        self.layer_seconds = time.perf_counter() - start
         self.D.requires_grad_(False)
-        frozen = {name: value.detach() for name, value in self.W_hat.items()}
+        frozen = {name: value.detach() for name, value in W_hat.items()}
         with cached():
             with autocast:
-                logits = functional_call(self.D, frozen, (self.G(z),)) if frozen else self.D(self.G(z))
+                fake = self.G(z)
+                join()
+                logits = functional_call(self.D, frozen, (fake,)) if frozen else self.D(fake)
             self.optim_g.zero_grad()
             hinge_g(logits.float()).backward()
         self.optim_g.step()
         self.D.requires_grad_(True)
-        ema.update(self.average, self.G, 0.99)
+        ema.update(self.average, self.G, self.decay)
         with cached():
             with autocast:
                 with torch.no_grad():
                     fake = self.G(z)
                 both = torch.cat([real, fake.float()])
-                # Leaves, so that the layer's own backward pass can be timed by itself; the gradient is the same.
-                leaves = {name: value.detach().requires_grad_() for name, value in self.W_hat.items()}
+                # On a CPU leaves, so that the layer's own backward pass can be timed; the gradient is the same.
+                leaves = {name: value.detach().requires_grad_() for name, value in W_hat.items()}
+                leaves = W_hat if self.side_stream else leaves
                 logits = functional_call(self.D, leaves, (both,)) if leaves else self.D(both)
             loss = hinge_d(*logits.float().split(len(real)))
             self.optim_d.zero_grad()
             loss.backward()
         start = time.perf_counter()
-        if leaves:
-            torch.autograd.backward(list(self.W_hat.values()), [leaf.grad for leaf in leaves.values()])
+        if leaves is not W_hat:
+            torch.autograd.backward(list(W_hat.values()), [leaf.grad for leaf in leaves.values()])
         if (penalty := self.pre.penalty()) is not None:
             penalty.backward()
         middle = time.perf_counter()
         self.optim_d.step()
         again = time.perf_counter()
-        self.W_hat = self.pre.weights()
+        self.pre.advance()
         if leaves:
             self.layer_seconds += middle - start + time.perf_counter() - again
+
+    def recorded(self, real: Tensor, z: Tensor, pool: Any) -> Callable[[], None]:
+        """The step as a CUDA graph, which shares its memory with others of `pool`: it leaves nothing there."""
+        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.step(real, z)
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(graph, pool=pool, stream=stream):
+            self.step(real, z)
+        return graph.replay
 
 
 class Operations(TorchDispatchMode):
@@ -216,34 +240,57 @@ class Operations(TorchDispatchMode):
 
 
 def interleaved(
-    trainings: dict[str, Training], step: Callable[[Training], None], repeats: int, finish: Callable[[], None]
+    trainings: dict[str, Training],
+    steps: dict[str, Callable[[], None]],
+    args: argparse.Namespace,
+    finish: Callable[[], None],
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Median seconds of each and median share of the layer in them.
+    """Median seconds of each step and median share of the layer in them.
 
-    One call a round, a different method first each time, after a round that does not count.
+    `--inner` steps a round, a different method first each time, after a round that does not count.
     """
-    names = list(trainings)
+    names = list(steps)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     shares: dict[str, list[float]] = {name: [] for name in names}
-    for round_number in range(repeats + 1):
+    for round_number in range(args.repeats + 1):
         first = round_number % len(names)
         for name in names[first:] + names[:first]:
             finish()
             start = time.perf_counter()
-            step(trainings[name])
+            for _ in range(args.inner):
+                steps[name]()
             finish()
             if round_number:
-                seconds[name].append(time.perf_counter() - start)
-                shares[name].append(trainings[name].layer_seconds / seconds[name][-1])
+                seconds[name].append((time.perf_counter() - start) / args.inner)
+                shares[name].append(trainings[name.removesuffix(GRAPH)].layer_seconds / seconds[name][-1])
     medians = [{name: statistics.median(values) for name, values in found.items()} for found in (seconds, shares)]
     return medians[0], medians[1]
+
+
+def ratios(seconds: dict[str, float], reference: str) -> dict[str, float]:
+    """Each method's seconds in units of the reference's, both eager or both as a CUDA graph."""
+    found = {}
+    for name, taken in seconds.items():
+        other = reference + GRAPH * name.endswith(GRAPH)
+        if other in seconds:
+            found[name] = taken / seconds[other]
+    return found
+
+
+def tensor_mib(device: str) -> float:
+    """MiB of tensors on a GPU, from where the peak is counted anew; 0 on a CPU."""
+    if device == "cpu":
+        return 0.0
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated() / MIB
 
 
 def by_share(shares: dict[str, float], reference: str) -> dict[str, float]:
     """Steps in units of the reference's, the work outside the layer being the same: (1 - its share) / (1 - share)."""
     if reference not in shares:
         return {}
-    return {name: (1 - shares[reference]) / (1 - share) for name, share in shares.items()}
+    own = {name: share for name, share in shares.items() if not name.endswith(GRAPH)}
+    return {name: (1 - shares[reference]) / (1 - share) for name, share in own.items()}
 
 
 def peak_memory(method: str, argv: list[str]) -> float:
@@ -266,6 +313,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--inner", type=int, default=1, help="steps that are timed together")
+    parser.add_argument("--cuda-graphs", action="store_true", help="every step as a CUDA graph too")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
@@ -286,24 +335,34 @@ def main(argv: list[str]) -> None:
     format_ = torch.channels_last if args.channels_last else torch.contiguous_format
     real = torch.rand(sides, device=args.device).mul(2).sub(1).contiguous(memory_format=format_)
     z = torch.randn(args.batch_size, DIM_Z, device=args.device)
-    trainings = {method: Training(method, args) for method in methods}
     finish = torch.cuda.synchronize if args.device == "cuda" else (lambda: None)
     if args.peak_of_one:
+        training = Training(methods[0], args)
         for _ in range(3):
-            trainings[methods[0]].step(real, z)
+            training.step(real, z)
         finish()
         print(peak_mib(args.device))
         return
-    operations, flops = {}, {}
-    for method, training in trainings.items():
+    trainings: dict[str, Training] = {}
+    operations, flops, peaks = {}, {}, {}
+    for method in methods:
+        held = tensor_mib(args.device)
+        training = trainings[method] = Training(method, args)
         training.step(real, z)  # the first allocates Adam's moments
+        training.step(real, z)
+        if args.device == "cuda":
+            peaks[method] = peak_mib(args.device) - held
         with Operations() as counter:
             training.step(real, z)
         operations[method] = counter.count
         with FlopCounterMode(display=False, custom_mapping=IN_PLACE_PRODUCT) as counted:
             training.step(real, z)
         flops[method] = counted.get_total_flops()
-    seconds, shares = interleaved(trainings, lambda training: training.step(real, z), args.repeats, finish)
+    steps: dict[str, Callable[[], None]] = {m: functools.partial(t.step, real, z) for m, t in trainings.items()}
+    if args.cuda_graphs:
+        pool = torch.cuda.graph_pool_handle()
+        steps |= {m + GRAPH: training.recorded(real, z, pool) for m, training in trainings.items()}
+    seconds, shares = interleaved(trainings, steps, args, finish)
     result = {
         "resolution": args.resolution,
         "batch_size": args.batch_size,
@@ -313,8 +372,8 @@ def main(argv: list[str]) -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "repeats": args.repeats,
-        "ratio_to_stock_sn": {m: seconds[m] / seconds["stock"] for m in methods if "stock" in seconds},
-        "ratio_to_own_sn": {m: seconds[m] / seconds["sn"] for m in methods if "sn" in seconds},
+        "ratio_to_stock_sn": ratios(seconds, "stock"),
+        "ratio_to_own_sn": ratios(seconds, "sn"),
         "seconds": seconds,
         # On a GPU calls return before the work is done.
         "layer_share": shares if args.device == "cpu" else None,
@@ -324,16 +383,19 @@ def main(argv: list[str]) -> None:
         "operations": operations,
         "apc_degrees": trainings["apc"].pre.strengths() if "apc" in trainings else None,
     }
-    if args.memory:
+    if peaks:
+        result["peak_mib"] = peaks
+    elif args.memory:
         own = [arg for arg in argv if arg not in ("--memory", "--json")]
         result["peak_mib"] = {method: peak_memory(method, own) for method in methods}
     if args.json:
         print(json.dumps(result, indent=2))
         return
-    for method in methods:
-        ratios = [f"{result[key].get(method, float('nan')):.3f}" for key in ("ratio_to_stock_sn", "ratio_to_own_sn")]
+    for name, taken in seconds.items():
+        against = [f"{result[key].get(name, float('nan')):.3f}" for key in ("ratio_to_stock_sn", "ratio_to_own_sn")]
+        method = name.removesuffix(GRAPH)
         print(
-            f"{method:10} {seconds[method]:.3f} s  {ratios[0]} of stock SN  {ratios[1]} of own SN  "
+            f"{name:16} {taken:.4f} s  {against[0]} of stock SN  {against[1]} of own SN  "
             f"{result['gflop'][method]:.1f} GFLOP  {operations[method]} operations"
         )
 

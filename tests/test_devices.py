@@ -1,12 +1,19 @@
 """The same on every device: the kernel's precisions, and training. `pytest -m gpu -n 0` runs what needs a GPU."""
 
+import functools
+import re
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from pctool.core import linalg
 from pctool.core.polynomial import PUBLISHED
 from pctool.core.products import available
-from tests.training.test_session import run, stats
+from pctool.errors import NonFiniteError
+from pctool.training import session
+from pctool.training.state import TrainingState
+from tests.training.test_session import Watcher, run, stats
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -39,14 +46,83 @@ def test_singular_values_and_gradients_against_float64(device, degree, precision
     assert (rough - gradient).norm() < tolerance * gradient.norm()
 
 
+def drawn_on_the_cpu(method):
+    """A method of TrainingState that draws as on the CPU, and gives the result where its state is."""
+
+    def drawn(state, given, *purpose):
+        on_cpu = SimpleNamespace(device=torch.device("cpu"), ranks=state.ranks, config=state.config)
+        on_cpu._generator = functools.partial(TrainingState._generator, on_cpu)
+        return method(on_cpu, given.cpu() if isinstance(given, torch.Tensor) else given, *purpose).to(state.device)
+
+    return drawn
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("method", ["sn", "fpc", "apc", "svd"])
-def test_training_on_a_gpu_follows_the_cpu(tmp_path, method, compiled):
-    """The losses of ten steps in float32 are the CPU's, to what sums in another order make of them."""
+@pytest.mark.parametrize(
+    ("method", "compiled"), [("sn", False), ("fpc", False), ("apc", False), ("svd", False), ("apc", True)]
+)
+def test_training_on_a_gpu_follows_the_cpu(tmp_path, monkeypatch, method, compiled):
+    """The losses of ten steps in float32 are the CPU's, given its random numbers (each device has its own), to what
+    sums in another order make of them."""
+    monkeypatch.setattr(TrainingState, "latent", drawn_on_the_cpu(TrainingState.latent))
+    monkeypatch.setattr(TrainingState, "dequantise", drawn_on_the_cpu(TrainingState.dequantise))
     for device in ("cpu", "cuda"):
         own = {"compile": compiled and device == "cuda", "device": device, "precision": "fp32", "steps": 10}
         run(tmp_path / device, method=method, **own)
     for there, here in zip(stats(tmp_path / "cuda"), stats(tmp_path / "cpu"), strict=True):
         assert there["loss_d"] == pytest.approx(here["loss_d"], abs=1e-2)
         assert there["loss_g"] == pytest.approx(here["loss_g"], abs=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", ["none", "sn", "fpc", "apc", "svd"])
+@pytest.mark.parametrize("arch", ["resnet", "cnn"])
+def test_a_recorded_step_is_the_step(tmp_path, method, arch):
+    """(2,2) with strengths that change on the way, layers in two factors (cnn), and rates that fall: each of 16 steps,
+    recorded and not, has the same losses, to what the convolutions' own sums leave open, and the same strengths."""
+    flags = {"steps": 16, "d_iters": 2, "g_iters": 2, "device": "cuda", "arch": arch, "width_d": 64, "method": method}
+    flags |= {"apc_every": 3, "taus": (1.5, 1.6, 1.8, 2.0), "lr_d": 1e-2} if method == "apc" else {}
+    found = []
+    for graphs in (True, False):
+        run(tmp_path / f"{graphs}", cuda_graphs=graphs, **flags)
+        found.append(stats(tmp_path / f"{graphs}"))
+    for recorded, plain in zip(*found, strict=True):
+        assert recorded["loss_d"] == pytest.approx(plain["loss_d"], abs=1e-2)
+        assert recorded["loss_g"] == pytest.approx(plain["loss_g"], abs=1e-2)
+        assert recorded.get("strengths") == plain.get("strengths")
+    changes = sum("strengths" in line for line in found[0])
+    assert changes > 1 or method != "apc", "the thresholds were to force a change"
+
+
+@pytest.mark.gpu
+def test_a_recorded_run_continues(tmp_path):
+    """Stopped and begun again it goes on where it was: strengths, and losses to what other orders of sums do."""
+    flags = {"steps": 12, "device": "cuda", "apc_every": 3, "taus": (1.5, 1.6, 1.8, 2.0)}
+    run(tmp_path / "whole", **flags)
+    assert not run(tmp_path / "parts", Watcher(7), **flags).finished
+    run(tmp_path / "parts", **flags)
+    for whole, parts in zip(stats(tmp_path / "whole"), stats(tmp_path / "parts"), strict=True):
+        assert parts["loss_d"] == pytest.approx(whole["loss_d"], abs=1e-2)
+        assert parts.get("strengths") == whole.get("strengths")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["linear.weight", "blocks.1.conv1.weight"])
+def test_a_recorded_step_applies_nothing_that_is_not_finite(tmp_path, monkeypatch, name):
+    """A NaN in D's weights before step 6: the run ends there, naming it, with all others and G as they were."""
+    states, kept, build = [], {}, session.TrainingState
+    monkeypatch.setattr(session, "TrainingState", lambda *a: states.append(build(*a)) or states[-1])
+
+    class Poison(Watcher):
+        def step(self, report):
+            if report.step == 6:
+                state = states[0]
+                state.D.get_parameter(name).data.view(-1)[0] = float("nan")
+                kept.update({key: value.clone() for key, value in state.G.named_parameters()})
+                kept.update({key: value.clone() for key, value in state.D.named_parameters()})
+
+    with pytest.raises(NonFiniteError, match=rf"step 6: the loss of G is nan: D\.{re.escape(name)} is not finite"):
+        run(tmp_path / "run", Poison(), steps=10, device="cuda")
+    for network in (states[0].G, states[0].D):
+        for key, value in network.named_parameters():
+            assert torch.equal(value.nan_to_num(7.0), kept[key].nan_to_num(7.0)), key

@@ -61,15 +61,27 @@ MUTATIONS = {
     ),
     "stale weight after D's update": (
         "training/loop.py",
-        "            W_hat = pre.weights()\n",
+        "W_hat = pre.weights() if i else W_hat",
+        "W_hat = {name: x.detach().requires_grad_() for name, x in W_hat.items()} if i else W_hat",
+        "training/test_session.py",
+    ),
+    "stale u and v after D's update": (
+        "training/loop.py",
+        "        pre.advance()\n",
         "",
         "training/test_loop.py",
     ),
     "strength applied to no weight": (
+        "core/layers/preconditioner.py",
+        "if any(changed):\n            self._plan()",
+        "if any(changed):\n            pass",
+        "core/models/test_factored.py",
+    ),
+    "a step that is not finite applied": (
         "training/loop.py",
-        "pre.apply_strengths():\n            W_hat = pre.weights(iterate=False)",
-        "pre.apply_strengths():\n            pass",
-        "training/test_loop.py",
+        "1 - all_finite(descents).float()",
+        "0 * all_finite(descents).float()",
+        "training/test_session.py",
     ),
     "wrong fraction": (
         "core/spectra.py",

@@ -140,6 +140,12 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     compile: Annotated[  # the contract's name
         bool | None, _where("Compile the networks with torch.compile. (default no)", "--compile/--no-compile")
     ] = None,
+    cuda_graphs: Annotated[
+        bool | None,
+        _where(
+            "Replay the step of one process on one GPU as a CUDA graph. (default yes)", "--cuda-graphs/--no-cuda-graphs"
+        ),
+    ] = None,
     out: Annotated[Path | None, _where("The run folder. (default runs/<named after the settings>)", "--out")] = None,
     resume: Annotated[
         Literal["auto", "never"], _where("Whether the same command continues a run. (default auto)", "--resume")
@@ -155,6 +161,11 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     eval_every: Annotated[
         int | None, _where("Steps between evaluations, and at the end. (default 0)", "--eval-every")
     ] = None,
+    eval_extractor: Annotated[
+        str | None,
+        _where("The network that scores, as in 'pctool eval'. (default by the data set)", "--eval-extractor"),
+    ] = None,
+    eval_weights: Annotated[Path | None, _where("The file of its weights, if not fetched.", "--eval-weights")] = None,
     keep: Annotated[int | None, _where("Checkpoints to keep. (default 2)", "--keep")] = None,
     tensorboard: Annotated[
         bool | None,

@@ -38,6 +38,26 @@ def power_iteration(W: Tensor, u: Tensor, v: Tensor, n_iterations: int) -> tuple
     return u.to(kept), v.to(kept)
 
 
+@torch.no_grad()
+def power_iteration_(weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor], n_iterations: int) -> None:
+    """`power_iteration` of several matrices at once, zero-padded to the largest, in place of us and vs.
+
+    weights: [n_i, m_i] each way round; for many small ones, whose launches would cost more than their products.
+    """
+    if len(weights) == 1:
+        for kept, new in zip((us[0], vs[0]), power_iteration(weights[0], us[0], vs[0], n_iterations), strict=True):
+            kept.copy_(new)
+        return
+    W, v = working(_padded(weights)), working(_padded(vs)).unsqueeze(-1)
+    with torch.autocast(W.device.type, enabled=False):
+        eps = torch.finfo(W.dtype).tiny
+        for _ in range(n_iterations):
+            u = normalize(W @ v, dim=1, eps=eps)
+            v = normalize(W.mT @ u, dim=1, eps=eps)
+    for old, new in ((us, u), (vs, v)):
+        torch._foreach_copy_(list(old), [x[: len(kept), 0] for x, kept in zip(new, old, strict=True)])
+
+
 def initial_vectors(W: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """Unit vectors u [n], v [m] after `WARM_UP_ITERATIONS` from a Gaussian start, in W's dtype and device."""
     u = torch.randn(W.shape[0], generator=generator, dtype=torch.float64).to(W)
@@ -79,32 +99,41 @@ def precondition_batch(
     n_coeffs: int = MAX_COEFFS,
     precision: Precision = "fp32",
 ) -> list[Tensor]:
-    """`precondition` of several matrices with the same smaller side n at once; narrower ones are zero-padded.
+    """`precondition` of several matrices at once, each way round, zero-padded to the largest.
 
-    weights: [n, m_i] or [m_i, n], m_i >= n; us, vs: their vectors; coeffs [layers, 5], zero from `n_coeffs` on.
-    Zero columns add nothing to the Gram matrix and stay zero. `precision` is that of the matrix products: full
-    float32 whatever the process allows; `tf32` on CUDA, or `bf16` with float32 sums (CUDA, and CPUs that have it),
-    with a0 A exact and only (P - a0 I) A rough. Where the device lacks it, float32.
-    Raises ValueError for different smaller sides.
+    weights: [n_i, m_i]; us, vs: their vectors; coeffs [layers, 5], zero from `n_coeffs` on. Zero rows and columns add
+    nothing to the Gram matrix and stay zero. `precision` is that of the matrix products: full float32 whatever the
+    process allows; `tf32` on CUDA, or `bf16` with float32 sums (CUDA, and CPUs that have it), with a0 A exact and only
+    (P - a0 I) A rough. Where the device lacks it, float32.
     """
-    n = min(weights[0].shape)
-    if any(min(W.shape) != n for W in weights):
-        raise ValueError(f"a batch has one smaller side, not {sorted({min(W.shape) for W in weights})}")
-    width = max(max(W.shape) for W in weights)
+    W, u, v, tall = _stacked(weights, us, vs)
+    precision = available(precision, W)
+    W_hat = _PolynomialOfMatrix.apply(working(W), _unit(u), _unit(v), coeffs, n_coeffs, precision, False).to(W.dtype)
+    values = W_hat.unbind(0) if len(weights) > 1 else (W_hat.squeeze(0),)  # unbind's gradient is a copy
+    wide = [x.t() if flip else x for x, flip in zip(weights, tall, strict=True)]
+    found = [x if x.shape == own.shape else x[: len(own), : own.shape[1]] for x, own in zip(values, wide, strict=True)]
+    return [x.t() if flip else x for x, flip in zip(found, tall, strict=True)]
+
+
+def _stacked(
+    weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor, list[bool]]:
+    """W [layers, n, m], u [layers, n], v [layers, m] of the matrices lying down, zero-padded; which of them stood."""
     tall = [W.shape[0] > W.shape[1] for W in weights]
     wide = [W.t() if flip else W for W, flip in zip(weights, tall, strict=True)]
     left = [v if flip else u for u, v, flip in zip(us, vs, tall, strict=True)]
     right = [u if flip else v for u, v, flip in zip(us, vs, tall, strict=True)]
     if len(weights) == 1:
-        W, u, v = wide[0].unsqueeze(0), left[0].unsqueeze(0), right[0].unsqueeze(0)
-    else:
-        W = torch.stack([W if W.shape[1] == width else pad(W, (0, width - W.shape[1])) for W in wide])
-        u, v = torch.stack(left), torch.stack([pad(v, (0, width - len(v))) for v in right])
-    precision = available(precision, W)
-    W_hat = _PolynomialOfMatrix.apply(working(W), _unit(u), _unit(v), coeffs, n_coeffs, precision, False).to(W.dtype)
-    values = W_hat.unbind(0) if len(weights) > 1 else (W_hat.squeeze(0),)  # unbind's gradient is a copy
-    found = [x if W.shape[1] == width else x[:, : W.shape[1]] for x, W in zip(values, wide, strict=True)]
-    return [x.t() if flip else x for x, flip in zip(found, tall, strict=True)]
+        return wide[0].unsqueeze(0), left[0].unsqueeze(0), right[0].unsqueeze(0), tall
+    return _padded(wide), _padded(left), _padded(right), tall
+
+
+def _padded(tensors: Sequence[Tensor]) -> Tensor:
+    """One tensor of several with as many dimensions, each zero-padded to the largest."""
+    shape = torch.Size(map(max, zip(*(x.shape for x in tensors), strict=True)))
+    missing = ([k - own for k, own in zip(shape, x.shape, strict=True)] for x in tensors)
+    margins = ([n for k in reversed(sides) for n in (0, k)] for sides in missing)
+    return torch.stack([pad(x, m) if any(m) else x for x, m in zip(tensors, margins, strict=True)])
 
 
 def left_factor(
@@ -214,6 +243,8 @@ def _evaluate(  # noqa: PLR0917  # the kernel's own arguments, in its order
     if u is not None and v is not None:
         with products(W.device, "fp32"):
             sigma = u.unsqueeze(-2) @ (W @ v.unsqueeze(-1))
+    if n_coeffs == 1:
+        return W * (a[0] / sigma), W, sigma, sigma, sigma, sigma
     B = rounded(W, precision)
     S = gram(B, precision).div_(sigma.square())
     P, S2 = _polynomial(S, a, n_coeffs, precision)
@@ -263,6 +294,9 @@ class _PolynomialOfMatrix(torch.autograd.Function):
             if torch.is_grad_enabled():  # create_graph: the gradient itself will be differentiated, so autograd's road
                 value, *_ = _evaluate(W, u, v, coeffs, *ctx.how)
                 return *torch.autograd.grad(value, W, G, create_graph=True), *nothing
+            if n_coeffs == 1:
+                dW, c = G * (a[0] / sigma), _dot_exactly(G, value)
+                return _without_norm(dW, c, sigma, u, v), *nothing
             H = G if factor else rounded(G, precision)  # W_hat's own product takes W: its result must keep its digits
             M = (G if factor else mul(H, B.mT, precision)) / sigma
             L = _gradient_of_gram(M, S, S2, a, n_coeffs, precision)
@@ -272,13 +306,14 @@ class _PolynomialOfMatrix(torch.autograd.Function):
             else:
                 dW = _times(P / sigma, a[0] / sigma, G, H, precision)
                 dW = dW.add_(mul(rest, B, precision)) if precision == "bf16" else dW.baddbmm_(rest, W)
-            if u is not None:
-                # <P, M>; where M or P is rough, as the exact <G, value>, at more traffic.
-                with products(G.device, "fp32"):
-                    PM = _dot(P, M) if precision == "fp32" else _dot(G, value)
-                    c = PM + _dot(L, S)
-                dW = dW.addcmul_((-c / sigma) * u.unsqueeze(-1), v.unsqueeze(-2))
-            return dW, *nothing
+            # <P, M>; where M or P is rough, as the exact <G, value>, at more traffic.
+            PM = _dot_exactly(P, M) if precision == "fp32" else _dot_exactly(G, value)
+            return _without_norm(dW, PM + _dot_exactly(L, S), sigma, u, v), *nothing
+
+
+def _without_norm(dW: Tensor, c: Tensor, sigma: Tensor, u: Tensor | None, v: Tensor | None) -> Tensor:
+    """dW - c / sigma u v^T, sigma's share of the gradient, in dW's place."""
+    return dW if u is None or v is None else dW.addcmul_((-c / sigma) * u.unsqueeze(-1), v.unsqueeze(-2))
 
 
 def _gradient_of_gram(  # noqa: PLR0917
@@ -298,6 +333,7 @@ def _gradient_of_gram(  # noqa: PLR0917
     return L
 
 
-def _dot(X: Tensor, Y: Tensor) -> Tensor:
-    """<X, Y> of each layer, [layers, 1, 1]."""
-    return X.flatten(1).unsqueeze(1) @ Y.flatten(1).unsqueeze(2)
+def _dot_exactly(X: Tensor, Y: Tensor) -> Tensor:
+    """<X, Y> of each layer, [layers, 1, 1], in full precision."""
+    with products(X.device, "fp32"):
+        return X.flatten(1).unsqueeze(1) @ Y.flatten(1).unsqueeze(2)

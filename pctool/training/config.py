@@ -42,6 +42,7 @@ OPERATIONAL = (
     "device",
     "threads",
     "compile",
+    "cuda_graphs",
     "cache_limit",
     "data_workers",
     "out",
@@ -50,6 +51,8 @@ OPERATIONAL = (
     "sample_every",
     "spectrum_every",
     "eval_every",
+    "eval_extractor",
+    "eval_weights",
     "keep",
     "tensorboard",
     "time_limit",
@@ -115,6 +118,7 @@ class TrainConfig(BaseModel):
     device: Literal["cpu", "cuda"] = "cpu"
     threads: Count | None = None
     compile: bool = False
+    cuda_graphs: bool = True
     cache_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = catalog.CACHE_LIMIT / 1e9
     data_workers: Annotated[int, Field(ge=0)] | None = None
     out: Path
@@ -123,6 +127,8 @@ class TrainConfig(BaseModel):
     sample_every: Every = 1000
     spectrum_every: Every = 500
     eval_every: Every = 0
+    eval_extractor: str | None = None
+    eval_weights: Path | None = None
     keep: Count = 2
     tensorboard: bool = False
     time_limit: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def ramped_decay(decay: float, step: int) -> float:
@@ -12,11 +12,17 @@ def ramped_decay(decay: float, step: int) -> float:
 
 
 @torch.no_grad()
-def update(G_ema: nn.Module, G: nn.Module, decay: float) -> None:
-    """theta_ema <- decay theta_ema + (1 - decay) theta; batch norm's buffers, averages already, are copied."""
-    torch._foreach_lerp_(list(G_ema.parameters()), list(G.parameters()), 1 - decay)
-    for averaged, current in zip(G_ema.buffers(), G.buffers(), strict=True):
-        averaged.copy_(current)
+def update(G_ema: nn.Module, G: nn.Module, decay: Tensor) -> None:
+    """theta_ema <- decay theta_ema + (1 - decay) theta; batch norm's buffers, averages already, are copied.
+
+    `decay` is a scalar on the networks' device.
+    """
+    averaged: list[Tensor] = list(G_ema.parameters())
+    current: list[Tensor] = list(G.parameters())
+    change = list(torch._foreach_sub(current, averaged))
+    torch._foreach_mul_(change, 1 - decay)
+    torch._foreach_add_(averaged, change)
+    torch._foreach_copy_(list(G_ema.buffers()), list(G.buffers()))
 
 
 def initial_share(decay: float, step: int) -> float:

@@ -22,6 +22,12 @@ N_FAKE = 10_000  # samples an evaluation: as many as the built-in data has image
 BATCH_SIZE = 250
 
 
+def extractor(config: TrainConfig) -> features.Extractor:
+    """The network that scores a run. InputError for an unknown one, MissingError where its weights are not here."""
+    name = config.eval_extractor or features.default_for(config.dataset)
+    return features.load(name, config.eval_weights, config.device)
+
+
 class Scorer:
     """Scores G_ema against the whole data set, also where the run trains on a part of it.
 
@@ -30,7 +36,7 @@ class Scorer:
 
     def __init__(self, config: TrainConfig, ranks: Ranks = Ranks()) -> None:  # noqa: B008  # frozen
         self.ranks = ranks
-        self.extractor = features.load(features.default_for(config.dataset), device=config.device)
+        self.extractor = extractor(config)
         self.dataset = images.load_whole(config)
         self.seed = config.seed
         self.n_images = N_FAKE + len(self.dataset.images)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pctool.errors import NonFiniteError
 from pctool.training.state import TrainingState
@@ -14,23 +16,44 @@ from pctool.training.state import TrainingState
 KEPT = "nothing was applied, the last checkpoint holds"
 
 
-def check_finite(state: TrainingState, network: Literal["G", "D"], loss: Tensor, W_hat: dict[str, Tensor]) -> None:
-    """Raises NonFiniteError, naming step and layer, unless the network's loss and all its gradients are finite.
-
-    `W_hat` are D's effective weights, as `Preconditioner.weights` names them, that the loss was computed with.
+@dataclass(frozen=True)
+class Descent:
+    """What an update of G or D went by: its loss, the largest entry of each parameter's gradient, by name, and D's
+    effective weights, as `Preconditioner.weights` names them.
     """
-    parameters = getattr(state, network).named_parameters()
-    named = [(name, p.grad) for name, p in parameters if p.grad is not None]
-    total = torch.nn.utils.get_total_norm([gradient for _, gradient in named])
-    if torch.isfinite(total + loss.detach()):
+
+    network: Literal["G", "D"]
+    loss: Tensor
+    largest: dict[str, Tensor]
+    W_hat: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, network: Literal["G", "D"], loss: Tensor, module: nn.Module, W_hat: dict[str, Tensor]) -> Descent:
+        """After the backward pass of `loss` through `module`."""
+        gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+        largest = torch._foreach_norm(list(gradients.values()), math.inf) if gradients else ()
+        constant = {name: value.detach() for name, value in W_hat.items()}
+        return cls(network, loss.detach(), dict(zip(gradients, largest, strict=True)), constant)
+
+
+def all_finite(descents: list[Descent]) -> Tensor:
+    """Whether every loss and gradient is: a boolean scalar where they are."""
+    numbers = [number for descent in descents for number in (descent.loss, *descent.largest.values())]
+    return torch.isfinite(torch.stack(numbers)).all()
+
+
+def check_finite(state: TrainingState, descents: list[Descent]) -> None:
+    """Raises NonFiniteError, naming step and layer, unless every loss and gradient of a step is finite."""
+    if all_finite(descents):
         return
-    if not torch.isfinite(loss):
-        found = (what for what, value in _weights(state, W_hat) if not torch.isfinite(value).all())
+    first = next(descent for descent in descents if not all_finite([descent]))
+    network = first.network
+    if not torch.isfinite(first.loss):
+        found = (what for what, value in _weights(state, first.W_hat) if not torch.isfinite(value).all())
         where = next((f"{what} is not finite" for what in found), "all weights of G and D are finite")
-        raise NonFiniteError(f"step {state.step}: the loss of {network} is {loss.item()}: {where}; {KEPT}")
-    for name, gradient in named:  # a norm may overflow with every entry finite, which is no error
-        if not torch.isfinite(gradient).all():
-            raise NonFiniteError(f"step {state.step}: the gradient of {network}.{name} is not finite; {KEPT}")
+        raise NonFiniteError(f"step {state.step}: the loss of {network} is {first.loss.item()}: {where}; {KEPT}")
+    name = next(name for name, number in first.largest.items() if not torch.isfinite(number))
+    raise NonFiniteError(f"step {state.step}: the gradient of {network}.{name} is not finite; {KEPT}")
 
 
 def _weights(state: TrainingState, W_hat: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -14,7 +14,6 @@ from pctool.core import checkpoint as checkpoints
 from pctool.data import catalog, encoded
 from pctool.data.decoding import EncodedImages
 from pctool.errors import PctoolError, WriteError
-from pctool.evaluation import features
 from pctool.training import board, compiling, evaluation, images
 from pctool.training.config import TrainConfig
 from pctool.training.run_folder import RunFolder
@@ -91,8 +90,7 @@ def _sizes(state: TrainingState) -> dict[str, int]:
 
 def _scores(config: TrainConfig, dataset: catalog.ImageSet | None) -> tuple[None, str]:
     if dataset is None:  # the weights alone
-        extractor = features.load(features.default_for(config.dataset), device=config.device)
-        return None, f"{extractor.name}, whose weights are here"
+        return None, f"{evaluation.extractor(config).name}, whose weights are here"
     scorer = evaluation.Scorer(config)
     return None, f"{scorer.extractor.name}, {scorer.n_images:,} images each time"
 

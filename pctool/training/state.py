@@ -10,6 +10,7 @@ import copy
 import json
 import textwrap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,8 +20,23 @@ from pctool.core.layers.preconditioner import Preconditioner
 from pctool.core.models import DIM_Z, build_discriminator, build_generator
 from pctool.core.seeds import mix
 from pctool.errors import InputError, NonFiniteError
+from pctool.training import ema
 from pctool.training.config import TrainConfig
 from pctool.training.ranks import Ranks, with_global_batch_norm
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is new to a step: z of each update of G and of D, D's real images, and the average's decay, a scalar."""
+
+    z_g: list[Tensor]
+    z_d: list[Tensor]
+    real: list[Tensor]
+    ema_decay: Tensor
+
+    def tensors(self) -> list[Tensor]:
+        """All of them, in one order."""
+        return [*self.z_g, *self.z_d, *self.real, self.ema_decay]
 
 
 class TrainingState:
@@ -48,9 +64,8 @@ class TrainingState:
             images=(2 * config.batch_size // ranks.size, config.channels, config.resolution, config.resolution),
             generator=torch.Generator().manual_seed(mix(config.seed, "power-iteration")),
         )
-        betas = (config.beta1, config.beta2)
-        self.optim_g = torch.optim.Adam(self.G.parameters(), lr=config.lr_g, betas=betas)
-        self.optim_d = torch.optim.Adam(self.D.parameters(), lr=config.lr_d, betas=betas)
+        self.optim_g, self.optim_d = self._adam(self.G, config.lr_g), self._adam(self.D, config.lr_d)
+        self.side_stream = torch.cuda.Stream() if self.device.type == "cuda" else None
         self.step = 0
         self.seconds = 0.0
         self.logged_strengths: dict[str, int] = {}
@@ -58,6 +73,21 @@ class TrainingState:
     def _placed(self, network: nn.Module) -> nn.Module:
         # channels_last: 1.4 times faster convolutions on CPUs, and what GPUs' matrix units want.
         return network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _adam(self, network: nn.Module, rate: float) -> torch.optim.Adam:
+        # The rate is a tensor, so that a recorded step sees it change; a fused step can be skipped on the device.
+        lr, betas = torch.tensor(rate, device=self.device), (self.config.beta1, self.config.beta2)
+        cuda = self.device.type == "cuda"
+        return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, fused=True, capturable=cuda)
+
+    def draw(self, reals: Iterator[Tensor]) -> Draws:
+        """What is random at this step, with the next batches of its real images."""
+        config, step, share = self.config, self.step, self.ranks.share
+        z_g = [share(self.latent(config.batch_size_g, "z-g", step, i)) for i in range(config.g_iters)]
+        z_d = [share(self.latent(config.batch_size, "z-d", step, i)) for i in range(config.d_iters)]
+        real = [self.dequantise(next(reals), "dequantise", step, i) for i in range(config.d_iters)]
+        decay = torch.full((), ema.ramped_decay(config.ema_decay, step), device=self.device)
+        return Draws(z_g, z_d, real, decay)
 
     def latent(self, count: int, *purpose: str | int) -> Tensor:
         """z [count, 128] ~ N(0, I), float32, a function of (seed, purpose)."""
@@ -75,12 +105,16 @@ class TrainingState:
     def _generator(self, *purpose: str | int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(mix(self.config.seed, *purpose))
 
-    def set_learning_rates(self) -> None:
-        """Constant to `decay_start`, then linearly to 0 at `steps`."""
+    def learning_rates(self, step: int) -> tuple[float, float]:
+        """G's and D's at a step: constant to `decay_start`, then linearly to 0 at `steps`."""
         start, total = self.config.decay_start(), self.config.steps
-        factor = 1.0 if self.step < start else (total - self.step) / (total - start)
-        self.optim_g.param_groups[0]["lr"] = self.config.lr_g * factor
-        self.optim_d.param_groups[0]["lr"] = self.config.lr_d * factor
+        factor = 1.0 if step < start else (total - step) / (total - start)
+        return self.config.lr_g * factor, self.config.lr_d * factor
+
+    def set_learning_rates(self) -> None:
+        """Tells the optimizers this step's."""
+        for optimizer, rate in zip((self.optim_g, self.optim_d), self.learning_rates(self.step), strict=True):
+            optimizer.param_groups[0]["lr"].fill_(rate)
 
     def checkpoint(self) -> dict[str, Any]:
         """What the next step depends on, as tensors and plain values. Raises NonFiniteError rather than save a NaN."""

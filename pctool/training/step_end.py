@@ -118,7 +118,7 @@ def _stats(state: TrainingState, line: StepReport, images_a_step: int) -> dict[s
         "seconds": round(state.seconds, 3),
         "loss_d": line.loss_d,
         "loss_g": line.loss_g,
-        "lr": state.optim_g.param_groups[0]["lr"],
+        "lr": state.learning_rates(line.step - 1)[0],
         "images_per_second": round(line.images_per_second, 1),
     }
     if line.strengths != state.logged_strengths:

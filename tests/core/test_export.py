@@ -19,7 +19,7 @@ def _checkpoint(method: Any) -> tuple[dict[str, Any], torch.nn.Module, Precondit
     torch.manual_seed(0)
     D = build_discriminator("resnet", 32, 3, 8, "authors").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     layer = Preconditioner(D, method)
-    layer.weights()
+    layer.advance()
     config = json.dumps({"arch": "resnet", "resolution": 32, "channels": 3, "width_d": 8, "seed": 1})
     return {"step": 7, "config": config, "D": D.state_dict(), "preconditioner": layer.state()}, D, layer
 
@@ -31,7 +31,7 @@ def test_a_plain_network_with_the_exported_weights_is_the_discriminator(method: 
     checkpoint, D, layer = _checkpoint(method)
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
-        weights = layer.weights(iterate=False)
+        weights = layer.weights()
         expected = torch.func.functional_call(D, weights, (images,))
         plain = build_discriminator("resnet", 32, 3, 8, "authors").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         exported = plain_weights(checkpoint, "D")

@@ -151,15 +151,17 @@ def test_the_scale_of_float32_weights_does_not_matter(scale):
         torch.testing.assert_close(its_gradient * scale, gradient, rtol=1e-3, atol=1e-4)
 
 
-def test_a_batch_equals_its_members_one_by_one():
-    """Equal smaller sides, different widths and orientations and degrees in one zero-padded batch: the value and
-    gradient of each is what it has alone."""
-    shapes = [(6, 20), (6, 6), (13, 6), (6, 9), (20, 6)]
-    rows = [PUBLISHED[d].coeffs for d in (9, 3, 5, 7, 3)]
+@pytest.mark.parametrize("max_degree", [1, 9])
+def test_a_batch_equals_its_members_one_by_one(max_degree):
+    """Different sides, orientations and degrees in one zero-padded batch: the value and gradient of each is what it
+    has alone, and its vectors, iterated with the others, are too."""
+    shapes = [(6, 20), (6, 6), (13, 6), (6, 9), (20, 6), (1, 4), (2, 2)]
+    rows = [PUBLISHED[d].coeffs for d in (9, 3, 5, 7, 3, 9, 5)] if max_degree > 1 else [(1.0,), (0.5,)] * 3 + [(2.0,)]
     weights = [matrix(shape, seed).requires_grad_() for seed, shape in enumerate(shapes)]
     vectors = [linalg.initial_vectors(W, torch.Generator().manual_seed(1)) for W in weights]
     coeffs = linalg.coefficient_rows(rows, weights[0])
-    batch = linalg.precondition_batch(weights, [u for u, _ in vectors], [v for _, v in vectors], coeffs)
+    us, vs, n_coeffs = [u for u, _ in vectors], [v for _, v in vectors], max(map(len, rows))
+    batch = linalg.precondition_batch(weights, us, vs, coeffs, n_coeffs=n_coeffs)
     loss = sum((matrix(tuple(x.shape), 7) * x).sum() for x in batch)
     grads = torch.autograd.grad(loss, weights)
     for W, (u, v), row, value, gradient in zip(weights, vectors, rows, batch, grads, strict=True):
@@ -167,8 +169,10 @@ def test_a_batch_equals_its_members_one_by_one():
         torch.testing.assert_close(value, alone, rtol=1e-13, atol=1e-13)
         (expected,) = torch.autograd.grad((matrix(tuple(alone.shape), 7) * alone).sum(), W)
         torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
-    with pytest.raises(ValueError, match=r"one smaller side, not \[2, 6\]"):
-        linalg.precondition_batch([matrix((6, 20)), matrix((2, 6))], [], [], coeffs)
+    iterated = [linalg.power_iteration(W, u, v, 2) for W, u, v in zip(weights, us, vs, strict=True)]
+    linalg.power_iteration_(weights, us, vs, 2)
+    for found, expected in zip(zip(us, vs, strict=True), iterated, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
 
 
 def test_coefficients_are_values_compiled_once(compiler):
@@ -219,6 +223,7 @@ def test_coefficients_one_are_pytorchs_spectral_norm_over_several_updates(build)
     pre.load_state({"0": entry})
     raw = stock.parametrizations.weight.original
     for step in range(5):
+        pre.advance()
         W_hat, W_stock = pre.weights()["0.weight"], stock.weight
         torch.testing.assert_close(W_hat, W_stock, rtol=1e-14, atol=1e-14)
         G = torch.randn(W_stock.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(step))

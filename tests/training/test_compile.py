@@ -1,7 +1,6 @@
 """What --compile compiles, and how often. That compiled equals eager is in test_loop.py and test_parametrization.py."""
 
 import random
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from pctool.core.layers.strength import Ladder
 from pctool.core.polynomial import IDENTITY
 from pctool.training import loop, session
 from pctool.training.config import resolve
-from pctool.training.ranks import Ranks
 from tests.training.test_loop import FLAGS
 
 
@@ -52,15 +50,3 @@ def test_a_change_of_apc_compiles_nothing_again(tmp_path, monkeypatch, arch):
         opened.train(watcher)
     assert len(set(watcher.strengths)) == 10, "every step was to bring a change"
     assert watcher.graphs == [4] * 10
-
-
-@pytest.mark.parametrize(
-    ("device", "ranks", "mode"),
-    [("cpu", Ranks(), None), ("cuda", Ranks(), "reduce-overhead"), ("cuda", Ranks(0, 2), None)],
-)
-def test_one_gpu_gets_cuda_graphs(monkeypatch, device, ranks, mode):
-    """Compiled for fixed shapes: where one process trains on one GPU in the mode that records CUDA graphs."""
-    asked = []
-    monkeypatch.setattr(loop.torch, "compile", lambda function, **options: asked.append(options))
-    loop._compiled(torch.relu, SimpleNamespace(device=torch.device(device), ranks=ranks))
-    assert asked == [{"dynamic": False, "mode": mode}]

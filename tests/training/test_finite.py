@@ -8,7 +8,7 @@ import torch
 
 from pctool.errors import NonFiniteError
 from pctool.training.config import resolve
-from pctool.training.finite import check_finite
+from pctool.training.finite import Descent, check_finite
 from pctool.training.state import TrainingState
 
 NAN = float("nan")
@@ -23,28 +23,42 @@ def state():
     return made
 
 
-def said(state, network, loss, W_hat):
+def descent(state, network, loss, W_hat):
+    return Descent.of(network, torch.tensor(loss), getattr(state, network), W_hat)
+
+
+def said(state, *descents):
     with pytest.raises(NonFiniteError) as caught:
-        check_finite(state, network, torch.tensor(loss), W_hat)
+        check_finite(state, list(descents))
     return str(caught.value)
 
 
 def test_finite_is_silent(state):
-    """Also where the norm of all gradients together overflows in float32."""
+    """Also where the norm of a gradient overflows in float32."""
     W_hat = state.preconditioner.weights()
-    check_finite(state, "D", torch.tensor(1.0), W_hat)
+    check_finite(state, [descent(state, "D", 1.0, W_hat)])
     for p in state.D.parameters():
         p.grad.fill_(3e38)
-    check_finite(state, "D", torch.tensor(1.0), W_hat)
+    check_finite(state, [descent(state, "D", 1.0, W_hat)])
+
+
+def test_the_first_of_several_is_named(state):
+    """A step's later updates follow from what they were given: a NaN of theirs is not the cause."""
+    W_hat = state.preconditioner.weights()
+    fine, first = descent(state, "G", 1.0, W_hat), descent(state, "G", NAN, W_hat)
+    state.D.linear.weight.grad[0, 0] = NAN
+    second = descent(state, "D", 1.0, W_hat)
+    assert "the loss of G is nan" in said(state, fine, first, second)
+    assert "the gradient of D.linear.weight is not finite" in said(state, fine, second, first)
 
 
 @pytest.mark.parametrize("value", [NAN, float("inf")])
 def test_a_gradient_is_named_by_its_tensor(state, value):
     """Step, network and parameter; the other network's gradients do not count."""
     state.D.blocks[1].conv2.weight.grad[0, 0, 0, 0] = value
-    words = said(state, "D", 1.0, state.preconditioner.weights())
+    words = said(state, descent(state, "D", 1.0, state.preconditioner.weights()))
     assert words.startswith("step 7: the gradient of D.blocks.1.conv2.weight is not finite; nothing was applied")
-    check_finite(state, "G", torch.tensor(1.0), {})
+    check_finite(state, [descent(state, "G", 1.0, {})])
 
 
 def test_a_loss_names_the_first_weight_that_is_not_finite(state):
@@ -60,11 +74,12 @@ def test_a_loss_names_the_first_weight_that_is_not_finite(state):
     for network in "DG":
         assert re.match(
             rf"step 7: the loss of {network} is nan: all weights of G and D are finite; nothing was applied",
-            said(state, network, NAN, W_hat),
+            said(state, descent(state, network, NAN, W_hat)),
         )
     for name, tensor in places:  # each comes before those that are not finite already
         tensor.data.view(-1)[0] = NAN
-        assert said(state, "D", float("inf"), W_hat).startswith(f"step 7: the loss of D is inf: {name} is not finite;")
+        words = said(state, descent(state, "D", float("inf"), W_hat))
+        assert words.startswith(f"step 7: the loss of D is inf: {name} is not finite;")
 
 
 def test_a_factor_is_named_by_its_layer():
@@ -73,4 +88,4 @@ def test_a_factor_is_named_by_its_layer():
     state = TrainingState(resolve(flags))
     W_hat = {name: value.detach().clone() for name, value in state.preconditioner.weights().items()}
     W_hat["stages.10.left"][0, 0] = NAN
-    assert "the effective weight of D.stages.10.weight is not finite" in said(state, "D", NAN, W_hat)
+    assert "the effective weight of D.stages.10.weight is not finite" in said(state, descent(state, "D", NAN, W_hat))

@@ -57,8 +57,9 @@ def test_learning_rates_of_both_optimizers_follow_the_schedule():
         state.step = step
         state.set_learning_rates()
         factor = np.interp(step, [0, 20, 50], [1, 1, 0])
-        assert state.optim_g.param_groups[0]["lr"] == pytest.approx(1e-4 * factor, rel=1e-12)
-        assert state.optim_d.param_groups[0]["lr"] == pytest.approx(3e-4 * factor, rel=1e-12)
+        assert state.learning_rates(step) == pytest.approx((1e-4 * factor, 3e-4 * factor), rel=1e-12)
+        assert state.optim_g.param_groups[0]["lr"].item() == pytest.approx(1e-4 * factor, rel=1e-6)
+        assert state.optim_d.param_groups[0]["lr"].item() == pytest.approx(3e-4 * factor, rel=1e-6)
 
 
 def test_the_optimizers_are_the_configured_adam_over_all_parameters():

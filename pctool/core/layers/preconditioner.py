@@ -22,9 +22,8 @@ from pctool.core.linalg import (
     coefficient_rows,
     initial_vectors,
     left_factor,
-    power_iteration,
+    power_iteration_,
     precondition_batch,
-    spectral_norm,
 )
 from pctool.core.models.factored import factored_layers
 from pctool.core.polynomial import IDENTITY, PUBLISHED, OddPolynomial
@@ -37,6 +36,7 @@ METHODS: tuple[Method, ...] = ("none", "sn", "fpc", "apc", "svd")
 # 32 px discriminator's weights (128 x 1152 each) took longer batched than one by one. On a GPU, where a launch costs
 # as much as such a product, the limit is an estimate: not measured on a GPU.
 LARGEST_IN_A_BATCH = {"cpu": 2**14, "cuda": 2**20}
+MOST_PADDING = 4  # times the entries of the matrices in a batch
 
 
 @dataclass
@@ -67,11 +67,38 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Layers with the same smaller side, evaluated at once: their polynomials as the kernel takes them."""
+    """Layers that are evaluated at once: their polynomials as the kernel takes them."""
 
     layers: list[_Layer]
     coeffs: Tensor
     n_coeffs: int
+
+    def tensors(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """The layers' matrices, u and v."""
+        return [layer.matrix for layer in self.layers], [x.u for x in self.layers], [x.v for x in self.layers]
+
+
+def _groups(layers: list[_Layer]) -> list[list[_Layer]]:
+    """Large and factored layers each by itself; small ones together, the largest first, while padding takes little."""
+    groups: list[list[_Layer]] = []
+    small: list[_Layer] = []
+    for layer in layers:
+        alone = layer.factored or layer.matrix.numel() > LARGEST_IN_A_BATCH.get(layer.u.device.type, 2**20)
+        (groups.append([layer]) if alone else small.append(layer))
+    while small:
+        small.sort(key=lambda layer: -layer.matrix.numel())
+        group: list[_Layer] = []
+        n = m = entries = 0
+        for layer in small:
+            low, high = sorted(layer.matrix.shape)
+            wider = max(n, low) * max(m, high) * (len(group) + 1)
+            if wider > MOST_PADDING * (entries + low * high):
+                continue
+            group.append(layer)
+            n, m, entries = max(n, low), max(m, high), entries + low * high
+        groups.append(group)
+        small = [layer for layer in small if layer not in group]
+    return groups
 
 
 class Preconditioner:
@@ -129,49 +156,38 @@ class Preconditioner:
         self._plan()
 
     def _plan(self) -> None:
-        """Puts the layers that have a polynomial into batches; one without leaves its batch."""
-        groups: dict[int | str, list[_Layer]] = {}
-        for layer in self.layers:
-            if layer.polynomial.degree > 1 or layer.factored:
-                shape = layer.matrix.shape
-                alone = layer.factored or shape.numel() > LARGEST_IN_A_BATCH.get(layer.u.device.type, 2**20)
-                groups.setdefault(layer.name if alone else min(shape), []).append(layer)
+        """Puts the layers into batches, those with a polynomial and those without apart."""
         self._batches = []
-        for members in groups.values():
-            coeffs = [layer.polynomial.coeffs for layer in members]
-            rows = coefficient_rows(coeffs, members[0].u)
-            self._batches.append(_Batch(members, rows, max(map(len, coeffs))))
+        for plain in (True, False):
+            for members in _groups([layer for layer in self.layers if (layer.polynomial.degree == 1) == plain]):
+                coeffs = [layer.polynomial.coeffs for layer in members]
+                rows = coefficient_rows(coeffs, members[0].u)
+                self._batches.append(_Batch(members, rows, max(map(len, coeffs))))
 
-    def weights(self, *, iterate: bool = True) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def advance(self) -> None:
+        """Follows an update of the raw weights, once after each: u and v by the power iteration, in place."""
+        if self.svd is not None:
+            self.svd.advance()
+        for batch in self._batches:
+            power_iteration_(*batch.tensors(), self.n_power_iterations)
+
+    def weights(self) -> dict[str, Tensor]:
         """Effective weights by parameter name, with their graph: what `functional_call` takes.
 
-        Of a factored layer it is Q, as `<layer>.left`, beside the network's own weight. `iterate` runs the power
-        iteration first: once after each update of the raw weights. Without it u and v stay as they are, so that a
-        resumed run computes the same bits.
+        Of a factored layer it is Q, as `<layer>.left`, beside the network's own weight. u and v stay as they are, so
+        that a resumed run computes the same bits; their graph is to be used before the next `advance`.
         """
         if self.svd is not None:
             return self.svd.weights()
         values: dict[str, Tensor] = {}
-        for layer in self.layers:
-            if iterate:
-                layer.u, layer.v = power_iteration(layer.matrix, layer.u, layer.v, self.n_power_iterations)
-            if layer.polynomial.degree == 1 and not layer.factored:
-                A = spectral_norm(layer.matrix, layer.u, layer.v)
-                a0 = layer.polynomial.coeffs[0]
-                values[layer.key] = _as_weight(A if a0 == 1 else a0 * A, _weight(layer.module))
         for batch in self._batches:
             how: Any = {"n_coeffs": batch.n_coeffs, "precision": self.precision}
             first = batch.layers[0]
             if first.factored:
                 values[first.key] = left_factor(first.matrix, first.u, first.v, batch.coeffs[0], **how)
                 continue
-            found = precondition_batch(
-                [layer.matrix for layer in batch.layers],
-                [layer.u for layer in batch.layers],
-                [layer.v for layer in batch.layers],
-                batch.coeffs,
-                **how,
-            )
+            found = precondition_batch(*batch.tensors(), batch.coeffs, **how)
             for layer, W_hat in zip(batch.layers, found, strict=True):
                 values[layer.key] = _as_weight(W_hat, _weight(layer.module))
         # In the network's order whatever the strengths are: compiled code that takes them depends on the order of keys.
@@ -208,8 +224,8 @@ class Preconditioner:
         plain: dict[str, Any] = {"history": [], "pending": None}
         return {
             layer.name: {
-                "u": layer.u,
-                "v": _paper_order(layer.v, _weight(layer.module)),
+                "u": layer.u.clone(),
+                "v": _paper_order(layer.v, _weight(layer.module)).clone(),
                 **({"coeffs": list(layer.fixed.coeffs), **plain} if not layer.adaptive else layer.adaptive.state()),
             }
             for layer in self.layers
@@ -226,8 +242,8 @@ class Preconditioner:
                 layer.u, layer.v = initial_vectors(layer.matrix)
                 continue
             entry = state[layer.name]
-            layer.u = entry["u"].to(layer.u)
-            layer.v = _memory_order(entry["v"].to(layer.v), _weight(layer.module))
+            layer.u = entry["u"].to(layer.u, copy=True)
+            layer.v = _memory_order(entry["v"].to(layer.v, copy=True), _weight(layer.module))
             if layer.adaptive:
                 layer.adaptive.load_state(entry)
         self._plan()

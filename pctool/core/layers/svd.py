@@ -35,31 +35,34 @@ class SvdWeights:
             module.register_parameter("svd_d", nn.Parameter(weight.new_ones(rank)))
             del module._parameters["weight"]
             module.register_buffer("weight", weight.detach().clone())
-        self.weights()
+        self.advance()
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """Follows an update of the factors: d is kept positive, and `weight` is their product."""
+        for module in self.layers.values():
+            module.get_parameter("svd_d").clamp_(min=SMALLEST)
+        for name, value in self.weights().items():
+            self.layers[name.removesuffix(".weight")].get_buffer("weight").copy_(value)
 
     def weights(self) -> dict[str, Tensor]:
         """W = U^T diag(d / max |d|) V by parameter name, with its graph; the maximum is a constant in it."""
         values = {}
         for name, module in self.layers.items():
             U, d, V = _factors(module)
-            with torch.no_grad():
-                d.clamp_(min=SMALLEST)
             W = (U.t() * (d / d.detach().abs().max())) @ V
-            weight = module.weight
-            assert isinstance(weight, Tensor)
-            weight.copy_(W.detach().view(weight.shape))
-            values[f"{name}.weight"] = W.view(weight.shape)
+            values[f"{name}.weight"] = W.view(module.get_buffer("weight").shape)
         return values
 
     def penalty(self) -> Tensor:
         """10 sum over layers of |U U^T - I|_F^2 + |V V^T - I|_F^2 - 0.1 mean(log d); what D's loss adds."""
-        total = torch.zeros(())
+        terms = []
         for module in self.layers.values():
             U, d, V = _factors(module)
             eye = torch.eye(len(d), dtype=d.dtype, device=d.device)
             off = (U @ U.t() - eye).square().sum() + (V @ V.t() - eye).square().sum()
-            total = total.to(d) + ORTHOGONALITY * (off - SPREAD * d.log().mean())
-        return total
+            terms.append(ORTHOGONALITY * (off - SPREAD * d.log().mean()))
+        return torch.stack(terms).sum()
 
 
 def _factors(module: nn.Module) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,8 @@ convolution of G (1x1, 3x3) and the initialisation.
 
 from __future__ import annotations
 
-from typing import Literal
+import contextlib
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,31 @@ class UpBlock(nn.Module):
         return h + self._up(self.shortcut(x))
 
     def _up(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=2, mode=self.upsampling)
+        # CUDA's autocast would do it in float32, and what is added to it.
+        with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+            return F.interpolate(x, scale_factor=2, mode=self.upsampling)
+
+
+def average_pool(x: Tensor) -> Tensor:
+    """`F.avg_pool2d(x, 2)`, whose backward pass in channels_last takes a GPU several times as long as a copy."""
+    fast = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not (x.shape[2] | x.shape[3]) & 1
+    pooled: Tensor = _AveragePool.apply(x) if fast else F.avg_pool2d(x, 2)
+    return pooled
+
+
+class _AveragePool(torch.autograd.Function):
+    """The mean of 2 x 2 pixels of channels_last images with even sides."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 2)
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> Tensor:
+        n, channels, height, width = G.shape
+        spread = (G / 4).permute(0, 2, 3, 1)[:, :, None, :, None].expand(n, height, 2, width, 2, channels)
+        pixels = spread.reshape(n, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
+        return pixels.contiguous(memory_format=torch.channels_last)  # a single pixel's are no copy yet
 
 
 class DownBlock(nn.Module):
@@ -61,7 +86,7 @@ class DownBlock(nn.Module):
         return h + self.shortcut(self._pool(x))
 
     def _pool(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 2) if self.down else x
+        return average_pool(x) if self.down else x
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ def trained(method: Method) -> tuple[nn.Sequential, Preconditioner]:
         for parameter in D.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     pre.measure()  # under APC, one measurement that has not been applied
-    pre.weights()
+    pre.advance()
     return D, pre
 
 
@@ -50,7 +50,7 @@ def test_a_checkpoints_d_computes_the_same_with_the_plug_in(method: Method) -> N
     plug = with_plugin(method)
     plug.load_state_dict(to_plugin(D.state_dict(), pre.state()), strict=True)
     ours = effective(plug)
-    for name, W_hat in pre.weights(iterate=False).items():
+    for name, W_hat in pre.weights().items():
         torch.testing.assert_close(ours[name], W_hat, rtol=1e-12, atol=1e-14)
 
 
@@ -73,5 +73,7 @@ def test_a_plug_ins_state_dict_continues_in_the_trainer(method: Method) -> None:
         assert all(state[name][key] == entry[key] for key in ("coeffs", "history", "pending"))
     assert again.apply_strengths() == pre.apply_strengths()
     assert again.strengths() == pre.strengths()
+    again.advance()
+    pre.advance()
     continued = again.weights()
     assert all(torch.equal(continued[name], W_hat) for name, W_hat in pre.weights().items())

@@ -21,6 +21,7 @@ def test_weights_are_the_product_with_the_largest_d_at_one():
     svd = SvdWeights({"0": net[0], "2": net[2]})
     for d in (net[0].svd_d, net[2].svd_d):
         d.data.uniform_(0.5, 3.0)
+    svd.advance()
     values = svd.weights()
     for name, layer in (("0", net[0]), ("2", net[2])):
         expected = (layer.svd_d / layer.svd_d.max()).sort(descending=True).values
@@ -59,7 +60,7 @@ def test_d_is_kept_positive():
     net = network()
     svd = SvdWeights({"0": net[0]})
     net[0].svd_d.data[0] = -1.0
-    svd.weights()
+    svd.advance()
     assert float(net[0].svd_d[0].detach()) == SMALLEST
     assert math.isfinite(svd.penalty().detach())
 

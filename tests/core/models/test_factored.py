@@ -67,10 +67,10 @@ def test_every_strength_of_apc_keeps_the_same_names():
     """Thresholds that spread the layers over the strengths, the identity included: equal logits, and the names of the
     weights stay, which compiled code depends on."""
     (whole, a), (factored, b) = pair("apc", ladder=Ladder((1.7, 2.0, 2.3, 4.0)))
-    names = list(b.weights(iterate=False))
+    names = list(b.weights())
     torch.testing.assert_close(
-        functional_call(factored, b.weights(iterate=False), (images(),)),
-        functional_call(whole, a.weights(iterate=False), (images(),)),
+        functional_call(factored, b.weights(), (images(),)),
+        functional_call(whole, a.weights(), (images(),)),
         rtol=1e-12,
         atol=1e-14,
     )
@@ -103,10 +103,10 @@ def test_a_gradient_penalty_is_the_same():
 def test_weights_in_half_precision(dtype, taus):
     """Q has W's dtype as every effective weight: D computes in it, and the logits are those without factors to 3e-2."""
     (whole, a), (factored, b) = pair("apc", dtype, ladder=Ladder(taus))
-    values = b.weights(iterate=False)
+    values = b.weights()
     assert {value.dtype for value in values.values()} == {dtype}
     logits = functional_call(factored, values, (images(dtype),))
-    expected = functional_call(whole, a.weights(iterate=False), (images(dtype),))
+    expected = functional_call(whole, a.weights(), (images(dtype),))
     assert float((logits - expected).detach().norm()) <= 3e-2 * float(expected.detach().norm())
 
 
@@ -115,12 +115,12 @@ def test_rough_arithmetic_is_no_rougher(precision):
     """Under bf16 autocast, Q in float32 or from bf16 products: the gradients' error against float64 is at most a
     tenth more than with the effective weight made (measured: 12.1 % and 12.3 %)."""
     (D, pre), _ = pair("fpc", width=32)
-    functional_call(D, pre.weights(iterate=False), (images(),)).tanh().sum().backward()
+    functional_call(D, pre.weights(), (images(),)).tanh().sum().backward()
     exact = torch.cat([p.grad.flatten() for p in D.parameters()])
     errors = []
     for D, pre in pair("fpc", torch.float32, 32, precision=precision):
         with torch.autocast("cpu", torch.bfloat16):
-            y = functional_call(D, pre.weights(iterate=False), (images(torch.float32),))
+            y = functional_call(D, pre.weights(), (images(torch.float32),))
         y.float().tanh().sum().backward()
         errors.append(float((torch.cat([p.grad.flatten() for p in D.parameters()]) - exact).norm() / exact.norm()))
     assert errors[1] <= 1.1 * errors[0] <= 0.2, errors
