@@ -11,6 +11,10 @@ what is left; a part that fails is recorded with its last words. `--device cpu -
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
+import gc
+import io
 import json
 import os
 import random
@@ -42,9 +46,9 @@ from pctool.training.recorder import StepReport
 
 HERE = Path(__file__).parent
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
-ALL = "none,stock,sn,fpc-3,fpc-5,fpc-7,fpc-9,fpc-7-low,apc,svd,plug-in,naive"
-SOME = "none,stock,sn,fpc-7,apc"
-STEPS = (("32", "bf16"), ("48", "bf16"), ("32", "fp32"), ("48", "fp32"), ("128", "bf16"), ("256", "bf16"))
+MANY = "none,stock,sn,fpc-3,fpc-7,fpc-9,fpc-7-low,apc,svd,plug-in"
+FEW = "none,stock,sn,fpc-7,apc"
+STEPS = (("32", "bf16"), ("48", "bf16"), ("128", "bf16"), ("256", "bf16"), ("32", "fp32"), ("48", "fp32"))
 RUNS = (
     ("sn", "bf16", "eager"), ("apc", "bf16", "eager"),
     ("none", "bf16", "graph"), ("sn", "bf16", "graph"), ("fpc", "bf16", "graph"), ("apc", "bf16", "graph"),
@@ -143,22 +147,21 @@ def _seconds(work: Callable[[], object], args: argparse.Namespace, repeats: int 
     return statistics.median(taken[3:])
 
 
-def step_times(args: argparse.Namespace) -> dict[str, Any]:
-    """`step_time.py` at each resolution, batch 64, eager and as CUDA graphs: float32 at 32 and 48 px, bf16 with
-    channels_last at all four.
-    """
-    found = {}
-    for resolution, precision in (("32", "fp32"),) if args.quick else STEPS:
-        methods = SOME if resolution in {"128", "256"} else ALL
-        batch, repeats, inner = ("4", "1", "1") if args.quick else ("64", "7", "3")
-        flags = ["--resolution", resolution, "--batch-size", batch, "--repeats", repeats, "--inner", inner]
-        flags += ["--methods", "none,stock,sn,fpc-7" if args.quick else methods, "--device", args.device, "--json"]
-        flags += ["--precision", precision, "--channels-last"]
-        flags += ["--width-g", "16", "--width-d", "16"] if args.quick else []
-        flags += ["--cuda-graphs"] if args.device == "cuda" else []
-        name = f"{resolution} px {precision}"
-        found[name] = json.loads(command("benchmarks/step_time.py", *flags))
-        print(name, found[name]["seconds"], file=sys.stderr)
+def step_times(resolution: str, precision: str, args: argparse.Namespace) -> Any:
+    """`step_time.py`, batch 64, channels_last, eager and as CUDA graphs."""
+    batch, repeats, inner = ("4", "1", "1") if args.quick else ("64", "5", "3")
+    methods = "none,stock,sn,fpc-7" if args.quick else FEW if resolution in {"128", "256"} else MANY
+    flags = ["--resolution", resolution, "--batch-size", batch, "--repeats", repeats, "--inner", inner, "--json"]
+    flags += ["--methods", methods, "--device", args.device, "--precision", precision, "--channels-last"]
+    flags += ["--width-g", "16", "--width-d", "16"] if args.quick else []
+    flags += ["--cuda-graphs"] if args.device == "cuda" else []
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        step_time.main(flags)
+    gc.collect()
+    torch.cuda.empty_cache()
+    found = json.loads(printed.getvalue())
+    print({name: round(1e3 * taken, 2) for name, taken in found["seconds"].items()}, "ms", file=sys.stderr)
     return found
 
 
@@ -257,14 +260,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--parts", default="rates,tests,errors,training,step_times")
+    parser.add_argument("--parts", help="some of them, as 'rates,32 px bf16'; profile is made where it is named")
     parser.add_argument("--runs", default="")  # PROBE
     parser.add_argument("--quick", action="store_true", help="tiny networks and few steps")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no GPU here: --device cpu --quick tries the script itself")
     parts: dict[str, Callable[[argparse.Namespace], Any]] = {
-        "rates": rates, "tests": tests, "errors": errors, "training": training, "step_times": step_times,
+        "rates": rates, "tests": tests, "errors": errors, "training": training,
+        **{f"{side} px {precision}": functools.partial(step_times, side, precision) for side, precision in STEPS},
         "profile": profile,
     }  # fmt: skip
     result: dict[str, Any] = {
@@ -276,7 +280,7 @@ def main() -> None:
         "python": sys.version.split()[0],
         "seconds": {},
     }
-    for name in args.parts.split(","):
+    for name in args.parts.split(",") if args.parts else list(parts)[:-1]:
         start = time.perf_counter()
         try:
             result[name] = parts[name](args)

@@ -79,8 +79,10 @@ def test_training_on_a_gpu_follows_the_cpu(tmp_path, monkeypatch, method, compil
 @pytest.mark.parametrize("arch", ["resnet", "cnn"])
 def test_a_recorded_step_is_the_step(tmp_path, method, arch):
     """(2,2) with strengths that change on the way, layers in two factors (cnn), and rates that fall: each of 16 steps,
-    recorded and not, has the same losses, to what the convolutions' own sums leave open, and the same strengths."""
+    recorded and not, has the same losses, to what the convolutions' own sums leave open, and the same strengths. With
+    nearest neighbours for the resnet: PyTorch's bilinear gradient adds up in any order, and Adam makes much of it."""
     flags = {"steps": 16, "d_iters": 2, "g_iters": 2, "device": "cuda", "arch": arch, "width_d": 64, "method": method}
+    flags |= {"variant": "sngan"} if arch == "resnet" else {}
     flags |= {"apc_every": 3, "taus": (1.5, 1.6, 1.8, 2.0), "lr_d": 1e-2} if method == "apc" else {}
     found = []
     for graphs in (True, False):
@@ -117,7 +119,8 @@ def test_a_recorded_step_applies_nothing_that_is_not_finite(tmp_path, monkeypatc
         def step(self, report):
             if report.step == 6:
                 state = states[0]
-                state.D.get_parameter(name).data.view(-1)[0] = float("nan")
+                weight = state.D.get_parameter(name).data
+                weight[(0,) * weight.dim()] = float("nan")
                 kept.update({key: value.clone() for key, value in state.G.named_parameters()})
                 kept.update({key: value.clone() for key, value in state.D.named_parameters()})
 

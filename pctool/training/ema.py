@@ -22,7 +22,12 @@ def update(G_ema: nn.Module, G: nn.Module, decay: Tensor) -> None:
     change = list(torch._foreach_sub(current, averaged))
     torch._foreach_mul_(change, 1 - decay)
     torch._foreach_add_(averaged, change)
-    torch._foreach_copy_(list(G_ema.buffers()), list(G.buffers()))
+    buffers: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}  # at once those of a kind
+    for old, new in zip(G_ema.buffers(), G.buffers(), strict=True):
+        for side, buffer in zip(buffers.setdefault(old.dtype, ([], [])), (old, new), strict=True):
+            side.append(buffer)
+    for old_ones, new_ones in buffers.values():
+        torch._foreach_copy_(old_ones, new_ones)
 
 
 def initial_share(decay: float, step: int) -> float:

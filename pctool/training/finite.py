@@ -20,33 +20,43 @@ KEPT = "nothing was applied, the last checkpoint holds"
 class Descent:
     """What an update of G or D went by: its loss, the largest entry of each parameter's gradient, by name, and D's
     effective weights, as `Preconditioner.weights` names them.
+
+    `finite` says whether loss and gradients are; `broken` is 1 where they, or those of an update before it in the step,
+    are not, else 0. Both stay where they are computed.
     """
 
     network: Literal["G", "D"]
     loss: Tensor
     largest: dict[str, Tensor]
     W_hat: dict[str, Tensor]
+    finite: Tensor
+    broken: Tensor
 
     @classmethod
-    def of(cls, network: Literal["G", "D"], loss: Tensor, module: nn.Module, W_hat: dict[str, Tensor]) -> Descent:
-        """After the backward pass of `loss` through `module`."""
+    def of(
+        cls,
+        network: Literal["G", "D"],
+        loss: Tensor,
+        module: nn.Module,
+        W_hat: dict[str, Tensor],
+        before: list[Descent],
+    ) -> Descent:
+        """After the backward pass of `loss` through `module`, with the step's updates `before` it."""
         gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
         largest = torch._foreach_norm(list(gradients.values()), math.inf) if gradients else ()
+        finite = torch.isfinite(torch.stack([loss.detach(), *largest])).all()
+        broken = 1 - finite.float()
+        if before:
+            broken = torch.maximum(broken, before[-1].broken)
         constant = {name: value.detach() for name, value in W_hat.items()}
-        return cls(network, loss.detach(), dict(zip(gradients, largest, strict=True)), constant)
-
-
-def all_finite(descents: list[Descent]) -> Tensor:
-    """Whether every loss and gradient is: a boolean scalar where they are."""
-    numbers = [number for descent in descents for number in (descent.loss, *descent.largest.values())]
-    return torch.isfinite(torch.stack(numbers)).all()
+        return cls(network, loss.detach(), dict(zip(gradients, largest, strict=True)), constant, finite, broken)
 
 
 def check_finite(state: TrainingState, descents: list[Descent]) -> None:
-    """Raises NonFiniteError, naming step and layer, unless every loss and gradient of a step is finite."""
-    if all_finite(descents):
+    """Raises NonFiniteError, naming step and layer, unless every loss and gradient of a step's updates is finite."""
+    if not descents[-1].broken:
         return
-    first = next(descent for descent in descents if not all_finite([descent]))
+    first = next(descent for descent in descents if not descent.finite)
     network = first.network
     if not torch.isfinite(first.loss):
         found = (what for what, value in _weights(state, first.W_hat) if not torch.isfinite(value).all())

@@ -19,7 +19,7 @@ from pctool.training import ema
 from pctool.training.config import TrainConfig
 from pctool.training.cuda import Recorded, beside
 from pctool.training.evaluation import Scorer
-from pctool.training.finite import Descent, all_finite, check_finite
+from pctool.training.finite import Descent, check_finite
 from pctool.training.losses import LOSSES
 from pctool.training.ranks import Ranks
 from pctool.training.recorder import Recorder
@@ -55,8 +55,10 @@ def train(
     if state.step == 0:
         pre.update_strengths()
     go_on = step_end.begin()
+    more = go_on and state.step < config.steps
+    draws = state.draw(state.step, reals) if more else None
 
-    while go_on and state.step < config.steps:
+    while go_on and draws:
         step = state.step
         state.set_learning_rates()
 
@@ -66,8 +68,9 @@ def train(
         if step % config.apc_every == config.apc_every // DELAY and pre.apply_strengths():
             update.renew()
 
-        # Update G, its average and D.
-        descents = update(state.draw(reals))
+        # Update G, its average and D, and draw for the next step while a GPU is at it.
+        descents = update(draws)
+        draws = state.draw(step + 1, reals) if step + 1 < config.steps else None
         check_finite(state, descents)
 
         # Count, report, record, save, score.
@@ -126,14 +129,13 @@ def _update(
 def _descend(
     state: TrainingState, network: Literal["G", "D"], loss: Tensor, W_hat: dict[str, Tensor], descents: list[Descent]
 ) -> None:
-    """One update of G or D by the gradient of the global batch, unless one of the step's was not finite."""
-    optimizer = state.optim_g if network == "G" else state.optim_d
-    parameters = getattr(state, network).parameters()
+    """One update of G or D by the gradient of the global batch, unless it or one before it in the step is broken."""
+    module, optimizer = (state.G, state.optim_g) if network == "G" else (state.D, state.optim_d)
     optimizer.zero_grad()
     loss.backward()
-    state.ranks.average_gradients(parameters)
-    descents.append(Descent.of(network, loss, getattr(state, network), W_hat))
-    optimizer.found_inf = 1 - all_finite(descents).float()  # type: ignore[attr-defined]  # what skips a fused step
+    state.ranks.average_gradients(module.parameters())
+    descents.append(Descent.of(network, loss, module, W_hat, descents))
+    optimizer.found_inf = descents[-1].broken  # type: ignore[attr-defined]  # what skips a fused step, on the device
     optimizer.step()
 
 

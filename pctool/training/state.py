@@ -65,7 +65,8 @@ class TrainingState:
             generator=torch.Generator().manual_seed(mix(config.seed, "power-iteration")),
         )
         self.optim_g, self.optim_d = self._adam(self.G, config.lr_g), self._adam(self.D, config.lr_d)
-        self.side_stream = torch.cuda.Stream() if self.device.type == "cuda" else None
+        aside = self.device.type == "cuda" and config.method != "svd"  # whose penalty would wait for it
+        self.side_stream = torch.cuda.Stream() if aside else None
         self.step = 0
         self.seconds = 0.0
         self.logged_strengths: dict[str, int] = {}
@@ -80,9 +81,9 @@ class TrainingState:
         cuda = self.device.type == "cuda"
         return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, fused=True, capturable=cuda)
 
-    def draw(self, reals: Iterator[Tensor]) -> Draws:
-        """What is random at this step, with the next batches of its real images."""
-        config, step, share = self.config, self.step, self.ranks.share
+    def draw(self, step: int, reals: Iterator[Tensor]) -> Draws:
+        """What is random at a step, with the next batches as its real images."""
+        config, share = self.config, self.ranks.share
         z_g = [share(self.latent(config.batch_size_g, "z-g", step, i)) for i in range(config.g_iters)]
         z_d = [share(self.latent(config.batch_size, "z-d", step, i)) for i in range(config.d_iters)]
         real = [self.dequantise(next(reals), "dequantise", step, i) for i in range(config.d_iters)]

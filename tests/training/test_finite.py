@@ -24,7 +24,7 @@ def state():
 
 
 def descent(state, network, loss, W_hat):
-    return Descent.of(network, torch.tensor(loss), getattr(state, network), W_hat)
+    return Descent.of(network, torch.tensor(loss), getattr(state, network), W_hat, [])
 
 
 def said(state, *descents):
@@ -34,11 +34,12 @@ def said(state, *descents):
 
 
 def test_finite_is_silent(state):
-    """Also where the norm of a gradient overflows in float32."""
+    """A gradient is, also where its norm overflows in float32."""
     W_hat = state.preconditioner.weights()
-    check_finite(state, [descent(state, "D", 1.0, W_hat)])
+    assert descent(state, "D", 1.0, W_hat).finite
     for p in state.D.parameters():
         p.grad.fill_(3e38)
+    assert descent(state, "D", 1.0, W_hat).finite
     check_finite(state, [descent(state, "D", 1.0, W_hat)])
 
 
@@ -50,6 +51,10 @@ def test_the_first_of_several_is_named(state):
     second = descent(state, "D", 1.0, W_hat)
     assert "the loss of G is nan" in said(state, fine, first, second)
     assert "the gradient of D.linear.weight is not finite" in said(state, fine, second, first)
+    later = Descent.of("G", torch.tensor(1.0), state.G, W_hat, [fine, first])
+    assert later.finite
+    assert later.broken
+    assert "the loss of G is nan" in said(state, fine, first, later)
 
 
 @pytest.mark.parametrize("value", [NAN, float("inf")])
@@ -58,7 +63,8 @@ def test_a_gradient_is_named_by_its_tensor(state, value):
     state.D.blocks[1].conv2.weight.grad[0, 0, 0, 0] = value
     words = said(state, descent(state, "D", 1.0, state.preconditioner.weights()))
     assert words.startswith("step 7: the gradient of D.blocks.1.conv2.weight is not finite; nothing was applied")
-    check_finite(state, [descent(state, "G", 1.0, {})])
+    assert descent(state, "G", 1.0, {}).finite
+    assert not descent(state, "D", 1.0, {}).finite
 
 
 def test_a_loss_names_the_first_weight_that_is_not_finite(state):

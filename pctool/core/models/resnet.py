@@ -46,7 +46,8 @@ class Generator(nn.Module):
         widths = [round(width * share) for share in G_STAGES[resolution][1]]
         self.base = resolution >> (len(widths) - 1)
         self.dense = nn.Linear(dim_z, widths[0] * self.base**2)
-        self.blocks = nn.Sequential(*[UpBlock(a, b, variant) for a, b in pairwise(widths)])
+        blocks = [UpBlock(a, b, variant, self.base << i) for i, (a, b) in enumerate(pairwise(widths))]
+        self.blocks = nn.Sequential(*blocks)
         self.norm = nn.BatchNorm2d(widths[-1])
         kernel = 1 if variant == "authors" else 3
         self.to_image = nn.Conv2d(widths[-1], channels, kernel, padding=kernel // 2)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pctool.core.models.blocks import average_pool
+from pctool.core.models.blocks import average_pool, bilinear_matrix, enlarged
 
 
 @pytest.mark.parametrize("format_", [torch.channels_last, torch.contiguous_format])
@@ -23,3 +23,22 @@ def test_the_average_is_pytorchs(shape, format_):
         found.append((y, slope, penalty))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("side", [4, 6, 16, 24])
+def test_the_matrix_enlarges_as_pytorch(side):
+    """Value and gradient of `F.interpolate` to rounding in float64; in bf16 the matrix is exact, so that the result is
+    that of float32 rounded once."""
+    x = torch.randn(2, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    matrix = bilinear_matrix(side)
+    ours, theirs = enlarged(x, matrix.double()), F.interpolate(x, scale_factor=2, mode="bilinear")
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-14)
+    G = torch.randn_like(theirs)
+    (a,), (b,) = torch.autograd.grad(ours, x, G), torch.autograd.grad(theirs, x, G)
+    torch.testing.assert_close(a, b, rtol=1e-14, atol=1e-14)
+    low = x.detach().bfloat16()
+    rounded = F.interpolate(low.float(), scale_factor=2, mode="bilinear").bfloat16()
+    torch.testing.assert_close(enlarged(low, matrix), rounded, rtol=2**-7, atol=1e-6)
+    torch.testing.assert_close(matrix.double().sum(1), torch.ones(4 * side * side, dtype=torch.float64), rtol=0, atol=0)

@@ -199,7 +199,7 @@ def test_cheap_order_of_pooling_and_shortcut_is_the_published_one():
     h = down.conv2(F.leaky_relu(down.conv1(F.leaky_relu(x, 0.1)), 0.1))
     torch.testing.assert_close(down(x), F.avg_pool2d(h + down.shortcut(x), 2))
     for variant, mode in (("authors", "bilinear"), ("sngan", "nearest")):
-        up = UpBlock(4, 6, variant).double().eval()
+        up = UpBlock(4, 6, variant, 4).double().eval()
         h = up.conv1(F.interpolate(F.relu(up.norm1(x)), scale_factor=2, mode=mode))
         h = up.conv2(F.relu(up.norm2(h)))
         torch.testing.assert_close(up(x), h + up.shortcut(F.interpolate(x, scale_factor=2, mode=mode)))
