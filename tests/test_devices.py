@@ -76,24 +76,23 @@ def test_training_on_a_gpu_follows_the_cpu(tmp_path, monkeypatch, method, compil
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("method", ["none", "sn", "fpc", "apc", "svd"])
-@pytest.mark.parametrize("arch", ["resnet", "cnn"])
-def test_a_recorded_step_is_the_step(tmp_path, method, arch):
-    """(2,2) with strengths that change on the way, layers in two factors (cnn), and rates that fall: each of 16 steps,
-    recorded and not, has the same losses, to what the convolutions' own sums leave open, and the same strengths. With
-    nearest neighbours for the resnet: PyTorch's bilinear gradient adds up in any order, and Adam makes much of it."""
-    flags = {"steps": 16, "d_iters": 2, "g_iters": 2, "device": "cuda", "arch": arch, "width_d": 64, "method": method}
-    flags |= {"variant": "sngan"} if arch == "resnet" else {}
+@pytest.mark.parametrize(("arch", "steps"), [("cnn", 16), ("resnet", 3)])
+def test_a_recorded_step_is_the_step(tmp_path, method, arch, steps):
+    """(2,2) with strengths that change on the way, layers in two factors, and rates that fall: each step, recorded and
+    not, has the same losses, to what sums in another order make of them, and the same strengths. So few of the resnet:
+    on a CPU, rounding its gradients at 2e-7 moves the loss of step 14 by up to 0.4, the cnn's by 1e-5."""
+    flags = {"steps": steps, "d_iters": 2, "g_iters": 2, "device": "cuda", "arch": arch, "width_d": 64}
     flags |= {"apc_every": 3, "taus": (1.5, 1.6, 1.8, 2.0), "lr_d": 1e-2} if method == "apc" else {}
     found = []
     for graphs in (True, False):
-        run(tmp_path / f"{graphs}", cuda_graphs=graphs, **flags)
+        run(tmp_path / f"{graphs}", cuda_graphs=graphs, method=method, **flags)
         found.append(stats(tmp_path / f"{graphs}"))
     for recorded, plain in zip(*found, strict=True):
         assert recorded["loss_d"] == pytest.approx(plain["loss_d"], abs=1e-2)
         assert recorded["loss_g"] == pytest.approx(plain["loss_g"], abs=1e-2)
         assert recorded.get("strengths") == plain.get("strengths")
     changes = sum("strengths" in line for line in found[0])
-    assert changes > 1 or method != "apc", "the thresholds were to force a change"
+    assert changes > 1 or (method, arch) != ("apc", "cnn"), "the thresholds were to force a change"
 
 
 @pytest.mark.gpu
@@ -108,24 +107,25 @@ def test_a_recorded_run_continues(tmp_path):
         assert parts.get("strengths") == whole.get("strengths")
 
 
-@pytest.mark.gpu
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["linear.weight", "blocks.1.conv1.weight"])
-def test_a_recorded_step_applies_nothing_that_is_not_finite(tmp_path, monkeypatch, name):
-    """A NaN in D's weights before step 6: the run ends there, naming it, with all others and G as they were."""
+def test_a_step_applies_nothing_that_is_not_finite(tmp_path, monkeypatch, name, device):
+    """A NaN in D's weights before step 6, recorded or not: the run ends there, naming it, with everything else of D and
+    G as it was."""
     states, kept, build = [], {}, session.TrainingState
     monkeypatch.setattr(session, "TrainingState", lambda *a: states.append(build(*a)) or states[-1])
+
+    def parameters():
+        return {(net, key): p for net in "GD" for key, p in getattr(states[0], net).named_parameters()}
 
     class Poison(Watcher):
         def step(self, report):
             if report.step == 6:
-                state = states[0]
-                weight = state.D.get_parameter(name).data
+                weight = parameters()["D", name].data
                 weight[(0,) * weight.dim()] = float("nan")
-                kept.update({key: value.clone() for key, value in state.G.named_parameters()})
-                kept.update({key: value.clone() for key, value in state.D.named_parameters()})
+                kept.update({key: value.clone() for key, value in parameters().items()})
 
     with pytest.raises(NonFiniteError, match=rf"step 6: the loss of G is nan: D\.{re.escape(name)} is not finite"):
-        run(tmp_path / "run", Poison(), steps=10, device="cuda")
-    for network in (states[0].G, states[0].D):
-        for key, value in network.named_parameters():
-            assert torch.equal(value.nan_to_num(7.0), kept[key].nan_to_num(7.0)), key
+        run(tmp_path / "run", Poison(), steps=10, device=device, method="fpc", spectrum_every=0)
+    for key, value in parameters().items():
+        assert torch.equal(value.nan_to_num(7.0), kept[key].nan_to_num(7.0)), key
