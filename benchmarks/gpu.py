@@ -50,10 +50,8 @@ MANY = "none,stock,sn,fpc-3,fpc-7,fpc-9,fpc-7-low,apc,svd,plug-in"
 FEW = "none,stock,sn,fpc-7,apc"
 STEPS = (("32", "bf16"), ("48", "bf16"), ("128", "bf16"), ("256", "bf16"), ("32", "fp32"), ("48", "fp32"))
 RUNS = (
-    ("sn", "bf16", "eager"), ("apc", "bf16", "eager"),
-    ("none", "bf16", "graph"), ("sn", "bf16", "graph"), ("fpc", "bf16", "graph"), ("apc", "bf16", "graph"),
-    ("svd", "bf16", "graph"), ("apc", "tf32", "graph"), ("apc", "fp32", "graph"), ("apc", "fp32", "eager"),
-    ("apc", "bf16", "compiled", "graph"), ("apc", "bf16", "compiled"),
+    "sn bf16 eager", "apc bf16 eager", "none bf16 graph", "sn bf16 graph", "fpc bf16 graph", "apc bf16 graph",
+    "svd bf16 graph", "apc tf32 graph", "apc fp32 graph", "apc bf16 compiled", "apc bf16 compiled graph",
 )  # fmt: skip
 
 
@@ -175,9 +173,9 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         make_images(Path(folder) / "images.zip", 32, 512)
         os.environ["PCTOOL_CACHE_DIR"] = folder
-        runs = [tuple(r.split()) for r in args.runs.split(",")] if args.runs else RUNS  # PROBE
-        for method, precision, *how in runs[: 1 if args.quick else None]:
-            name = " ".join((method, precision, *how))
+        runs = args.runs.split(",") if args.runs else RUNS[: 1 if args.quick else None]
+        for name in runs:
+            method, precision, *how = name.split()
             found[name] = _run(args, Path(folder), method, precision, how)
             print(name, found[name], file=sys.stderr)
     return found
@@ -199,7 +197,6 @@ def _run(args: argparse.Namespace, folder: Path, method: str, precision: str, ho
     watcher, graphs = Times(), counters["stats"]["unique_graphs"]
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    torch.backends.cudnn.benchmark = "benchmark" in how  # PROBE
     choose = mock.patch.object(Ladder, "choose", lambda own, kappa: chance.choice([IDENTITY, *own.polynomials]))
     with choose, session.opened(resolve({**settings, **off, **widths, **changing})) as opened:
         opened.train(watcher)
@@ -243,10 +240,10 @@ def profile(args: argparse.Namespace) -> str:
     """Where the time of a step goes: kernels of FPC-7's graph at 32 px in bf16, the longest first."""
     given = ["--resolution", "32", "--batch-size", "64", "--precision", "bf16", "--channels-last", "--device", "cuda"]
     options = step_time.parse([*given, "--methods", "fpc-7"])
-    torch.backends.cudnn.benchmark = True
     trained = step_time.Training("fpc-7", options)
     real = torch.rand(64, 3, 32, 32, device="cuda").contiguous(memory_format=torch.channels_last)
-    replay = trained.recorded(real, torch.randn(64, 128, device="cuda"), torch.cuda.graph_pool_handle())
+    stream, pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+    replay = trained.recorded(real, torch.randn(64, 128, device="cuda"), stream, pool)
     replay()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
         for _ in range(3):
@@ -261,7 +258,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--parts", help="some of them, as 'rates,32 px bf16'; profile is made where it is named")
-    parser.add_argument("--runs", default="")  # PROBE
+    parser.add_argument("--runs", help="some of the training part's, as 'sn bf16 eager,apc bf16 compiled graph'")
     parser.add_argument("--quick", action="store_true", help="tiny networks and few steps")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():

@@ -102,7 +102,7 @@ class Training:
         adam: Any = {"lr": 2e-4, "betas": (0.5, 0.999), "fused": True, "capturable": args.device == "cuda"}
         self.optim_g, self.optim_d = (torch.optim.Adam(net.parameters(), **adam) for net in (self.G, self.D))
         self.decay = torch.tensor(0.99, device=args.device)
-        self.side_stream = torch.cuda.Stream() if args.device == "cuda" else None
+        self.side_stream = torch.cuda.Stream() if args.device == "cuda" and method != "svd" else None
 
     def _preconditioner(self, method: str, args: argparse.Namespace) -> Preconditioner:
         images = (2 * args.batch_size, 3, args.resolution, args.resolution)
@@ -217,15 +217,17 @@ class Training:
         if leaves:
             self.layer_seconds += middle - start + time.perf_counter() - again
 
-    def recorded(self, real: Tensor, z: Tensor, pool: Any) -> Callable[[], None]:
-        """The step as a CUDA graph, which shares its memory with others of `pool`: it leaves nothing there."""
-        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    def recorded(self, real: Tensor, z: Tensor, stream: Any, pool: Any) -> Callable[[], None]:
+        """The step as a CUDA graph that shares its memory with others of `pool` and `stream`: it leaves nothing there."""
+        graph = torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self.step(real, z)
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(graph, pool=pool, stream=stream):
             self.step(real, z)
+            self.optim_g.zero_grad()
+            self.optim_d.zero_grad()
         return graph.replay
 
 
@@ -360,8 +362,8 @@ def main(argv: list[str]) -> None:
         flops[method] = counted.get_total_flops()
     steps: dict[str, Callable[[], None]] = {m: functools.partial(t.step, real, z) for m, t in trainings.items()}
     if args.cuda_graphs:
-        pool = torch.cuda.graph_pool_handle()
-        steps |= {m + GRAPH: training.recorded(real, z, pool) for m, training in trainings.items()}
+        shared = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+        steps |= {m + GRAPH: training.recorded(real, z, *shared) for m, training in trainings.items()}
     seconds, shares = interleaved(trainings, steps, args, finish)
     result = {
         "resolution": args.resolution,
