@@ -218,7 +218,7 @@ class Training:
             self.layer_seconds += middle - start + time.perf_counter() - again
 
     def recorded(self, real: Tensor, z: Tensor, stream: Any, pool: Any) -> Callable[[], None]:
-        """The step as a CUDA graph that shares its memory with others of `pool` and `stream`: it leaves nothing there."""
+        """The step as a CUDA graph, sharing its memory with others of `pool` and `stream`: it leaves nothing there."""
         graph = torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

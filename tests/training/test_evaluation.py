@@ -1,5 +1,6 @@
 """Scores while training are those of `pctool eval`."""
 
+import hashlib
 import json
 import os
 import signal
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 
 from pctool.cli.main import run
 from pctool.core import checkpoint
@@ -111,3 +114,19 @@ def test_weights_that_one_rank_lacks(monkeypatch):
     assert evaluation.opened(config, Ranks(), said.append) is not None
     assert evaluation.opened(resolve({"device": "cpu", "eval_every": 0}), Beside(0, 2), said.append) is None
     assert len(said) == 1
+
+
+def test_another_extractor_scores_where_one_is_named(tmp_path, capsys):
+    """--eval-extractor with --eval-weights is what `pctool eval` has with --extractor and --weights, and its name is
+    that of the score; an unknown one ends the run before it begins, exit code 2."""
+    weights = tmp_path / "shufflenet.pth"
+    torch.save(torchvision.models.get_model("shufflenet_v2_x0_5", weights=None).state_dict(), weights)
+    named = {"eval_extractor": "shufflenet_v2_x0_5", "eval_weights": weights}
+    found = evaluation.extractor(resolve({"device": "cpu", **named}))
+    assert found.name == "shufflenet_v2_x0_5"
+    assert found.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert evaluation.extractor(resolve({"device": "cpu"})).name == "fashion-cnn"
+    command = ["train", *SMALL, "--steps", "1", "--eval-every", "1", "--eval-extractor", "nosuch"]
+    assert run([*command, "--out", str(tmp_path / "r")]) == 2
+    assert "unknown extractor 'nosuch'" in capsys.readouterr().err
+    assert not list((tmp_path / "r").glob("checkpoints/*.pt"))
