@@ -170,9 +170,8 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
     seconds given apart.
     """
     found = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, PCTOOL_CACHE_DIR=folder):
         make_images(Path(folder) / "images.zip", 32, 512)
-        os.environ["PCTOOL_CACHE_DIR"] = folder
         runs = args.runs.split(",") if args.runs else RUNS[: 1 if args.quick else None]
         for name in runs:
             method, precision, *how = name.split()

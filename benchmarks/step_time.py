@@ -48,6 +48,7 @@ from pctool.training.memory import MIB, peak_mib
 
 CONTRACT = ("none", "sn", "fpc-3", "fpc-5", "fpc-7", "fpc-9", "apc", "svd")
 OTHERS = ("stock", "fpc-7-low", "plug-in", "naive")
+SPECTRAL_NORMS = (("stock", "stock"), ("own", "sn"))
 IN_PLACE = ("stock", "plug-in", "naive")
 # What torch's counter leaves out: C.baddbmm_(A, B) with A [b, n, k], B [b, k, m].
 IN_PLACE_PRODUCT = {torch.ops.aten.baddbmm_: lambda c, a, b, **_: 2 * a[0] * a[1] * a[2] * b[2]}
@@ -101,7 +102,7 @@ class Training:
                 self._time_left(layer.module)
         adam: Any = {"lr": 2e-4, "betas": (0.5, 0.999), "fused": True, "capturable": args.device == "cuda"}
         self.optim_g, self.optim_d = (torch.optim.Adam(net.parameters(), **adam) for net in (self.G, self.D))
-        self.decay = torch.tensor(0.99, device=args.device)
+        self.weight = torch.tensor(0.01, device=args.device)
         self.side_stream = torch.cuda.Stream() if args.device == "cuda" and method != "svd" else None
 
     def _preconditioner(self, method: str, args: argparse.Namespace) -> Preconditioner:
@@ -192,13 +193,13 @@ class Training:
             hinge_g(logits.float()).backward()
         self.optim_g.step()
         self.D.requires_grad_(True)
-        ema.update(self.average, self.G, self.decay)
+        ema.update(self.average, self.G, self.weight)
         with cached():
             with autocast:
                 with torch.no_grad():
                     fake = self.G(z)
                 both = torch.cat([real, fake.float()])
-                # On a CPU leaves, so that the layer's own backward pass can be timed; the gradient is the same.
+                # Leaves, where the layer's own backward pass is timed by itself; the gradient is the same.
                 leaves = {name: value.detach().requires_grad_() for name, value in W_hat.items()}
                 leaves = W_hat if self.side_stream else leaves
                 logits = functional_call(self.D, leaves, (both,)) if leaves else self.D(both)
@@ -291,8 +292,7 @@ def by_share(shares: dict[str, float], reference: str) -> dict[str, float]:
     """Steps in units of the reference's, the work outside the layer being the same: (1 - its share) / (1 - share)."""
     if reference not in shares:
         return {}
-    own = {name: share for name, share in shares.items() if not name.endswith(GRAPH)}
-    return {name: (1 - shares[reference]) / (1 - share) for name, share in own.items()}
+    return {name: (1 - shares[reference]) / (1 - share) for name, share in shares.items()}
 
 
 def peak_memory(method: str, argv: list[str]) -> float:
@@ -320,7 +320,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--memory", action="store_true", help="peak memory of each method too, in processes of their own"
+        "--memory", action="store_true", help="peak memory of each method too; on CPUs, by a process each"
     )
     parser.add_argument("--peak-of-one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
@@ -379,8 +379,11 @@ def main(argv: list[str]) -> None:
         "seconds": seconds,
         # On a GPU calls return before the work is done.
         "layer_share": shares if args.device == "cpu" else None,
-        "ratio_to_stock_sn_by_share": by_share(shares, "stock"),
-        "ratio_to_own_sn_by_share": by_share(shares, "sn"),
+        **(
+            {}
+            if args.device == "cuda"
+            else {f"ratio_to_{n}_sn_by_share": by_share(shares, m) for n, m in SPECTRAL_NORMS}
+        ),
         "gflop": {m: count / 1e9 for m, count in flops.items()},
         "operations": operations,
         "apc_degrees": trainings["apc"].pre.strengths() if "apc" in trainings else None,

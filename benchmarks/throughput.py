@@ -123,11 +123,17 @@ class Ours:
         self.state = TrainingState(self.config)
         feed = MappedFeed(images, self.state.device)
         self.reals = feed.batches(SampleOrder(len(feed), 0).batches(0, args.batch_size))
+        self.draw = self.state.draw
 
     def step(self, precision: str) -> float:
-        """One step; its seconds, from setting the learning rates until the loop asks whether to stop."""
+        """One step; its seconds, from drawing for it until the loop asks whether to stop."""
         clock = _Clock(self.config.device)
-        self.state.set_learning_rates = clock.start  # type: ignore[method-assign]  # what a step begins with
+
+        def draw(*arguments: Any) -> Any:
+            clock.start()
+            return self.draw(*arguments)
+
+        self.state.draw = draw  # type: ignore[method-assign, assignment]
         settings = {"steps": self.state.step + 1, "precision": precision}
         config = self.config.model_copy(update=settings)
         folder = RunFolder(config.out)  # without a recorder nothing is written

@@ -1,4 +1,6 @@
-"""The same on every device: the kernel's precisions, and training. `pytest -m gpu -n 0` runs what needs a GPU."""
+"""The same on every device: the kernel's precisions, and training. `pytest -m gpu -n 0 -W default` runs
+what needs a GPU (there torch warns of its own ways).
+"""
 
 import functools
 import re

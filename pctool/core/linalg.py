@@ -345,7 +345,7 @@ def _dot_exactly(X: Tensor, Y: Tensor) -> Tensor:
 def _times_vectors(W: Tensor, x: Tensor) -> Tensor:
     """W x of each layer, [layers, n], for W [layers, n, m] and x [layers, m].
 
-    A product of matrices with a single column is no work for a GPU's kernels: as such 6 MB took them 50 microseconds.
+    A product of matrices with one column is no work for a GPU's kernels: as such 6 MB took an H100 56 microseconds.
     """
     if len(W) == 1:
         return torch.mv(W[0], x[0]).unsqueeze(0)

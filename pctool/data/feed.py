@@ -43,6 +43,11 @@ def open_feed(dataset: ImageSet, device: torch.device, workers: int | None = Non
     return MappedFeed(dataset.images, device)
 
 
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """x on the device; to a GPU from pinned memory, since another copy would wait for all that the GPU has to do."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
 @dataclass(frozen=True)
 class ResidentFeed:
     """`images`, uint8 [N, C, H, W], live on the device."""
@@ -55,7 +60,7 @@ class ResidentFeed:
     def batches(self, indices: Iterable[Tensor]) -> Generator[Tensor, None, None]:
         """`Feed.batches`, indexed on the device."""
         for index in indices:
-            yield self.images[index.to(self.images.device)]
+            yield self.images[moved(index, self.images.device)]
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class MappedFeed:
             yield from decoding.ahead(pool, self._batch, indices, depth=READ_AHEAD)
 
     def _batch(self, index: Tensor) -> Tensor:
-        return torch.from_numpy(self.images[index.numpy()]).to(self.device)
+        return moved(torch.from_numpy(self.images[index.numpy()]), self.device)
 
 
 @dataclass(frozen=True)
@@ -96,4 +101,4 @@ class StreamedFeed:
         wanted = (index.numpy() for index in indices)
         with contextlib.closing(decoding.decoded(self.images, wanted, self.workers)) as batches:
             for batch in batches:
-                yield torch.from_numpy(batch).to(self.device)
+                yield moved(torch.from_numpy(batch), self.device)

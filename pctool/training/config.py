@@ -145,6 +145,8 @@ class TrainConfig(BaseModel):
             raise ValueError(f"a ladder file goes with method apc, not {self.method}")
         if self.stop_on_collapse and not self.spectrum_every:
             raise ValueError("--stop-on-collapse looks at the recorded spectrum; leave it or --spectrum-every 0 out")
+        if (self.eval_extractor or self.eval_weights) and not self.eval_every:
+            raise ValueError("--eval-extractor and --eval-weights are for scores while training: add --eval-every N")
         if self.arch == "dcgan" and self.variant != "authors":
             raise ValueError("arch dcgan has one source, the authors' code; leave --variant out")
         if self.resolution not in RESOLUTIONS[self.arch]:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from pctool.training.finite import Descent
+from pctool.training.finite import Outcome
 from pctool.training.state import Draws
 
-Update = Callable[[Draws], list[Descent]]
+Update = Callable[[Draws], Outcome]
 
 
 @contextlib.contextmanager
@@ -45,7 +45,7 @@ class Recorded:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._tried = False
 
-    def __call__(self, draws: Draws) -> list[Descent]:
+    def __call__(self, draws: Draws) -> Outcome:
         if self._stream is None:
             return self._update(draws)
         if not self._tried:
@@ -54,16 +54,16 @@ class Recorded:
             self._graph, self._draws = torch.cuda.CUDAGraph(), draws
             # Other threads may go on: APC's measurement does.
             with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._descents = self._update(draws)
+                self._outcome = self._update(draws)
         else:
             torch._foreach_copy_(self._draws.tensors(), draws.tensors())
         self._graph.replay()
-        return self._descents
+        return self._outcome
 
-    def _try(self, stream: torch.cuda.Stream, draws: Draws) -> list[Descent]:
+    def _try(self, stream: torch.cuda.Stream, draws: Draws) -> Outcome:
         self._tried = True
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            descents = self._update(draws)
+            outcome = self._update(draws)
         torch.cuda.current_stream().wait_stream(stream)
-        return descents
+        return outcome

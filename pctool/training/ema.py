@@ -12,15 +12,15 @@ def ramped_decay(decay: float, step: int) -> float:
 
 
 @torch.no_grad()
-def update(G_ema: nn.Module, G: nn.Module, decay: Tensor) -> None:
-    """theta_ema <- decay theta_ema + (1 - decay) theta; batch norm's buffers, averages already, are copied.
+def update(G_ema: nn.Module, G: nn.Module, weight: Tensor) -> None:
+    """theta_ema <- theta_ema + weight (theta - theta_ema); buffers, averages already or constant, are copied.
 
-    `decay` is a scalar on the networks' device.
+    `weight`, 1 - decay, is a scalar on the networks' device.
     """
     averaged: list[Tensor] = list(G_ema.parameters())
     current: list[Tensor] = list(G.parameters())
     change = list(torch._foreach_sub(current, averaged))
-    torch._foreach_mul_(change, 1 - decay)
+    torch._foreach_mul_(change, weight)
     torch._foreach_add_(averaged, change)
     buffers: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}  # at once those of a kind
     for old, new in zip(G_ema.buffers(), G.buffers(), strict=True):

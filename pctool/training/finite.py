@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from pctool.errors import NonFiniteError
 from pctool.training.state import TrainingState
 
-KEPT = "nothing was applied, the last checkpoint holds"
+KEPT = "it was not applied, the last checkpoint holds"
 
 
 @dataclass(frozen=True)
 class Descent:
-    """What an update of G or D went by: its loss, the largest entry of each parameter's gradient, by name, and D's
-    effective weights, as `Preconditioner.weights` names them.
+    """What an update of G or D went by: its loss, and the largest entry of each parameter's gradient, by name.
 
     `finite` says whether loss and gradients are; `broken` is 1 where they, or those of an update before it in the step,
     are not, else 0. Both stay where they are computed.
@@ -28,19 +27,11 @@ class Descent:
     network: Literal["G", "D"]
     loss: Tensor
     largest: dict[str, Tensor]
-    W_hat: dict[str, Tensor]
     finite: Tensor
     broken: Tensor
 
     @classmethod
-    def of(
-        cls,
-        network: Literal["G", "D"],
-        loss: Tensor,
-        module: nn.Module,
-        W_hat: dict[str, Tensor],
-        before: list[Descent],
-    ) -> Descent:
+    def of(cls, network: Literal["G", "D"], loss: Tensor, module: nn.Module, before: list[Descent]) -> Descent:
         """After the backward pass of `loss` through `module`, with the step's updates `before` it."""
         gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
         largest = torch._foreach_norm(list(gradients.values()), math.inf) if gradients else ()
@@ -48,18 +39,32 @@ class Descent:
         broken = 1 - finite.float()
         if before:
             broken = torch.maximum(broken, before[-1].broken)
-        constant = {name: value.detach() for name, value in W_hat.items()}
-        return cls(network, loss.detach(), dict(zip(gradients, largest, strict=True)), constant, finite, broken)
+        return cls(network, loss.detach(), dict(zip(gradients, largest, strict=True)), finite, broken)
 
 
-def check_finite(state: TrainingState, descents: list[Descent]) -> None:
+@dataclass(frozen=True)
+class Outcome:
+    """A step's updates in their order, and D's last effective weights, as `Preconditioner.weights` names them.
+
+    Where an update was not finite no later one was applied: these are the weights that it was computed with, too.
+    """
+
+    descents: list[Descent]
+    W_hat: dict[str, Tensor]
+
+    def loss(self, network: Literal["G", "D"]) -> Tensor:
+        """The last of the network's updates."""
+        return next(descent.loss for descent in reversed(self.descents) if descent.network == network)
+
+
+def check_finite(state: TrainingState, outcome: Outcome) -> None:
     """Raises NonFiniteError, naming step and layer, unless every loss and gradient of a step's updates is finite."""
-    if not descents[-1].broken:
+    if not outcome.descents[-1].broken:
         return
-    first = next(descent for descent in descents if not descent.finite)
+    first = next(descent for descent in outcome.descents if not descent.finite)
     network = first.network
     if not torch.isfinite(first.loss):
-        found = (what for what, value in _weights(state, first.W_hat) if not torch.isfinite(value).all())
+        found = (what for what, value in _weights(state, outcome.W_hat) if not torch.isfinite(value).all())
         where = next((f"{what} is not finite" for what in found), "all weights of G and D are finite")
         raise NonFiniteError(f"step {state.step}: the loss of {network} is {first.loss.item()}: {where}; {KEPT}")
     name = next(name for name, number in first.largest.items() if not torch.isfinite(number))

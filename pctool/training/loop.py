@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Literal
 
 import torch
@@ -19,7 +20,7 @@ from pctool.training import ema
 from pctool.training.config import TrainConfig
 from pctool.training.cuda import Recorded, beside
 from pctool.training.evaluation import Scorer
-from pctool.training.finite import Descent, check_finite
+from pctool.training.finite import Descent, Outcome, check_finite
 from pctool.training.losses import LOSSES
 from pctool.training.ranks import Ranks
 from pctool.training.recorder import Recorder
@@ -49,17 +50,18 @@ def train(
     pre = state.preconditioner
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
-    record = config.cuda_graphs and state.device.type == "cuda" and ranks.size == 1
-    update = Recorded(functools.partial(_update, config, state, *_networks(config, state)), record=record)
+    update = Recorded(
+        functools.partial(_update, config, state, *_networks(config, state)),
+        record=records(config, state.device.type, ranks.size),
+    )
     step_end = StepEnd(config, state, run, ranks=ranks, stop=stop, recorder=recorder, scorer=scorer)
     if state.step == 0:
         pre.update_strengths()
     go_on = step_end.begin()
-    more = go_on and state.step < config.steps
-    draws = state.draw(state.step, reals) if more else None
+    upcoming = _drawn(config, state, state.step, reals) if go_on else None
 
-    while go_on and draws:
-        step = state.step
+    while go_on and state.step < config.steps and upcoming:
+        step, draws = state.step, upcoming.result()
         state.set_learning_rates()
 
         # Choose the strength of each layer's polynomial, some steps after it was measured.
@@ -69,13 +71,30 @@ def train(
             update.renew()
 
         # Update G, its average and D, and draw for the next step while a GPU is at it.
-        descents = update(draws)
-        draws = state.draw(step + 1, reals) if step + 1 < config.steps else None
-        check_finite(state, descents)
+        outcome = update(draws)
+        upcoming = None if stop.requested else _drawn(config, state, step + 1, reals)
+        check_finite(state, outcome)
 
         # Count, report, record, save, score.
-        go_on = step_end(descents[-1].loss, descents[config.g_iters - 1].loss)
+        go_on = step_end(outcome.loss("D"), outcome.loss("G"))
+        del outcome
     return go_on
+
+
+def records(config: TrainConfig, device: str, n_ranks: int) -> bool:
+    """Whether a step is recorded as a CUDA graph: where one process trains on one GPU, unless that is switched off."""
+    return config.cuda_graphs and device == "cuda" and n_ranks == 1
+
+
+def _drawn(config: TrainConfig, state: TrainingState, step: int, reals: Iterator[Tensor]) -> Future[Draws]:
+    """A step's draws, or the error that they end in, for when it is the step's turn; nothing beyond the last step."""
+    drawn: Future[Draws] = Future()
+    try:
+        if step < config.steps:
+            drawn.set_result(state.draw(step, reals))
+    except Exception as error:
+        drawn.set_exception(error)
+    return drawn
 
 
 def _update(
@@ -84,10 +103,10 @@ def _update(
     generate: Callable[[Tensor], Tensor],
     discriminate: Callable[..., Tensor],
     draws: Draws,
-) -> list[Descent]:
+) -> Outcome:
     """One step: G, its average, D. Nothing here looks at a value, so that a GPU can replay it as a whole.
 
-    An update that is not finite, and whatever follows it, changes neither network.
+    An update that is not finite, and whatever follows it, changes no parameter of G or D.
     """
     G, D, pre, loss = state.G, state.D, state.preconditioner, LOSSES[config.loss]
     autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=config.precision == "bf16")
@@ -105,11 +124,11 @@ def _update(
             fake = generate(z)
             join()
             logits = discriminate(D, frozen, fake)
-        _descend(state, "G", loss.g(logits.float()), W_hat, descents)
+        _descend(state, "G", loss.g(logits.float()), descents)
     D.requires_grad_(True)
 
     # Update EMA.
-    ema.update(state.G_ema, G, draws.ema_decay)
+    ema.update(state.G_ema, G, draws.ema_weight)
 
     # Update D, real and fake in one batch, and what its effective weights follow from.
     for i, (real, z) in enumerate(zip(draws.real, draws.z_d, strict=True)):
@@ -121,20 +140,18 @@ def _update(
         loss_d = loss.d(*logits.float().split(len(real)))
         if (penalty := pre.penalty()) is not None:
             loss_d = loss_d + penalty
-        _descend(state, "D", loss_d, W_hat, descents)
+        _descend(state, "D", loss_d, descents)
         pre.advance()
-    return descents
+    return Outcome(descents, {name: value.detach() for name, value in W_hat.items()})
 
 
-def _descend(
-    state: TrainingState, network: Literal["G", "D"], loss: Tensor, W_hat: dict[str, Tensor], descents: list[Descent]
-) -> None:
+def _descend(state: TrainingState, network: Literal["G", "D"], loss: Tensor, descents: list[Descent]) -> None:
     """One update of G or D by the gradient of the global batch, unless it or one before it in the step is broken."""
     module, optimizer = (state.G, state.optim_g) if network == "G" else (state.D, state.optim_d)
     optimizer.zero_grad()
     loss.backward()
     state.ranks.average_gradients(module.parameters())
-    descents.append(Descent.of(network, loss, module, W_hat, descents))
+    descents.append(Descent.of(network, loss, module, descents))
     optimizer.found_inf = descents[-1].broken  # type: ignore[attr-defined]  # what skips a fused step, on the device
     optimizer.step()
 

@@ -27,16 +27,16 @@ from pctool.training.ranks import Ranks, with_global_batch_norm
 
 @dataclass(frozen=True)
 class Draws:
-    """What is new to a step: z of each update of G and of D, D's real images, and the average's decay, a scalar."""
+    """What is new to a step: z of each update of G and of D, D's real images, G's weight in its average, a scalar."""
 
     z_g: list[Tensor]
     z_d: list[Tensor]
     real: list[Tensor]
-    ema_decay: Tensor
+    ema_weight: Tensor
 
     def tensors(self) -> list[Tensor]:
         """All of them, in one order."""
-        return [*self.z_g, *self.z_d, *self.real, self.ema_decay]
+        return [*self.z_g, *self.z_d, *self.real, self.ema_weight]
 
 
 class TrainingState:
@@ -87,8 +87,8 @@ class TrainingState:
         z_g = [share(self.latent(config.batch_size_g, "z-g", step, i)) for i in range(config.g_iters)]
         z_d = [share(self.latent(config.batch_size, "z-d", step, i)) for i in range(config.d_iters)]
         real = [self.dequantise(next(reals), "dequantise", step, i) for i in range(config.d_iters)]
-        decay = torch.full((), ema.ramped_decay(config.ema_decay, step), device=self.device)
-        return Draws(z_g, z_d, real, decay)
+        weight = torch.full((), 1 - ema.ramped_decay(config.ema_decay, step), device=self.device)
+        return Draws(z_g, z_d, real, weight)
 
     def latent(self, count: int, *purpose: str | int) -> Tensor:
         """z [count, 128] ~ N(0, I), float32, a function of (seed, purpose)."""

@@ -50,3 +50,17 @@ def test_a_change_of_apc_compiles_nothing_again(tmp_path, monkeypatch, arch):
         opened.train(watcher)
     assert len(set(watcher.strengths)) == 10, "every step was to bring a change"
     assert watcher.graphs == [4] * 10
+
+
+@pytest.mark.parametrize(
+    ("device", "n_ranks", "flags", "expected"),
+    [
+        ("cuda", 1, {}, True),
+        ("cpu", 1, {}, False),
+        ("cuda", 2, {}, False),
+        ("cuda", 1, {"cuda_graphs": False}, False),
+    ],
+)
+def test_one_process_on_one_gpu_records(device, n_ranks, flags, expected):
+    """A step is a CUDA graph there, unless that is switched off."""
+    assert loop.records(resolve({"device": "cpu", **flags}), device, n_ranks) is expected

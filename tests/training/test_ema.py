@@ -27,7 +27,7 @@ def test_recursion_and_buffers():
         with torch.no_grad():
             for p in G.parameters():
                 p.add_(torch.randn_like(p))
-        ema.update(average, G, torch.tensor(0.7, dtype=torch.float64))
+        ema.update(average, G, torch.tensor(0.3, dtype=torch.float64))
         expected = [0.7 * e + 0.3 * p.detach() for e, p in zip(expected, G.parameters(), strict=True)]
     for averaged, e in zip(average.parameters(), expected, strict=True):
         torch.testing.assert_close(averaged, e)

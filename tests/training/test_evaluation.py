@@ -14,6 +14,7 @@ import torchvision
 
 from pctool.cli.main import run
 from pctool.core import checkpoint
+from pctool.errors import InputError
 from pctool.evaluation.generate import generate
 from pctool.training import evaluation
 from pctool.training.config import resolve
@@ -121,7 +122,7 @@ def test_another_extractor_scores_where_one_is_named(tmp_path, capsys):
     that of the score; an unknown one ends the run before it begins, exit code 2."""
     weights = tmp_path / "shufflenet.pth"
     torch.save(torchvision.models.get_model("shufflenet_v2_x0_5", weights=None).state_dict(), weights)
-    named = {"eval_extractor": "shufflenet_v2_x0_5", "eval_weights": weights}
+    named = {"eval_extractor": "shufflenet_v2_x0_5", "eval_weights": weights, "eval_every": 5}
     found = evaluation.extractor(resolve({"device": "cpu", **named}))
     assert found.name == "shufflenet_v2_x0_5"
     assert found.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -130,3 +131,5 @@ def test_another_extractor_scores_where_one_is_named(tmp_path, capsys):
     assert run([*command, "--out", str(tmp_path / "r")]) == 2
     assert "unknown extractor 'nosuch'" in capsys.readouterr().err
     assert not list((tmp_path / "r").glob("checkpoints/*.pt"))
+    with pytest.raises(InputError, match="add --eval-every N"):
+        resolve({"device": "cpu", "eval_extractor": "nosuch"})

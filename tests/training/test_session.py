@@ -178,6 +178,33 @@ def test_the_polynomial_runs_once_forward_and_once_back_per_update_of_d(tmp_path
     assert counted == {"forward": 4 * 2 * layers, "backward": 4 * 2 * layers}
 
 
+def test_the_loop_reads_ahead_and_no_further(tmp_path, monkeypatch):
+    """Three steps of two updates of D take six batches. Where the next step's cannot be had, the step before it is
+    counted and its checkpoint saved first."""
+    train, taken = loop.train, []
+
+    def counting(config, reals, *rest, **named):
+        def counted():
+            for batch in reals:
+                if len(taken) == limit:
+                    raise InputError("a broken image")
+                taken.append(1)
+                yield batch
+
+        return train(config, counted(), *rest, **named)
+
+    monkeypatch.setattr(loop, "train", counting)
+    limit = 100
+    run(tmp_path / "whole", steps=3, d_iters=2)
+    assert len(taken) == 6
+    taken.clear()
+    limit = 5
+    with pytest.raises(InputError, match="a broken image"):
+        run(tmp_path / "broken", steps=5, d_iters=2, save_every=2)
+    assert [line["step"] for line in stats(tmp_path / "broken")] == [1, 2]
+    assert checkpoints.latest(tmp_path / "broken").stem == "00000002"
+
+
 def test_a_measurement_under_way_survives_an_interruption(tmp_path, monkeypatch):
     """APC measured at step 4, to be applied at step 6: a stop at step 5 in between changes no bit of the end."""
     monkeypatch.setattr(loop, "DELAY", 2)

@@ -79,7 +79,10 @@ class _Batch:
 
 
 def _groups(layers: list[_Layer]) -> list[list[_Layer]]:
-    """Large and factored layers each by itself; small ones together, the largest first, while padding takes little."""
+    """Large and factored layers each by itself; small ones together, the largest first, while padding takes little.
+
+    Padded lying down, for the polynomial, and as they are, for the power iteration.
+    """
     groups: list[list[_Layer]] = []
     small: list[_Layer] = []
     for layer in layers:
@@ -88,14 +91,15 @@ def _groups(layers: list[_Layer]) -> list[list[_Layer]]:
     while small:
         small.sort(key=lambda layer: -layer.matrix.numel())
         group: list[_Layer] = []
-        n = m = entries = 0
+        n = m = rows = columns = entries = 0
         for layer in small:
-            low, high = sorted(layer.matrix.shape)
-            wider = max(n, low) * max(m, high) * (len(group) + 1)
-            if wider > MOST_PADDING * (entries + low * high):
+            (height, width), (low, high) = layer.matrix.shape, sorted(layer.matrix.shape)
+            padded = max(max(n, low) * max(m, high), max(rows, height) * max(columns, width))
+            if padded * (len(group) + 1) > MOST_PADDING * (entries + low * high):
                 continue
             group.append(layer)
             n, m, entries = max(n, low), max(m, high), entries + low * high
+            rows, columns = max(rows, height), max(columns, width)
         groups.append(group)
         small = [layer for layer in small if layer not in group]
     return groups
@@ -130,6 +134,8 @@ class Preconditioner:
     ) -> None:
         if method not in METHODS:
             raise ValueError(f"unknown method {method!r}: one of {', '.join(METHODS)}")
+        if n_power_iterations < 1:
+            raise ValueError(f"n_power_iterations is {n_power_iterations}, allowed is 1 or more")
         self.network = network
         self.method = method
         self.n_power_iterations = n_power_iterations

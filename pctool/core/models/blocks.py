@@ -46,10 +46,10 @@ class UpBlock(nn.Module):
         return h + self._up(self.shortcut(x))
 
     def _up(self, x: Tensor) -> Tensor:
-        if x.is_cuda and x.dtype == self.enlarge.dtype and self.enlarge.numel():
+        if x.is_cuda and x.dtype == torch.bfloat16 and self.enlarge.numel():
             return enlarged(x, self.enlarge)
         # CUDA's autocast would do it in float32, and what is added to it.
-        with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+        with torch.autocast("cuda", enabled=False) if x.is_cuda else contextlib.nullcontext():
             return F.interpolate(x, scale_factor=2, mode=self.upsampling)
 
 
