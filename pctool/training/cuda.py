@@ -36,34 +36,39 @@ class Recorded:
     """
 
     def __init__(self, update: Update, *, record: bool) -> None:
-        self._update, self._record = update, record
+        self._update = update
         self._stream = torch.cuda.Stream() if record else None
         self.renew()
 
     def renew(self) -> None:
         """Records anew: the update has become another, as by a change of APC's strengths."""
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._recorded: tuple[torch.cuda.CUDAGraph, Draws, Outcome] | None = None
         self._tried = False
 
     def __call__(self, draws: Draws) -> Outcome:
         if self._stream is None:
             return self._update(draws)
         if not self._tried:
+            self._tried = True
             return self._try(self._stream, draws)
-        if self._graph is None:
-            self._graph, self._draws = torch.cuda.CUDAGraph(), draws
-            # Other threads may go on: APC's measurement does.
-            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._outcome = self._update(draws)
-        else:
-            torch._foreach_copy_(self._draws.tensors(), draws.tensors())
-        self._graph.replay()
-        return self._outcome
+        if self._recorded is None:
+            self._recorded = self._record(self._stream, draws)
+        graph, first, outcome = self._recorded
+        if draws is not first:
+            torch._foreach_copy_(first.tensors(), draws.tensors())
+        graph.replay()
+        return outcome
 
     def _try(self, stream: torch.cuda.Stream, draws: Draws) -> Outcome:
-        self._tried = True
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             outcome = self._update(draws)
         torch.cuda.current_stream().wait_stream(stream)
         return outcome
+
+    def _record(self, stream: torch.cuda.Stream, draws: Draws) -> tuple[torch.cuda.CUDAGraph, Draws, Outcome]:
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may go on meanwhile: APC's measurement does.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            outcome = self._update(draws)
+        return graph, draws, outcome

@@ -13,7 +13,7 @@ def ramped_decay(decay: float, step: int) -> float:
 
 @torch.no_grad()
 def update(G_ema: nn.Module, G: nn.Module, weight: Tensor) -> None:
-    """theta_ema <- theta_ema + weight (theta - theta_ema); buffers, averages already or constant, are copied.
+    """theta_ema <- theta_ema + weight (theta - theta_ema); batch norm's buffers, averages already, are copied.
 
     `weight`, 1 - decay, is a scalar on the networks' device.
     """
@@ -23,11 +23,17 @@ def update(G_ema: nn.Module, G: nn.Module, weight: Tensor) -> None:
     torch._foreach_mul_(change, weight)
     torch._foreach_add_(averaged, change)
     buffers: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}  # at once those of a kind
-    for old, new in zip(G_ema.buffers(), G.buffers(), strict=True):
-        for side, buffer in zip(buffers.setdefault(old.dtype, ([], [])), (old, new), strict=True):
-            side.append(buffer)
+    for old, new in zip(_batch_norms(G_ema), _batch_norms(G), strict=True):
+        for name, buffer in old.named_buffers(recurse=False):
+            kept, copied = buffers.setdefault(buffer.dtype, ([], []))
+            kept.append(buffer)
+            copied.append(new.get_buffer(name))
     for old_ones, new_ones in buffers.values():
         torch._foreach_copy_(old_ones, new_ones)
+
+
+def _batch_norms(network: nn.Module) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
 
 
 def initial_share(decay: float, step: int) -> float:

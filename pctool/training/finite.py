@@ -1,4 +1,4 @@
-"""A NaN or an infinity stops the run before it is applied, and the message says where it is."""
+"""A NaN or an infinity is not applied and stops the run, and the message says where it is."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Descent:
 class Outcome:
     """A step's updates in their order, and D's last effective weights, as `Preconditioner.weights` names them.
 
-    Where an update was not finite no later one was applied: these are the weights that it was computed with, too.
+    Where an update was not finite no later one was applied: these are of the raw weights that it was computed with.
     """
 
     descents: list[Descent]

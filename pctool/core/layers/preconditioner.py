@@ -34,7 +34,7 @@ METHODS: tuple[Method, ...] = ("none", "sn", "fpc", "apc", "svd")
 
 # A matrix with more entries keeps the device busy by itself, and copying it into a batch only costs: on a CPU core the
 # 32 px discriminator's weights (128 x 1152 each) took longer batched than one by one. On a GPU, where a launch costs
-# as much as such a product, the limit is an estimate: not measured on a GPU.
+# as much as such a product, the limit is an estimate: no other was tried.
 LARGEST_IN_A_BATCH = {"cpu": 2**14, "cuda": 2**20}
 MOST_PADDING = 4  # times the entries of the matrices in a batch
 
