@@ -87,21 +87,26 @@ def _groups(layers: list[_Layer]) -> list[list[_Layer]]:
     small: list[_Layer] = []
     for layer in layers:
         alone = layer.factored or layer.matrix.numel() > LARGEST_IN_A_BATCH.get(layer.u.device.type, 2**20)
-        (groups.append([layer]) if alone else small.append(layer))
+        if alone:
+            groups.append([layer])
+        else:
+            small.append(layer)
     while small:
         small.sort(key=lambda layer: -layer.matrix.numel())
         group: list[_Layer] = []
+        left: list[_Layer] = []
         n = m = rows = columns = entries = 0
         for layer in small:
             (height, width), (low, high) = layer.matrix.shape, sorted(layer.matrix.shape)
             padded = max(max(n, low) * max(m, high), max(rows, height) * max(columns, width))
             if padded * (len(group) + 1) > MOST_PADDING * (entries + low * high):
+                left.append(layer)
                 continue
             group.append(layer)
             n, m, entries = max(n, low), max(m, high), entries + low * high
             rows, columns = max(rows, height), max(columns, width)
         groups.append(group)
-        small = [layer for layer in small if layer not in group]
+        small = left
     return groups
 
 
