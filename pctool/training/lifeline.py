@@ -1,4 +1,5 @@
-"""A connection of every process of a run to the first one: where it breaks off, a process has died, and the others end.
+"""A connection of every process of a run to the first one: where it breaks off, or nothing comes for a minute, a
+process has died or is frozen, and the others end.
 
 Collectives notice a dead process late or never: gloo's with the next one, which a long evaluation puts off, NCCL's
 after hours (`ranks.PATIENCE`).
@@ -12,16 +13,20 @@ import secrets
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from pctool.errors import PctoolError
 
 GRACE = 5.0  # seconds that a process has to end by itself, with exit.json written, once another one is lost
 MEETING = 30.0  # seconds for the processes to find the first one
-DONE, FAILED = b".", b"x"  # what a process sends when it leaves; one that dies sends nothing
+ALIVE = b"+"  # what every process sends with every beat
+DONE, FAILED = b".", b"x"  # what it sends when it leaves; one that dies sends nothing
 
-# A node that vanishes closes no connection: after a minute of silence it counts as dead.
-KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+# A process that is stopped, or whose node has vanished, closes no connection. Beats are counted, not seconds: where
+# all of a job's processes are suspended, none is missed when they go on.
+BEAT = 10.0  # seconds
+MISSED = 5  # beats without a word after which a process counts as frozen: within a minute
 
 
 class Lifeline:
@@ -33,7 +38,7 @@ class Lifeline:
     def __init__(self, rank: int, size: int, say: Callable[[str], object]) -> None:
         self.rank, self.size, self.say = rank, size, say
         self.lost: int | None = None
-        self._died = False
+        self._how = ""
         self._peers: dict[socket.socket, int] = {}
         self._found, self._left = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -58,10 +63,6 @@ class Lifeline:
             )
         for peer in self._peers:
             peer.settimeout(None)
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in KEEPALIVE.items():
-                if hasattr(socket, name):  # not on every system
-                    peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._thread.start()
 
     def _accept(self, from_first: Callable[[tuple[int, bytes]], tuple[int, bytes]]) -> None:
@@ -80,24 +81,39 @@ class Lifeline:
                     peer.close()
 
     def _watch(self) -> None:
+        missed = dict.fromkeys(self._peers.values(), 0)  # beats, by rank
+        next_beat = time.monotonic() + BEAT
         with selectors.DefaultSelector() as selector:
             for peer, rank in self._peers.items():
                 selector.register(peer, selectors.EVENT_READ, rank)
-            while selector.get_map():
-                for key, _ in selector.select():
+            while missed:
+                for key, _ in selector.select(max(0.0, next_beat - time.monotonic())):
                     word = b""
                     with contextlib.suppress(OSError):
                         word = os.read(key.fd, 1)
                     if self._left.is_set():
                         return
-                    if word != DONE:
-                        self._lose(key.data, died=not word)
+                    if word == DONE:
+                        selector.unregister(key.fileobj)
+                        del missed[key.data]
+                    elif word == ALIVE:
+                        missed[key.data] = 0
+                    else:
+                        self._lose(key.data, "failed" if word else "died")
                         return
-                    selector.unregister(key.fileobj)
+                if time.monotonic() < next_beat:
+                    continue
+                next_beat = time.monotonic() + BEAT
+                self._send(ALIVE)
+                missed = {rank: n + 1 for rank, n in missed.items()}
+                for rank, n in missed.items():
+                    if n > MISSED:
+                        self._lose(rank, f"been silent for {n * BEAT:.0f} s (stopped, or its node is gone)")
+                        return
 
-    def _lose(self, lost: int, *, died: bool) -> None:
+    def _lose(self, lost: int, how: str) -> None:
         """Lets this process end by itself for a while, by an error of its own or of a collective; then ends it."""
-        self.lost, self._died = lost, died
+        self.lost, self._how = lost, how
         self._found.set()
         self._send(FAILED)  # the others need not say it again
         if not self._left.wait(GRACE):
@@ -108,10 +124,10 @@ class Lifeline:
 
     def _error(self) -> PctoolError:
         error = PctoolError(
-            f"process {self.lost} of {self.size} has {'died' if self._died else 'failed'}, and so all end; what was "
-            "saved is kept, the same command continues"
+            f"process {self.lost} of {self.size} has {self._how}, and so all end; what was saved is kept, the same "
+            "command continues"
         )
-        error.said = not self._died or self.rank != (0 if self.lost else 1)
+        error.said = self._how == "failed" or self.rank != (0 if self.lost else 1)
         return error
 
     @contextlib.contextmanager

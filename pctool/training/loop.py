@@ -54,30 +54,30 @@ def train(
         functools.partial(_update, config, state, *_networks(config, state)),
         record=records(config, state.device.type, ranks.size),
     )
-    step_end = StepEnd(config, state, run, ranks=ranks, stop=stop, recorder=recorder, scorer=scorer)
     if state.step == 0:
         pre.update_strengths()
-    go_on = step_end.begin()
-    upcoming = _drawn(config, state, state.step, reals) if go_on else None
+    with StepEnd(config, state, run, ranks=ranks, stop=stop, recorder=recorder, scorer=scorer) as step_end:
+        go_on = step_end.begin()
+        upcoming = _drawn(config, state, state.step, reals) if go_on else None
 
-    while go_on and state.step < config.steps and upcoming:
-        step, draws = state.step, upcoming.result()
-        state.set_learning_rates()
+        while go_on and state.step < config.steps and upcoming:
+            step, draws = state.step, upcoming.result()
+            state.set_learning_rates()
 
-        # Choose the strength of each layer's polynomial, some steps after it was measured.
-        if step and step % config.apc_every == 0:
-            pre.measure()
-        if step % config.apc_every == config.apc_every // DELAY and pre.apply_strengths():
-            update.renew()
+            # Choose the strength of each layer's polynomial, some steps after it was measured.
+            if step and step % config.apc_every == 0:
+                pre.measure()
+            if step % config.apc_every == config.apc_every // DELAY and pre.apply_strengths():
+                update.renew()
 
-        # Update G, its average and D, and draw for the next step while a GPU is at it.
-        outcome = update(draws)
-        upcoming = None if stop.requested else _drawn(config, state, step + 1, reals)
-        check_finite(state, outcome)
+            # Update G, its average and D, and draw for the next step while a GPU is at it.
+            outcome = update(draws)
+            upcoming = None if stop.requested else _drawn(config, state, step + 1, reals)
+            check_finite(state, outcome)
 
-        # Count, report, record, save, score.
-        go_on = step_end(outcome.loss("D"), outcome.loss("G"))
-        del outcome
+            # Count, report, record, save, score.
+            go_on = step_end(outcome.loss("D"), outcome.loss("G"))
+            del outcome
     return go_on
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pctool.core.layers.state import LayerState
 from pctool.core.polynomial_report import LAYER_UPPER
 from pctool.spectrum.measure import Row, measure
 from pctool.spectrum.reader import read_spectrum
@@ -68,14 +69,14 @@ class Recorder:
         if self.board:
             self.board.add("train", entry["step"], entry)
 
-    def record_spectrum(self, state: TrainingState) -> None:
+    def record_spectrum(self, step: int, layers: Sequence[LayerState]) -> None:
         """A row of spectrum.h5, and what there is to say about it."""
-        row = measure(state.step, state.preconditioner.layer_states())
+        row = measure(step, layers)
         self.spectrum.append(row)
         if self.board:
             self.board.add("spectrum", row.step, row.summary)
         for problem in row.problems:
-            self.watcher.note(f"step {state.step:,}: spectrum of {problem}")
+            self.watcher.note(f"step {step:,}: spectrum of {problem}")
         self._alarm(row)
         if not self.warned and (message := out_of_range(row)):  # once a run: it says what to do
             self.watcher.note(message)

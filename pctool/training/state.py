@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pctool.core.layers.preconditioner import Preconditioner
 from pctool.core.models import DIM_Z, build_discriminator, build_generator
 from pctool.core.seeds import mix
+from pctool.core.snapshot import snapshot
 from pctool.errors import InputError, NonFiniteError
 from pctool.training import ema
 from pctool.training.config import TrainConfig
@@ -118,7 +119,10 @@ class TrainingState:
             optimizer.param_groups[0]["lr"].fill_(rate)
 
     def checkpoint(self) -> dict[str, Any]:
-        """What the next step depends on, as tensors and plain values. Raises NonFiniteError rather than save a NaN."""
+        """What the next step depends on, as plain values and copies of tensors in main memory.
+
+        Raises NonFiniteError rather than save a NaN.
+        """
         content = {
             "step": self.step,
             "seconds": self.seconds,
@@ -134,7 +138,8 @@ class TrainingState:
         for name, value in _tensors(content):
             if value.is_floating_point() and not torch.isfinite(value).all():
                 raise NonFiniteError(f"step {self.step}: {name} is not finite; nothing was saved")
-        return content
+        copied: dict[str, Any] = snapshot(content)
+        return copied
 
     def load(self, checkpoint: dict[str, Any]) -> None:
         """Takes over `checkpoint()` of a run with networks of these shapes; InputError for any other."""

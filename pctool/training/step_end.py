@@ -1,4 +1,8 @@
-"""What follows a step of the loop: it is counted, reported, recorded, saved, scored, and the run goes on or stops."""
+"""What follows a step of the loop: it is counted, reported, recorded, saved, scored, and the run goes on or stops.
+
+Spectra, samples and checkpoints are copied at their step and measured and written in the background, in this order:
+what a checkpoint stands for is on the disk before it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pctool.training.background import Background
 from pctool.training.config import TrainConfig
 from pctool.training.evaluation import Scorer
 from pctool.training.ranks import Ranks, Stopped
@@ -22,7 +27,10 @@ SPEED_WINDOW = 10.0  # seconds that images_per_second looks back
 
 
 class StepEnd:
-    """Of one run, on each of its ranks; the first alone has a `recorder` and writes. All have a `scorer`, or none."""
+    """Of one run, on each of its ranks; the first alone has a `recorder` and writes. All have a `scorer`, or none.
+
+    A context that ends with everything written.
+    """
 
     def __init__(
         self,
@@ -39,11 +47,20 @@ class StepEnd:
         self.ranks, self.stop, self.recorder, self.scorer = ranks, stop, recorder, scorer
         self.images_a_step = config.batch_size * config.d_iters
         self._z_samples = state.latent(N_SAMPLES, "samples")
+        self._background = Background()
+
+    def __enter__(self) -> StepEnd:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        self._background.close()
+        if kind is None:
+            self._background.check()
 
     def begin(self) -> bool:
         """What is due before the first step of this process; False where it was asked to stop meanwhile."""
-        if self.state.step == 0 and self.config.spectrum_every and self.recorder:
-            self.recorder.record_spectrum(self.state)
+        if self.state.step == 0 and self.config.spectrum_every:
+            self._record_spectrum()
         go_on = self._scored()  # the step that an earlier process ended at
         self._started, self._seconds_before = time.monotonic(), self.state.seconds
         self._recent = deque([(self._started, self.state.step)])  # what the speed is measured over
@@ -63,14 +80,15 @@ class StepEnd:
             recorder.report(line)
             if self._due(config.log_every):
                 recorder.log(_stats(state, line, self.images_a_step))
+            self._background.check()
             if self._due(config.spectrum_every):
-                recorder.record_spectrum(state)
+                self._record_spectrum()
             if self._due(config.sample_every):
-                self.run.save_samples(state.step, sample(state.G_ema, self._z_samples))
+                self._background(self.run.save_samples, state.step, sample(state.G_ema, self._z_samples).cpu())
         last = state.step == config.steps
         stopping = self.ranks.any(self.stop.requested, state.device)
-        if recorder and (last or stopping or self._due(config.save_every)):
-            self.run.save_checkpoint(state.checkpoint(), config.keep)
+        if last or stopping or self._due(config.save_every):
+            self._save_checkpoint()
         return False if stopping and not last else self._scored()
 
     def _clock(self) -> float:
@@ -92,15 +110,25 @@ class StepEnd:
         state, scorer, recorder = self.state, self.scorer, self.recorder
         if not scorer or not state.step or not self._due(self.config.eval_every):
             return True
+        self._background.wait()
         if self.ranks.any(recorder is not None and recorder.scored(scorer, state.step), state.device):
             return True
         try:
             recorder.evaluate(scorer, state) if recorder else scorer.score(state.G_ema, state.step, self.stop)
         except Stopped:
-            if recorder:
-                self.run.save_checkpoint(state.checkpoint(), self.config.keep)
+            self._save_checkpoint()
             return False
         return True
+
+    def _record_spectrum(self) -> None:
+        if self.recorder:
+            self._background(self.recorder.record_spectrum, self.state.step, self.state.preconditioner.layer_states())
+            if self.config.stop_on_collapse:  # a row stops the run at its own step
+                self._background.wait()
+
+    def _save_checkpoint(self) -> None:
+        if self.recorder:
+            self._background(self.run.save_checkpoint, self.state.checkpoint(), self.config.keep)
 
 
 @torch.no_grad()

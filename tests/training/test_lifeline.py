@@ -145,3 +145,23 @@ def test_who_finds_nobody_says_so_and_trains(monkeypatch):
         line.leave(failed=False)
         line.close()
     assert [text.split(" (")[0] for text in said] == [f"process {rank} is without a watch" for rank in (1, 0)]
+
+
+@pytest.mark.parametrize("victim", [1, 0])
+def test_a_frozen_process_is_found_and_an_idle_one_is_not(ended, monkeypatch, victim):
+    """Connections that stay open: whoever beats is alive however long nothing else happens, whoever does not is named."""
+    monkeypatch.setattr(lifeline, "BEAT", 0.05)
+    lines, said = tied(3)
+    time.sleep(2 * lifeline.BEAT * lifeline.MISSED)
+    assert [line.lost for line in lines] == [None] * 3
+    monkeypatch.setattr(lines[victim], "_send", lambda word: None)
+    living = [line for line in lines if line.rank != victim]
+    for line in living:
+        wait_for(line)
+    for line in living:
+        line._thread.join(10)
+    for line in lines:
+        line.close()
+    assert lines[0 if victim else 1].lost == victim
+    assert f"process {victim} of 3 has been silent for" in said[0]
+    assert set(ended) == {1}

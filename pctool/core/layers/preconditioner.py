@@ -28,6 +28,7 @@ from pctool.core.linalg import (
 from pctool.core.models.factored import factored_layers
 from pctool.core.polynomial import IDENTITY, PUBLISHED, OddPolynomial
 from pctool.core.products import Precision
+from pctool.core.snapshot import snapshot
 
 Method = Literal["none", "sn", "fpc", "apc", "svd"]
 METHODS: tuple[Method, ...] = ("none", "sn", "fpc", "apc", "svd")
@@ -260,8 +261,8 @@ class Preconditioner:
         self._plan()
 
     def layer_states(self) -> list[LayerState]:
-        """What a spectrum records, for every weight of the network (see `layer_states`)."""
-        return layer_states(self.network.state_dict(), self.state())
+        """What a spectrum records, for every weight of the network (see `layer_states`), as copies in main memory."""
+        return layer_states(snapshot(self.network.state_dict()), snapshot(self.state()))
 
 
 def preconditioned_layers(network: nn.Module) -> dict[str, nn.Module]:

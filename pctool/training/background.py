@@ -1,0 +1,52 @@
+"""Work beside the training: measuring spectra, writing files. A GPU's steps are too short to wait for a disk."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+MOST = 3  # pieces of work under way, each with its copy of what it writes: a step's spectrum, samples and checkpoint
+
+
+class Background:
+    """Does one piece of work after the other, in the order given, in a thread of its own.
+
+    After one that fails none is done; its error comes up in the next call of `check`, `wait`, or to do more.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pctool-records")
+        self._under_way: collections.deque[Future[None]] = collections.deque()
+        self._error: BaseException | None = None
+
+    def __call__(self, work: Callable[..., object], *arguments: Any) -> None:
+        """Has `work(*arguments)` done, whose arguments nobody may change; waits while there is too much to do."""
+        self._settle(MOST - 1)
+        self._under_way.append(self._thread.submit(self._do, work, arguments))
+
+    def check(self) -> None:
+        """Raises the error of a piece of work that has failed."""
+        if self._error is not None:
+            raise self._error
+
+    def wait(self) -> None:
+        """Returns when all is done."""
+        self._settle(0)
+
+    def close(self) -> None:
+        """Ends when all is done; says nothing of an error."""
+        self._thread.shutdown()
+
+    def _settle(self, most: int) -> None:
+        while len(self._under_way) > most:
+            self._under_way.popleft().result()
+        self.check()
+
+    def _do(self, work: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        if self._error is None:
+            try:
+                work(*arguments)
+            except BaseException as error:
+                self._error = error
