@@ -83,6 +83,16 @@ def test_help_imports_nothing_heavy(command):
     assert "Example: pctool" in result.stdout
 
 
+def test_no_command_waits_for_torchs_compiler():
+    """It takes seconds to import; where a run compiles or has an optimizer, torch imports it itself."""
+    code = (
+        "import sys\n"
+        "import pctool.cli.spectrum_session, pctool.cli.evaluation_session, pctool.training.session\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_import_pctool_is_quick():
     """`import pctool` loads neither torch nor NumPy; its names do when first used."""
     code = (

@@ -14,13 +14,17 @@ Precision = Literal["fp32", "tf32", "bf16"]
 GRAM_IN_BLOCKS = 256  # rows from which three quarters of the float32 products outweigh a copy of the result
 
 
-@torch.compiler.assume_constant_result  # compiled code asks once
 def has_fast_bf16(device: str) -> bool:
     """Whether the device has units for bf16 products: GPUs that support it, CPUs with AMX or avx512_bf16."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+# Compiled code asks once. That is all torch.compiler.assume_constant_result does, besides importing torch's compiler,
+# for which every command would wait 2 seconds.
+has_fast_bf16._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def available(precision: Precision, W: Tensor) -> Precision:

@@ -1,6 +1,7 @@
 """The kernel, against the SVD, autograd and PyTorch's own spectral_norm, in float64."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -173,6 +174,15 @@ def test_a_batch_equals_its_members_one_by_one(max_degree):
     linalg.power_iteration_(weights, us, vs, 2)
     for found, expected in zip(zip(us, vs, strict=True), iterated, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+
+
+def test_bf16_products_compile_without_a_break(compiler):
+    """Whether the machine has units for them is asked outside of the graph."""
+    torch._dynamo.reset()
+    W = matrix((8, 20)).float()
+    u, v = linalg.initial_vectors(W, torch.Generator().manual_seed(1))
+    low = functools.partial(linalg.precondition, u=u, v=v, coeffs=PUBLISHED[5].coeffs, precision="bf16")
+    torch.testing.assert_close(torch.compile(low, fullgraph=True)(W), low(W), rtol=2e-2, atol=2e-2)
 
 
 def test_coefficients_are_values_compiled_once(compiler):
