@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+import torch._dynamo  # which every child's optimizer would import
 
 from pctool.core import checkpoint as checkpoints
 from pctool.spectrum.reader import read_spectrum

@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +17,7 @@ from pctool.evaluation.generate import generate
 from pctool.training import evaluation
 from pctool.training.config import resolve
 from pctool.training.ranks import Ranks
-from tests.training.test_ranks import ALONE, TORCHRUN
+from tests.training import forked
 
 SMALL = ["--max-images", "60", "--width-g", "8", "--width-d", "8", "--batch-size", "4", "--save-every", "2"]
 
@@ -88,8 +86,7 @@ def test_two_ranks_score_as_one_process(tmp_path, monkeypatch):
     """Two processes with a part of the samples each give the scores of one to 1e-10 relative, and the same record.
     Where one of them fails it says why, the other ends too, and neither waits."""
     monkeypatch.setenv("PCTOOL_CACHE_DIR", str(tmp_path / "cache"))
-    command = [*TORCHRUN, str(Path(__file__).with_name("two_scorers.py")), str(tmp_path / "out.json")]
-    subprocess.run(command, check=True, env={**os.environ, **ALONE}, capture_output=True, timeout=300)
+    forked.run("two_scorers", (2, [tmp_path / "out.json"]))
     found = json.loads((tmp_path / "out.json").read_text())
     two, one = found["two"], found["one"]
     assert two.pop("scores") == pytest.approx(one.pop("scores"), rel=1e-10)

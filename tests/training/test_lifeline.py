@@ -149,7 +149,7 @@ def test_who_finds_nobody_says_so_and_trains(monkeypatch):
 
 @pytest.mark.parametrize("victim", [1, 0])
 def test_a_frozen_process_is_found_and_an_idle_one_is_not(ended, monkeypatch, victim):
-    """Connections that stay open: whoever beats is alive however long nothing else happens, whoever does not is named."""
+    """Connections stay open: whoever beats is alive however long nothing else happens, whoever does not is named."""
     monkeypatch.setattr(lifeline, "BEAT", 0.05)
     lines, said = tied(3)
     time.sleep(2 * lifeline.BEAT * lifeline.MISSED)

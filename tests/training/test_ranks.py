@@ -18,20 +18,11 @@ from pctool.errors import InputError
 from pctool.training.placement import first_host, placement
 from pctool.training.ranks import Ranks
 
+from . import forked
+
 HERE = Path(__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ALONE = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
-
-
-def launch(command: list[str], *arguments: object, script: str = "two_ranks.py") -> None:
-    """Runs the worker script to its end."""
-    subprocess.run(
-        [*command, str(HERE / script), *map(str, arguments)],
-        check=True,
-        env={**os.environ, **ALONE},
-        capture_output=True,
-        timeout=300,
-    )
 
 
 def flat(value, name=""):
@@ -52,8 +43,7 @@ def test_two_ranks_equal_one_process(tmp_path):
     """After 10 steps in float64 at the same global batch every weight, buffer and vector of two ranks is within 1e-10
     of one process's (but for the biases that batch norm cancels, and the means it keeps of
     them), the same bits on both. Only rank 0 writes."""
-    launch([sys.executable], tmp_path / "one", 10, "apc")
-    launch(TORCHRUN, tmp_path / "two", 10, "apc")
+    forked.run("two_ranks", (1, [tmp_path / "one", 10, "apc"]), (2, [tmp_path / "two", 10, "apc"]))
     one, first, second = (
         dict(flat(torch.load(tmp_path / name, weights_only=True))) for name in ("one.rank0", "two.rank0", "two.rank1")
     )
@@ -78,8 +68,7 @@ def test_two_ranks_of_dcgan_keep_one_batch_norm(tmp_path):
     (tmp_path / "images").mkdir()
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (50, 64, 64, 3), np.uint8)):
         Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
-    launch([sys.executable], tmp_path / "one", 3, "dcgan")
-    launch(TORCHRUN, tmp_path / "two", 3, "dcgan")
+    forked.run("two_ranks", (1, [tmp_path / "one", 3, "dcgan"]), (2, [tmp_path / "two", 3, "dcgan"]))
     one, first, second = (
         dict(flat(torch.load(tmp_path / name, weights_only=True))) for name in ("one.rank0", "two.rank0", "two.rank1")
     )
@@ -98,8 +87,7 @@ def test_one_steps_gradient_of_d_is_one_processs_in_float32(tmp_path):
     there 3e-6 is asked, and 1e-5 of each parameter (a bias, where real and fake images nearly cancel).
     The median of three seeds counts: an input of ReLU that is 0 but for rounding makes the gradient another one.
     """
-    launch([sys.executable], tmp_path / "one", script="step_gradients.py")
-    launch(TORCHRUN, tmp_path / "two", script="step_gradients.py")
+    forked.run("step_gradients", (1, [tmp_path / "one"]), (2, [tmp_path / "two"]))
     one, first, second = (
         torch.load(tmp_path / name, weights_only=True) for name in ("one.rank0", "two.rank0", "two.rank1")
     )
@@ -119,10 +107,10 @@ def test_one_steps_gradient_of_d_is_one_processs_in_float32(tmp_path):
 def test_an_interrupted_run_of_two_ranks_continues_bit_for_bit(tmp_path):
     """A signal that only one rank got stops both after the same step; the same command ends with the same bits and
     logs as the uninterrupted run."""
-    launch(TORCHRUN, tmp_path / "whole", 10, "apc")
-    launch(TORCHRUN, tmp_path / "parts", 10, "apc", "interrupt")
+    parts = [tmp_path / "parts", 10, "apc"]
+    forked.run("two_ranks", (2, [tmp_path / "whole", 10, "apc"]), (2, [*parts, "interrupt"]))
     assert torch.load(tmp_path / "parts.rank1", weights_only=True)["step"] == 3
-    launch(TORCHRUN, tmp_path / "parts", 10, "apc")
+    forked.run("two_ranks", (2, parts))
     whole, parts = (
         dict(flat(torch.load(tmp_path / f"{name}.rank0", weights_only=True))) for name in ("whole", "parts")
     )

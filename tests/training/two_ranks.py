@@ -1,6 +1,5 @@
-"""One of two processes of a run in float64: python two_ranks.py OUT STEPS METHOD (torchrun starts it)."""
+"""A run in float64 by one process, or by one of two: a script of `forked`."""
 
-import sys
 from pathlib import Path
 
 import torch
@@ -54,16 +53,13 @@ def config(out: Path, steps: int, method: str):
     )
 
 
-def main(out: Path, steps: int, method: str, interrupt: bool) -> None:
-    """Trains; every rank leaves its own D and vectors beside the run."""
+def main(folder: str, steps: str, method: str, interrupt: str = "") -> None:
+    """Trains in the folder; every rank leaves its own state beside it."""
+    out = Path(folder)
     torch.set_default_dtype(torch.float64)
-    with joined("cpu") as ranks, session.opened(config(out, steps, method), ranks) as opened:
+    with joined("cpu") as ranks, session.opened(config(out, int(steps), method), ranks) as opened:
         states = []
         build = session.TrainingState
         session.TrainingState = lambda *a: states.append(build(*a)) or states[-1]
-        opened.train(Watcher(ranks.rank, interrupt))
+        opened.train(Watcher(ranks.rank, interrupt == "interrupt"))
         torch.save(states[0].checkpoint(), out.with_name(f"{out.name}.rank{ranks.rank}"))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], "interrupt" in sys.argv)

@@ -1,8 +1,7 @@
-"""One of two processes that score one generator: python two_scorers.py OUT (torchrun starts it)."""
+"""One of two processes that score one generator: a script of `forked`."""
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -27,8 +26,9 @@ def damaged(images):
     raise InputError("a damaged network")
 
 
-def main(out: Path) -> None:
+def main(file: str) -> None:
     """Leaves the scores by both ranks and by rank 0 alone, and how each rank ends where the second one fails."""
+    out = Path(file)
     torch.set_num_threads(1)
     evaluation.N_FAKE = 1100  # three batches on the first rank; a whole one and a part of one on the second
     torch.manual_seed(0)
@@ -48,7 +48,3 @@ def main(out: Path) -> None:
         except (InputError, SystemExit) as error:
             end = repr(error)
         out.with_name(f"end{ranks.rank}").write_text(end)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
