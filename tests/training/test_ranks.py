@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from PIL import Image
 from pctool.core.models import build_discriminator
 from pctool.core.models.factored import factored_layers
 from pctool.errors import InputError
+from pctool.training import lifeline
 from pctool.training.placement import first_host, placement
 from pctool.training.ranks import Ranks
 
@@ -164,16 +166,7 @@ def test_a_dead_rank_ends_the_other_under_srun(tmp_path, request, victim, sign, 
     """SIGKILL of either process in mid-training, or while both score: the other ends by itself within 10 seconds,
     with one line, no traceback and code 1; of the first exit.json says why."""
     out = tmp_path / "run"
-    steps = 1 if also[1] else 100_000
-    small = "--max-images 50 --width-g 8 --width-d 8 --batch-size 4 --log-every 1 --spectrum-every 0 --sample-every 0"
-    processes = srun(*small.split(), "--save-every", 1, "--steps", steps, "--out", out, *also)
-    for process in processes:
-        request.addfinalizer(process.communicate)
-        request.addfinalizer(process.kill)
-    deadline = time.monotonic() + 300
-    while not (out / sign).exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    processes = training(request, out, sign, "--steps", 1 if also[1] else 100_000, *also)
     assert not (out / "metrics.jsonl").exists()
     survivor = processes[1 - victim]
     processes[victim].kill()
@@ -185,6 +178,32 @@ def test_a_dead_rank_ends_the_other_under_srun(tmp_path, request, victim, sign, 
     if victim == 1:
         ended = json.loads((out / "exit.json").read_text())
         assert (ended["code"], ended["reason"].split(",")[0]) == (1, "PctoolError: process 1 of 2 has died")
+
+
+def training(request, out: Path, sign: str, *also: object) -> list[subprocess.Popen]:
+    """Two processes of a small run that have got as far as a file in `out`; killed at the test's end."""
+    small = "--max-images 50 --width-g 8 --width-d 8 --batch-size 4 --log-every 1 --spectrum-every 0 --sample-every 0"
+    processes = srun(*small.split(), "--save-every", 1, "--out", out, *also)
+    for process in processes:
+        request.addfinalizer(process.communicate)
+        request.addfinalizer(process.kill)
+    deadline = time.monotonic() + 300
+    while not (out / sign).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return processes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_frozen_rank_ends_the_other_within_a_minute(tmp_path, request, victim):
+    """SIGSTOP closes no connection: the other process ends by itself all the same, 60 seconds after the last word."""
+    processes = training(request, tmp_path / "run", "stats.jsonl", "--steps", 100_000)
+    processes[victim].send_signal(signal.SIGSTOP)
+    survivor = processes[1 - victim]
+    said = survivor.communicate(timeout=60 + lifeline.GRACE + 5)[1]
+    assert survivor.returncode == 1
+    assert f"process {victim} of 2 has been silent for 60 s" in said.splitlines()[-1]
 
 
 def refused(*arguments: object) -> list[tuple[int, str]]:
