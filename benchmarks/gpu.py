@@ -4,8 +4,10 @@
 
 What the device gives; the tests marked `gpu`; the kernel's errors against float64 at each precision; steps a second of
 `pctool train` on images of noise, eager, as CUDA graphs and compiled, with what APC's changes cost; whole steps of each
-method and resolution (`step_time.py`). The file is written anew after each part, so that a time limit costs only
-what is left; a part that fails is recorded with its last words. `--device cpu --quick` tries the script itself.
+method and resolution (`step_time.py`). Where they are named, also a profile, and `curves`: long runs side by side on
+real images, whose logs, spectra and samples lie beside the file, for `pctool report`. The file is written anew after
+each part, so that a time limit costs only what is left; a part that fails is recorded with its last words. `--device
+cpu --quick` tries the script itself.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import io
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -52,6 +55,7 @@ STEPS = (("32", "bf16"), ("48", "bf16"), ("128", "bf16"), ("256", "bf16"), ("32"
 RUNS = (
     "sn bf16 eager", "apc bf16 eager", "none bf16 graph", "sn bf16 graph", "fpc bf16 graph", "apc bf16 graph",
     "svd bf16 graph", "apc tf32 graph", "apc fp32 graph", "apc bf16 compiled", "apc bf16 compiled graph",
+    "apc bf16 graph records",
 )  # fmt: skip
 
 
@@ -164,10 +168,10 @@ def step_times(resolution: str, precision: str, args: argparse.Namespace) -> Any
 
 
 def training(args: argparse.Namespace) -> dict[str, Any]:
-    """Steps a second of `pctool train` at 32 px, the authors' widths, batch 64, (1,1), with nothing written meanwhile.
+    """Steps a second of `pctool train` at 32 px, the authors' widths, batch 64, (1,1).
 
-    Eager, as a CUDA graph, and compiled; APC with strengths that change at random every 100 steps, which takes the
-    seconds given apart.
+    Eager, as a CUDA graph, and compiled, with nothing written meanwhile, APC with strengths that change at random every
+    100 steps, which takes the seconds given apart; `records`: 1000 steps with all that is written by default.
     """
     found = {}
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, PCTOOL_CACHE_DIR=folder):
@@ -182,9 +186,9 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
 
 def _run(args: argparse.Namespace, folder: Path, method: str, precision: str, how: list[str]) -> dict[str, Any]:
     """One run; what is counted begins when everything is compiled, tried and recorded."""
-    steps, first, batch = (20, 5, 4) if args.quick else (330, 30, 64)
+    steps, first, batch = (20, 5, 4) if args.quick else (1131, 130, 64) if "records" in how else (330, 30, 64)
     widths = {"width_g": 16, "width_d": 16} if args.quick else {}
-    changing = {"apc_every": 100} if method == "apc" else {}
+    changing = {"apc_every": 100} if method == "apc" and "records" not in how else {}
     chance = random.Random(0)
     settings: dict[str, Any] = {
         "dataset": f"{folder}/images.zip", "resolution": 32, "method": method, "arch": "resnet", "d_iters": 1,
@@ -192,7 +196,7 @@ def _run(args: argparse.Namespace, folder: Path, method: str, precision: str, ho
         "cuda_graphs": "graph" in how, "compile": "compiled" in how,
         "out": folder / "-".join((method, precision, *how)),
     }  # fmt: skip
-    off = dict.fromkeys(("log_every", "save_every", "sample_every", "spectrum_every", "eval_every"), 0)
+    off = {} if "records" in how else dict.fromkeys(("log_every", "save_every", "sample_every", "spectrum_every"), 0)
     watcher, graphs = Times(), counters["stats"]["unique_graphs"]
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -204,6 +208,7 @@ def _run(args: argparse.Namespace, folder: Path, method: str, precision: str, ho
     changes = [i for i in range(first, steps - 1) if watcher.strengths[i] != watcher.strengths[i - 1]]
     return {
         "steps_per_second": 1 / usual,
+        "steps_per_second_with_all": len(taken) / sum(taken),
         "slowest_step_seconds": max(taken),
         "first_step_seconds": watcher.seconds[0],
         "seconds_a_change": [sum(watcher.seconds[i : i + 2]) - 2 * usual for i in changes],
@@ -235,6 +240,31 @@ class Times:
         raise AssertionError("these runs are not scored")
 
 
+def curves(args: argparse.Namespace) -> dict[str, Any]:
+    """`--curves`, each `METHOD PIXELS`, at once on one device for `--minutes`: (1,1), the authors' widths, batch 64.
+
+    With spectra, and at 32 px scores over mobilenet_v2 where its `--weights` are there. Their folders, less the
+    checkpoints, stand beside the file as curves/<method>-<pixels>.
+    """
+    kept, ends = args.out.parent / "curves", {}
+    for run in args.curves.split(","):
+        method, pixels = run.split()
+        out = kept / f"{method}-{pixels}"
+        flags = [
+            "--dataset", args.data, "--resolution", pixels, "--arch", "resnet", "--method", method, "--d-iters", "1",
+            "--device", args.device, "--out", str(out), "--steps", "200000", "--time-limit", str(args.minutes),
+            "--spectrum-every", "250", "--sample-every", "5000", "--keep", "1",
+        ]  # fmt: skip
+        flags += ["--width-g", "16", "--width-d", "16"] if args.quick else ["--precision", "bf16", "--compile"]
+        if args.weights and pixels == "32":
+            flags += ["--eval-every", "2500", "--eval-extractor", "mobilenet_v2", "--eval-weights", args.weights]
+        ends[out] = subprocess.Popen([sys.executable, "-m", "pctool", "train", *flags], cwd=HERE.parent)
+    for out, process in ends.items():
+        process.wait()
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    return {out.name: json.loads((out / "exit.json").read_text()) for out in ends}
+
+
 def profile(args: argparse.Namespace) -> str:
     """Where the time of a step goes: kernels of FPC-7's graph at 32 px in bf16, the longest first."""
     given = ["--resolution", "32", "--batch-size", "64", "--precision", "bf16", "--channels-last", "--device", "cuda"]
@@ -256,16 +286,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--parts", help="some of them, as 'rates,32 px bf16'; profile is made where it is named")
+    parser.add_argument("--parts", help="some, as 'rates,32 px bf16'; profile and curves are made where they are named")
     parser.add_argument("--runs", help="some of the training part's, as 'sn bf16 eager,apc bf16 compiled graph'")
+    parser.add_argument("--curves", default="sn 32,apc 32", help="the curves part's runs")
+    parser.add_argument("--data", default="fashion-mnist", help="their images")
+    parser.add_argument("--weights", help="mobilenet_v2's, to score them by")
+    parser.add_argument("--minutes", type=float, default=8, help="they take")
     parser.add_argument("--quick", action="store_true", help="tiny networks and few steps")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no GPU here: --device cpu --quick tries the script itself")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Callable[[argparse.Namespace], Any]] = {
         "rates": rates, "tests": tests, "errors": errors, "training": training,
         **{f"{side} px {precision}": functools.partial(step_times, side, precision) for side, precision in STEPS},
-        "profile": profile,
+        "profile": profile, "curves": curves,
     }  # fmt: skip
     result: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -276,7 +311,7 @@ def main() -> None:
         "python": sys.version.split()[0],
         "seconds": {},
     }
-    for name in args.parts.split(",") if args.parts else list(parts)[:-1]:
+    for name in args.parts.split(",") if args.parts else list(parts)[:-2]:
         start = time.perf_counter()
         try:
             result[name] = parts[name](args)
