@@ -246,23 +246,28 @@ def curves(args: argparse.Namespace) -> dict[str, Any]:
     With spectra, and at 32 px scores over mobilenet_v2 where its `--weights` are there. Their folders, less the
     checkpoints, stand beside the file as curves/<method>-<pixels>.
     """
-    kept, ends = args.out.parent / "curves", {}
+    kept, ends = args.out.parent.resolve() / "curves", {}
     for run in args.curves.split(","):
         method, pixels = run.split()
         out = kept / f"{method}-{pixels}"
         flags = [
-            "--dataset", args.data, "--resolution", pixels, "--arch", "resnet", "--method", method, "--d-iters", "1",
-            "--device", args.device, "--out", str(out), "--steps", "200000", "--time-limit", str(args.minutes),
-            "--spectrum-every", "250", "--sample-every", "5000", "--keep", "1",
+            "--dataset", _path(args.data), "--resolution", pixels, "--arch", "resnet", "--method", method,
+            "--d-iters", "1", "--device", args.device, "--out", str(out), "--steps", "200000",
+            "--time-limit", str(args.minutes), "--spectrum-every", "250", "--sample-every", "5000", "--keep", "1",
         ]  # fmt: skip
         flags += ["--width-g", "16", "--width-d", "16"] if args.quick else ["--precision", "bf16", "--compile"]
         if args.weights and pixels == "32":
-            flags += ["--eval-every", "2500", "--eval-extractor", "mobilenet_v2", "--eval-weights", args.weights]
+            flags += ["--eval-every", "2500", "--eval-extractor", "mobilenet_v2", "--eval-weights", _path(args.weights)]
         ends[out] = subprocess.Popen([sys.executable, "-m", "pctool", "train", *flags], cwd=HERE.parent)
     for out, process in ends.items():
         process.wait()
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    return {out.name: json.loads((out / "exit.json").read_text()) for out in ends}
+    return {out.name: json.loads((out / "exit.json").read_text()) if out.is_dir() else "refused" for out in ends}
+
+
+def _path(text: str) -> str:
+    """As the processes find it, which start in another folder; a data set's name as it is."""
+    return str(Path(text).resolve()) if Path(text).exists() else text
 
 
 def profile(args: argparse.Namespace) -> str:

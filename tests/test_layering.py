@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 PACKAGE = Path(__file__).parent.parent / "pctool"
 BASE = {"errors", "files", "places"}  # what everything may use
@@ -83,14 +85,20 @@ def test_help_imports_nothing_heavy(command):
     assert "Example: pctool" in result.stdout
 
 
-def test_no_command_waits_for_torchs_compiler():
-    """It takes seconds to import; where a run compiles or has an optimizer, torch imports it itself."""
-    code = (
-        "import sys\n"
-        "import pctool.cli.spectrum_session, pctool.cli.evaluation_session, pctool.training.session\n"
-        "sys.exit('torch._dynamo' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_measuring_and_scoring_do_not_wait_for_torchs_compiler(tmp_path):
+    """It takes seconds to import. Where something is compiled or optimised, torch imports it itself, and torchvision
+    does where one of its networks scores."""
+    torch.save({"a.weight": torch.eye(3)}, tmp_path / "a.pt")
+    for i, shade in enumerate((0, 60, 120, 180)):
+        Image.new("L", (32, 32), shade).save(tmp_path / f"{i}.png")
+    scored = ["eval", str(tmp_path), "--against", str(tmp_path), "--extractor", "fashion-cnn", "--json"]
+    for command in (["spectrum", str(tmp_path / "a.pt"), "--out", str(tmp_path / "a.h5"), "--json"], scored):
+        code = (
+            "import sys; from pctool.cli.main import run\n"
+            f"assert run({command!r}) == 0\n"
+            "assert 'torch' in sys.modules; sys.exit('torch._dynamo' in sys.modules)"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_import_pctool_is_quick():

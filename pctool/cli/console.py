@@ -28,7 +28,7 @@ def note(message: str) -> None:
     Where nobody reads any more (Ctrl-C ends `2>&1 | tee` before it ends a run) it is dropped: the work goes on.
     """
     with contextlib.suppress(BrokenPipeError):
-        print(message, file=sys.stderr, flush=True)
+        print(f"{message}\n", end="", file=sys.stderr, flush=True)  # one write: threads may say something at once
 
 
 def print_json(payload: dict[str, Any]) -> None:

@@ -18,7 +18,9 @@ Outcome = Literal["built in", "already here", "fetched", "not here"]
 
 def is_known(extractor: str) -> bool:
     """Whether `fetch` knows where the weights of that extractor are."""
-    return extractor == features.INCEPTION or extractor in torchvision_nets.names()
+    if extractor in {features.INCEPTION, features.FASHION_CNN}:  # torchvision, which takes seconds, is not asked
+        return extractor == features.INCEPTION
+    return extractor in torchvision_nets.names()
 
 
 def fetch(extractor: str) -> tuple[Path, bool]:

@@ -84,27 +84,42 @@ class SpectrumWriter:
     @contextlib.contextmanager
     def _opened(self, in_place: bool) -> Iterator[h5py.File]:
         """The file itself, or a copy in memory that replaces it at the end."""
-        try:
-            image = io.BytesIO(b"" if in_place else self.path.read_bytes())
-            if not self.path.stat().st_size:
-                raise OSError("empty")  # HDF5 would take it for a new file
-            file = h5py.File(self.path, "r+", locking=False) if in_place else h5py.File(image, "r+")
-        except OSError as error:
-            if error.errno:  # the system's refusal; HDF5's own complaints have no number
-                reason = os.strerror(error.errno)
-                raise WriteError(f"cannot write {self.path}: {reason}; check permissions and space") from error
-            raise InputError(f"{self.path} is damaged or no HDF5 file; move it away") from error
-        try:
-            with file:
-                if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
-                    raise InputError(f"{self.path} is no spectrum file of version {VERSION}; move it away")
-                if "step" not in file or file["step"].chunks is None:
-                    raise InputError(f"{self.path} was written whole and cannot grow; move it away")
-                yield file
-        except (OSError, RuntimeError) as error:  # h5py has both for a write that fails
-            raise WriteError(f"cannot write {self.path}: {error}; free space, or move a damaged file away") from error
-        if not in_place:
-            files.write_bytes(self.path, image.getbuffer())
+        with contextlib.ExitStack() as stack:
+            try:
+                if not self.path.stat().st_size:
+                    raise OSError("empty")  # HDF5 would take it for a new file
+                raw = stack.enter_context(_InPlace(self.path, "r+")) if in_place else None
+                image = raw or io.BytesIO(self.path.read_bytes())
+                file = h5py.File(image, "r+")
+            except OSError as error:
+                if error.errno:  # the system's refusal; HDF5's own complaints have no number
+                    reason = os.strerror(error.errno)
+                    raise WriteError(f"cannot write {self.path}: {reason}; check permissions and space") from error
+                raise InputError(f"{self.path} is damaged or no HDF5 file; move it away") from error
+            try:
+                with file:
+                    if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
+                        raise InputError(f"{self.path} is no spectrum file of version {VERSION}; move it away")
+                    if "step" not in file or file["step"].chunks is None:
+                        raise InputError(f"{self.path} was written whole and cannot grow; move it away")
+                    yield file
+            except (OSError, RuntimeError) as error:  # h5py has both for a write that fails
+                raise WriteError(
+                    f"cannot write {self.path}: {error}; free space, or move a damaged file away"
+                ) from error
+            if isinstance(image, io.BytesIO):
+                files.write_bytes(self.path, image.getbuffer())
+
+
+class _InPlace(io.FileIO):
+    """A file that HDF5 reads and writes through Python, whose other threads go on while the disk does not."""
+
+    def write(self, data: Any) -> int:
+        """All of it, or an OSError: HDF5 looks at no count."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[super().write(rest) or 0 :]
+        return len(data)
 
 
 def file_image(

@@ -19,7 +19,7 @@ class Background:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pctool-records")
         self._under_way: collections.deque[Future[None]] = collections.deque()
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
 
     def __call__(self, work: Callable[..., object], *arguments: Any) -> None:
         """Has `work(*arguments)` done, whose arguments nobody may change; waits while there is too much to do."""
@@ -28,25 +28,41 @@ class Background:
 
     def check(self) -> None:
         """Raises the error of a piece of work that has failed."""
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
 
     def wait(self) -> None:
         """Returns when all is done."""
         self._settle(0)
 
-    def close(self) -> None:
-        """Ends when all is done; says nothing of an error."""
+    def close(self, *, give_up: bool = False) -> None:
+        """Ends when all is done, or gives up what is not begun; says nothing of an error.
+
+        Never while a file is being written, which belongs to nobody afterwards: an interrupt is raised behind it.
+        """
+        interrupt: KeyboardInterrupt | None = None
+        if give_up:
+            self.error = self.error or KeyboardInterrupt()
+        while self._under_way:
+            try:
+                self._under_way[0].result()
+                self._under_way.popleft()
+            except KeyboardInterrupt as again:
+                self.error = self.error or again
+                interrupt = again
         self._thread.shutdown()
+        if interrupt is not None:
+            raise interrupt
 
     def _settle(self, most: int) -> None:
         while len(self._under_way) > most:
-            self._under_way.popleft().result()
+            self._under_way[0].result()
+            self._under_way.popleft()
         self.check()
 
     def _do(self, work: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-        if self._error is None:
+        if self.error is None:
             try:
                 work(*arguments)
             except BaseException as error:
-                self._error = error
+                self.error = error

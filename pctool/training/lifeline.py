@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from pctool.errors import PctoolError
 
 GRACE = 5.0  # seconds that a process has to end by itself, with exit.json written, once another one is lost
+LAST_WRITES = 60.0  # and so many more where it is still writing what it has computed
+HELLO = 5.0  # seconds for whoever connects to say which process it is
 MEETING = 30.0  # seconds for the processes to find the first one
 ALIVE = b"+"  # what every process sends with every beat
 DONE, FAILED = b".", b"x"  # what it sends when it leaves; one that dies sends nothing
@@ -40,7 +42,9 @@ class Lifeline:
         self.lost: int | None = None
         self._how = ""
         self._peers: dict[socket.socket, int] = {}
-        self._found, self._left = threading.Event(), threading.Event()
+        self._found, self._left, self._idle = threading.Event(), threading.Event(), threading.Event()
+        self._idle.set()
+        self._bell, self._hears_bell = socket.socketpair()  # wakes the watch when it is to end
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def tie(self, host: str, from_first: Callable[[tuple[int, bytes]], tuple[int, bytes]]) -> None:
@@ -70,34 +74,38 @@ class Lifeline:
         family = socket.AF_INET6 if dual else socket.AF_INET
         with socket.create_server(("", 0), family=family, dualstack_ipv6=dual, backlog=self.size) as server:
             _, token = from_first((server.getsockname()[1], secrets.token_bytes(16)))
-            server.settimeout(MEETING)
+            deadline = time.monotonic() + MEETING
             while len(self._peers) < self.size - 1:
+                server.settimeout(max(0.01, deadline - time.monotonic()))
                 peer, _ = server.accept()
-                peer.settimeout(MEETING)
-                hello = peer.recv(len(token) + 4, socket.MSG_WAITALL)
+                peer.settimeout(HELLO)
+                hello = b""
+                with contextlib.suppress(OSError):
+                    hello = peer.recv(len(token) + 4, socket.MSG_WAITALL)
                 if secrets.compare_digest(hello[: len(token)], token):
                     self._peers[peer] = int.from_bytes(hello[len(token) :], "big")
                 else:  # a stranger
                     peer.close()
 
     def _watch(self) -> None:
-        missed = dict.fromkeys(self._peers.values(), 0)  # beats, by rank
+        missed = dict.fromkeys(self._peers.values(), 0)  # beats, by the rank of whoever has not left
         next_beat = time.monotonic() + BEAT
         with selectors.DefaultSelector() as selector:
+            selector.register(self._hears_bell, selectors.EVENT_READ)
             for peer, rank in self._peers.items():
                 selector.register(peer, selectors.EVENT_READ, rank)
-            while missed:
+            while not self._left.is_set():  # to the end, since whoever has left may still listen
                 for key, _ in selector.select(max(0.0, next_beat - time.monotonic())):
+                    if self._left.is_set():
+                        return
                     word = b""
                     with contextlib.suppress(OSError):
                         word = os.read(key.fd, 1)
-                    if self._left.is_set():
-                        return
-                    if word == DONE:
+                    if word == ALIVE:
+                        missed[key.data] = 0
+                    elif word == DONE:
                         selector.unregister(key.fileobj)
                         del missed[key.data]
-                    elif word == ALIVE:
-                        missed[key.data] = 0
                     else:
                         self._lose(key.data, "failed" if word else "died")
                         return
@@ -116,11 +124,24 @@ class Lifeline:
         self.lost, self._how = lost, how
         self._found.set()
         self._send(FAILED)  # the others need not say it again
-        if not self._left.wait(GRACE):
-            error = self._error()
-            if not error.said:
-                self.say(str(error))
-            os._exit(1)
+        while not self._left.wait(GRACE):
+            if self._idle.is_set() or not self._idle.wait(LAST_WRITES):
+                break
+        else:
+            return
+        error = self._error()
+        if not error.said:
+            self.say(str(error))
+        os._exit(1)
+
+    @contextlib.contextmanager
+    def finishing(self) -> Iterator[None]:
+        """A block of last writes, for which this process is given a minute more where another one is lost."""
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._idle.set()
 
     def _error(self) -> PctoolError:
         error = PctoolError(
@@ -147,12 +168,10 @@ class Lifeline:
     def close(self) -> None:
         """Ends the watch."""
         self._left.set()
-        for peer in self._peers:
-            with contextlib.suppress(OSError):
-                peer.shutdown(socket.SHUT_RDWR)
+        self._bell.send(DONE)
         self._thread.join(GRACE)
-        for peer in self._peers:
-            peer.close()
+        for end in (*self._peers, self._bell, self._hears_bell):
+            end.close()
 
     def _send(self, word: bytes) -> None:
         for peer in self._peers:

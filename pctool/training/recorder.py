@@ -37,7 +37,7 @@ class Watcher(Protocol):
     """Who is told how the run goes; the command line shows it, a script may ignore it."""
 
     def note(self, message: str) -> None:
-        """A line worth reading."""
+        """A line worth reading; from the thread that measures and writes, too."""
 
     def begin(self, step: int, total_steps: int) -> None:
         """Training starts at `step`."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pctool.errors import PctoolError
 from pctool.training.background import Background
 from pctool.training.config import TrainConfig
 from pctool.training.evaluation import Scorer
@@ -52,10 +53,14 @@ class StepEnd:
     def __enter__(self) -> StepEnd:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
-        self._background.close()
-        if kind is None:
-            self._background.check()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *traceback: object) -> None:
+        background = self._background
+        with self.ranks.finishing():
+            background.close(give_up=isinstance(error, KeyboardInterrupt))
+        if error is None:
+            background.check()
+        elif self.recorder and isinstance(background.error, PctoolError) and background.error is not error:
+            self.recorder.watcher.note(str(background.error))
 
     def begin(self) -> bool:
         """What is due before the first step of this process; False where it was asked to stop meanwhile."""
@@ -78,9 +83,9 @@ class StepEnd:
         line = StepReport(state.step, mean_d, mean_g, speed, state.preconditioner.strengths())
         if recorder:
             recorder.report(line)
+            self._background.check()
             if self._due(config.log_every):
                 recorder.log(_stats(state, line, self.images_a_step))
-            self._background.check()
             if self._due(config.spectrum_every):
                 self._record_spectrum()
             if self._due(config.sample_every):

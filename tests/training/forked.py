@@ -6,9 +6,11 @@ other as torchrun's do. Forked, so that torch is imported once and not once for 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,13 +26,13 @@ ROOT = Path(__file__).parents[2]
 def run(script: str, *jobs: tuple[int, list[object]]) -> None:
     """Has the jobs done, and returns when they are."""
     written = json.dumps([[size, [str(argument) for argument in arguments]] for size, arguments in jobs])
-    subprocess.run(
-        [sys.executable, "-m", "tests.training.forked", script, written],
-        check=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
+    command = [sys.executable, "-m", "tests.training.forked", script, written]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
+    try:
+        assert process.wait(300) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def job(main: Callable[..., None], size: int, arguments: list[str]) -> None:
@@ -52,9 +54,10 @@ def job(main: Callable[..., None], size: int, arguments: list[str]) -> None:
                 os._exit(1)
             os._exit(0)
         children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    if any(codes):
-        raise SystemExit(f"exit codes {codes}")
+    for _ in children:
+        _, status = os.wait()
+        if code := os.waitstatus_to_exitcode(status):
+            raise SystemExit(f"exit code {code}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 
 import pytest
 
@@ -59,3 +61,31 @@ def test_close_waits_for_all_work():
     threading.Timer(0.2, gate.set).start()
     work.close()
     assert done == [1]
+
+
+def test_an_interrupt_waits_for_the_piece_under_way_and_gives_up_the_rest():
+    """Twice Ctrl-C while the last files are written: none is cut, none begun, the interrupt comes up behind them."""
+    done, work = [], Background()
+
+    def write() -> None:
+        done.append("begun")
+        for _ in range(2):
+            time.sleep(0.1)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.2)
+        done.append("written")
+
+    work(write)
+    work(done.append, "next")
+    with pytest.raises(KeyboardInterrupt):
+        work.close()
+    assert done == ["begun", "written"]
+
+
+def test_what_is_not_begun_can_be_given_up():
+    done, begun, work = [], threading.Event(), Background()
+    work(lambda: (begun.set(), time.sleep(0.2), done.append("written")))
+    work(done.append, "next")
+    assert begun.wait(10)
+    work.close(give_up=True)
+    assert done == ["written"]

@@ -53,17 +53,50 @@ def wait_for(line: lifeline.Lifeline) -> None:
     assert line._found.wait(10)
 
 
-def test_a_process_that_is_done_may_go(ended):
-    """One of three ends long before the others: nobody is lost, and all leave."""
-    lines, said = tied(3)
-    lines[1].leave(failed=False)
-    lines[1].close()
-    time.sleep(0.5)
-    assert [line.lost for line in lines] == [None] * 3
-    for line in (lines[0], lines[2]):
+@pytest.mark.parametrize("early", [0, 1])
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_process_that_is_done_may_go(ended, monkeypatch, early, size):
+    """One is done long before the others, and takes long to go: nobody is lost, and all leave."""
+    monkeypatch.setattr(lifeline, "BEAT", 0.03)
+    lines, said = tied(size)
+    others = [line for line in lines if line.rank != early]
+    lines[early].leave(failed=False)
+    time.sleep(2 * lifeline.BEAT * lifeline.MISSED)
+    assert [line.lost for line in lines] == [None] * size
+    lines[early].close()
+    time.sleep(2 * lifeline.BEAT * lifeline.MISSED)
+    assert [line.lost for line in others] == [None] * (size - 1)
+    for line in others:
         line.leave(failed=False)
         line.close()
     assert (ended, said) == ([], [])
+    assert not any(line._thread.is_alive() for line in lines)
+
+
+def test_last_writes_are_not_cut_short(ended):
+    """Another process is lost while one still writes what it has computed: it is given the time, and then to say why
+    it ends; who never ends is ended."""
+    lines, _ = tied()
+    with lines[0].finishing():
+        die(lines[1])
+        wait_for(lines[0])
+        time.sleep(3 * lifeline.GRACE)
+        assert ended == []
+    lines[0].leave(failed=True)
+    lines[0].close()
+    assert ended == []
+    lines[1].close()
+
+
+def test_last_writes_may_not_take_for_ever(ended, monkeypatch):
+    monkeypatch.setattr(lifeline, "LAST_WRITES", 0.2)
+    lines, _ = tied()
+    with lines[0].finishing():
+        die(lines[1])
+        lines[0]._thread.join(10)
+        assert ended == [1]
+    for line in lines:
+        line.close()
 
 
 @pytest.mark.parametrize(("victim", "speaks"), [(2, 0), (0, 1)])
@@ -111,12 +144,13 @@ def test_a_bug_stays_a_bug():
         line.close()
 
 
-def test_strangers_are_turned_away(ended):
-    """Whoever connects without the run's token is no process of it."""
+def test_strangers_are_turned_away(ended, monkeypatch):
+    """Whoever connects without the run's token is no process of it, nor who says nothing."""
+    monkeypatch.setattr(lifeline, "HELLO", 0.1)
     strangers = []
 
     def knock(port):
-        strangers.append(socket.create_connection(("localhost", port)))
+        strangers.extend(socket.create_connection(("localhost", port)) for _ in range(2))
         strangers[0].sendall(bytes(20))
 
     lines, said = tied(before=knock)
@@ -124,7 +158,8 @@ def test_strangers_are_turned_away(ended):
     strangers[0].settimeout(10)
     with contextlib.suppress(ConnectionError):
         assert strangers[0].recv(1) == b""
-    strangers[0].close()
+    for stranger in strangers:
+        stranger.close()
     for line in lines:
         line.leave(failed=False)
         line.close()

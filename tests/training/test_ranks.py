@@ -206,6 +206,22 @@ def test_a_frozen_rank_ends_the_other_within_a_minute(tmp_path, request, victim)
     assert f"process {victim} of 2 has been silent for 60 s" in said.splitlines()[-1]
 
 
+@pytest.mark.slow
+def test_a_job_that_is_suspended_goes_on(tmp_path, request):
+    """All processes stopped for longer than one may be silent, and resumed: none is missed."""
+    out = tmp_path / "run"
+    processes = training(request, out, "stats.jsonl", "--steps", 100_000)
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    time.sleep(75)
+    before = (out / "stats.jsonl").stat().st_size
+    for process in processes:
+        process.send_signal(signal.SIGCONT)
+    time.sleep(15)  # more than a beat
+    assert [process.poll() for process in processes] == [None, None]
+    assert (out / "stats.jsonl").stat().st_size > before
+
+
 def refused(*arguments: object) -> list[tuple[int, str]]:
     """Code and words of two processes that srun would start with these arguments."""
     processes = srun(*arguments)

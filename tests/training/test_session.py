@@ -12,9 +12,10 @@ import torch
 
 from pctool.core import checkpoint as checkpoints
 from pctool.core import linalg
-from pctool.errors import InputError, NonFiniteError, SavedInterrupt
+from pctool.errors import InputError, NonFiniteError, SavedInterrupt, WriteError
 from pctool.training import loop, session, signals
 from pctool.training.config import resolve
+from pctool.training.run_folder import RunFolder
 
 SMALL = {
     "max_images": 50,
@@ -219,6 +220,31 @@ def test_a_measurement_under_way_survives_an_interruption(tmp_path, monkeypatch)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_no_error_of_the_last_write_is_lost(tmp_path, monkeypatch):
+    """The checkpoint of the last step cannot be written: the run does not end as if it had been. Beside another error
+    the watcher is told, and so for a stop by NaN."""
+
+    def fail(folder, checkpoint, keep):
+        raise WriteError(f"cannot write {checkpoint['step']}")
+
+    monkeypatch.setattr(RunFolder, "save_checkpoint", fail)
+    with pytest.raises(WriteError, match="cannot write 2"):
+        run(tmp_path / "end", steps=2)
+    watcher = Watcher()
+    monkeypatch.setattr(loop, "check_finite", not_finite_at(4))
+    with pytest.raises(NonFiniteError):
+        run(tmp_path / "nan", watcher, steps=10, save_every=4)
+    assert watcher.notes[-1] == "cannot write 4"
+
+
+def not_finite_at(step):
+    def check(state, outcome):
+        if state.step == step:
+            raise NonFiniteError("NaN")
+
+    return check
+
+
 def test_a_lagging_power_iteration_is_said_once(tmp_path, monkeypatch):
     """Where the norm is far above its estimate the note names step, layer, ratio and the flag, once a run; a
     polynomial of degree 1 has no range to leave."""
@@ -342,7 +368,10 @@ def test_a_fork_goes_on_from_anothers_checkpoint(tmp_path):
 
 
 def test_the_best_checkpoint_by_score_is_kept(tmp_path, monkeypatch):
-    """Distances 5, 3, 4 at steps 2, 4, 6: best.pt is step 4's, also when the run is interrupted after it."""
+    """Distances 5, 3, 4 at steps 2, 4, 6: best.pt is step 4's, also when the run is interrupted after it. What is due
+    at a step is written before it is scored, however long that takes."""
+    save = RunFolder.save_checkpoint
+    monkeypatch.setattr(RunFolder, "save_checkpoint", lambda *a: (time.sleep(0.3), save(*a)))
 
     class Scorer:
         n_images = 1
@@ -351,6 +380,7 @@ def test_the_best_checkpoint_by_score_is_kept(tmp_path, monkeypatch):
             pass
 
         def score(self, G_ema, step, stop, advance):
+            assert step == 2 or (tmp_path / f"run/checkpoints/{step:08d}.pt").exists()
             scores = {"fd_fashion-cnn": {2: 5.0, 4: 3.0, 6: 4.0}[step], "is_fashion-cnn": 1.0}
             return {"step": step, "scores": scores, "protocol": {}}
 
