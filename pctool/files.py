@@ -31,7 +31,9 @@ def is_hidden(name: str) -> bool:
 def write_error(path: Path, error: OSError, size: int | None = None) -> WriteError:
     """The one line for a file that could not be written: path, bytes, the system's reason, what to do."""
     amount = f" ({size:,} bytes)" if size is not None else ""
-    return WriteError(f"cannot write {path}{amount}: {error.strerror or error}; free space or choose another place")
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None}
+    remedy = "free space or choose another place" if full else "choose another place"
+    return WriteError(f"cannot write {path}{amount}: {error.strerror or error}; {remedy}")
 
 
 @contextlib.contextmanager

@@ -77,7 +77,10 @@ def run(arguments: list[str] | None = None) -> int:
         message = error.format_message().replace("Value error, ", "")  # pydantic's words for a wrong choice
         if follows or not message:  # a group called without a command has printed its help
             return 2
-        context = getattr(error, "ctx", None)
+        context, param = getattr(error, "ctx", None), getattr(error, "param", None)
+        source = context.get_parameter_source(param.name) if context and param else None
+        if param and source and source.name == "ENVIRONMENT":
+            message = message.replace(f"'{param.opts[0]}'", param.envvar)
         return _fail(
             f"{message.rstrip('.')}{_near(message)}; see '{context.command_path if context else 'pctool'} --help'", 2
         )

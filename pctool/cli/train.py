@@ -214,6 +214,8 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
 
         beside = [*given, *(["preset"] if preset else [])]
         preset, run_folder = study_folder.pick(study, task)
+        typed = {key: f"--{key.replace('_', '-')}" for key in beside if not _is_from_environment(context, key)}
+        study_folder.check_given(typed)  # a slip at the prompt is no task's end
         with training_session.task_recorded(None if dry_run or preflight else run_folder):
             study_folder.check_given({key: _spelled(context, key) for key in beside})
         given["out"] = run_folder
@@ -222,7 +224,10 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
     flags = {key: value for key, value in given.items() if key not in from_environment}
     environment = {key: given[key] for key in from_environment}
     with training_session.task_recorded(None if study is None or dry_run or preflight else Path(given["out"])):
-        config = training_session.configure(flags, preset, environment)
+        try:
+            config = training_session.configure(flags, preset, environment)
+        except InputError as error:
+            raise InputError(_spelled_as_given(context, str(error))) from None
     if dry_run:
         training_session.show_config(config, as_json=json_)
         return
@@ -235,6 +240,13 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
 def _spelled(context: typer.Context, key: str) -> str:
     """How a setting was given: its variable, or its flag."""
     return _variable(key.replace("_", "-")) if _is_from_environment(context, key) else f"--{key.replace('_', '-')}"
+
+
+def _spelled_as_given(context: typer.Context, message: str) -> str:
+    """A message that begins with a flag, with the variable that was given in its place."""
+    flag, colon, rest = message.partition(":")
+    key = flag.removeprefix("--").replace("-", "_")
+    return f"{_spelled(context, key)}{colon}{rest}" if flag == f"--{key.replace('_', '-')}" else message
 
 
 def _is_from_environment(context: typer.Context, key: str) -> bool:

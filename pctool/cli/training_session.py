@@ -110,11 +110,14 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
     from pctool.training.signals import listen, seconds_left
 
     decoding = partial(progress, "decode", unit="images")
+    limit = seconds_left(config.time_limit)
     with (
         joined(config.device, note) as ranks,
-        listen(seconds_left(config.time_limit)) as stop,
+        listen(limit) as stop,
         contextlib.ExitStack() as stack,
     ):
+        if config.time_limit == "auto" and limit is None and ranks.main:
+            note("SLURM_JOB_END_TIME is not set: --time-limit auto is no limit here")
         begun = session.opened(config, ranks, stop=stop, may_resume=may_resume, counted=decoding, say=note)
         try:
             if config.compile:
@@ -133,7 +136,8 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
             if outcome.collapse:
                 raise PartialError(f"{outcome.collapse}; saved; the same command without --stop-on-collapse trains on")
             if not outcome.finished:
-                raise SavedInterrupt(f"stopped and saved at step {outcome.step:,}; the same command continues")
+                by = f" by {stop.describe()}" if stop.requested else ""  # or by what another process was told
+                raise SavedInterrupt(f"stopped{by} and saved at step {outcome.step:,}; the same command continues")
         summary = summarise(config, outcome)
         if as_json:
             print_json(summary)
@@ -203,7 +207,7 @@ def _exit_recorded(device: str, folder: RunFolder) -> Iterator[dict[str, Any]]:
 
 
 def _exit_entry(error: BaseException | None, *, requeue: bool = False) -> dict[str, Any]:
-    reason = f"{type(error).__name__}: {error}" if error else "done"
+    reason = f"{type(error).__name__}: {error or 'interrupted'}" if error else "done"
     return {"code": exit_code(error), "reason": reason, "step": None, "requeue": requeue}
 
 
@@ -278,7 +282,7 @@ class _Watcher:
         if self.bar is not None:
             self.task = self.bar.add_task("train", total=total_steps, completed=step, status="")
         if self.config.device == "cpu" and total_steps - step >= LONG_ON_A_CPU:
-            note("this takes hours on a CPU; a run of minutes: pctool train --preset demo")
+            note("this may take hours on a CPU; a run of minutes: pctool train --preset demo")
         what = f"{self.config.dataset}, {self.config.arch}, {self.config.method}, {self.config.precision}"
         note(
             f"training {what} on {self.config.device} into {self.config.out}; Ctrl-C saves, the same command continues"

@@ -125,7 +125,9 @@ def _counts(real: Images | Path, n_fake: int, n_is: int, n_real: int | None, *, 
     else:
         n_real = len(real) if n_real is None else n_real
         if n_real > len(real):
-            raise InputError(f"--n-real {n_real:,} is more than the {len(real):,} real images there are; ask for fewer")
+            raise InputError(
+                f"{n_real:,} real images are asked for and there are {len(real):,}; give --n-real {len(real)} or less"
+            )
     if min(n_fake, n_is, n_real or n_fake) < 2:
         raise InputError(f"scores take at least 2 images a side, not {n_fake} samples and {n_real} real ones")
     return n_real

@@ -33,7 +33,7 @@ def overlays(rows: Sequence[Row]) -> dict[str, bytes]:
         drawn = {
             "condition": _figure(rows, CONDITION, "Condition numbers of D's effective weights", log=True, shared=True),
             "smallest": _figure(rows, SMALLEST, "Smallest singular value of any layer of D", shared=True),
-            "scores": _figure(rows, _score_panels(rows), "Scores while training"),
+            "scores": _figure(rows, _score_panels(rows), "Scores over the steps"),
             "losses": _figure(rows, LOSSES, "Losses"),
         }
         return {

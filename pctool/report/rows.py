@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pctool.data import datasets
 from pctool.errors import InputError
 from pctool.report.paper import PaperRow, method_key, published
 from pctool.report.runs import Run
@@ -147,7 +148,8 @@ def method_of(config: dict[str, Any]) -> str:
 def departures(config: dict[str, Any]) -> str:
     """Where a configuration leaves the recipe of its experiment; "" nowhere, or where there is no recipe."""
     try:
-        plain = resolve({**{key: config[key] for key in NAMED_IN_OUT}, "out": "-"}).identity()
+        named = NAMED_IN_OUT if config["dataset"] in datasets.DATASETS else (*NAMED_IN_OUT, "resolution")
+        plain = resolve({**{key: config[key] for key in named}, "out": "-"}).identity()
     except (InputError, KeyError, TypeError, ValueError):
         return ""
     apart = [key for key in plain if key in config and config[key] != plain[key]]

@@ -30,6 +30,7 @@ from pctool.spectrum.reader import Array, LayerSeries, Spectrum, read_spectrum
 from pctool.spectrum.tables import smallest
 
 COLUMNS = 4  # of panels
+LONG_TITLE = 48  # letters
 
 
 def figures(spectrum: Spectrum) -> dict[str, bytes]:
@@ -62,7 +63,8 @@ def evolution_figure(spectrum_path: Path, png_path: Path, title: str) -> None:
     spectrum = replace(spectrum, layers=layers or spectrum.layers)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 4.6), layout="constrained")
-        figure.suptitle(title, fontsize=10)
+        # A long name would run into the legend beside the panels.
+        figure.suptitle(title if len(title) <= LONG_TITLE else title.replace(": ", ":\n", 1), fontsize=10)
         axes = figure.subplots(2, 2, sharex=True, sharey="row")
         layer_lines(axes[0, 0], spectrum, [_normalized(layer)[:, -1] for layer in spectrum.layers])
         layer_lines(axes[0, 1], spectrum, [layer.effective[:, -1] for layer in spectrum.layers])

@@ -120,7 +120,7 @@ class Recorder:
 def out_of_range(row: Row) -> str | None:
     """What to say of a layer whose polynomial is used beyond its range, because the power iteration lags behind."""
     found = (
-        f"step {row.step:,}: in {layer.name} the spectral norm is {layer.sigma_over_sigma_hat:.2f} times its estimate; "
+        f"step {row.step:,}: in {layer.name} the spectral norm is {layer.sigma_over_sigma_hat:.3f} times its estimate; "
         f"beyond {LAYER_UPPER} a polynomial grows fast: a run with --n-power-iterations 2 follows the weights closer"
         for layer in row.layers
         if layer.strength > 1 and (layer.sigma_over_sigma_hat or 0) > LAYER_UPPER

@@ -56,6 +56,8 @@ class RunFolder:
         """
         self._take(config, hashes, may_resume=may_resume)
         self._sweep()
+        with contextlib.suppress(FileNotFoundError):  # how an earlier process ended is not how this one does
+            (self.path / "exit.json").unlink()
         identity = {**config.identity(), **hashes}
         record = RunRecord(
             config=config.model_dump(mode="json"),
@@ -174,7 +176,9 @@ class RunFolder:
             for bad in problems:
                 aside = bad.with_name(bad.name + ".damaged")
                 bad.replace(aside)
-                problems[bad] += f"; kept as {aside.name}"
+                problems[bad] = (
+                    f"{problems[bad].split(';')[0]}; it is kept as {aside.name}, and the one before it is used"
+                )
             return found, list(problems.values())
         earlier = sorted(path.name for path in (self.path / "checkpoints").glob("*.pt.damaged"))
         if problems or earlier:

@@ -203,6 +203,12 @@ def _resume(
         watcher.note(f"{folder.path} starts from {fork}, at step {state.step:,}")
     elif checkpoint is not None:
         state.resume(checkpoint)
+        before, now = TrainConfig.model_validate_json(checkpoint["config"]), state.config
+        if before.decay_start() != now.decay_start() or before.steps != now.steps:
+            watcher.note(
+                f"the learning rate now falls from step {now.decay_start():,} to {now.steps:,}, and not from "
+                f"{before.decay_start():,} to {before.steps:,} as before"
+            )
         done = state.step >= state.config.steps
         what = "is finished; --steps N trains on" if done else "continues"
         watcher.note(f"{folder.path} {what}, at step {state.step:,}")

@@ -203,7 +203,7 @@ def bad_inputs(place):
             "--against no/where is neither a data set nor there; give .* or a folder, ZIP",
         ),
         (("clothes", *against, "--n-fake", "51"), "more than the 50"),
-        (("run", "--n-fake", "9", "--n-real", "10001"), "more than the 10,000"),
+        (("run", "--n-fake", "9", "--n-real", "10001"), "there are 10,000"),
         (("clothes", "--against", "clothes", "--extractor", "fashion-cnn", "--split", "test"), "--split"),
         (("clothes", *against, "--network", "G"), "finished images"),
         (("clothes", *against, "--samples-out", "s"), "finished images"),

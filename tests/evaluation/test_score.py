@@ -75,7 +75,7 @@ def test_notes():
 
 def test_counts_that_cannot_be():
     """More real images than there are, or fewer than two, are InputErrors; a wrong announcement is a ValueError."""
-    with pytest.raises(InputError, match="121 is more than the 120"):
+    with pytest.raises(InputError, match="121 real images are asked for and there are 120"):
         score([FAKE], REAL, flat(), n_fake=90, n_real=121)
     with pytest.raises(InputError, match="at least 2"):
         score([FAKE], REAL, flat(), n_fake=1)
