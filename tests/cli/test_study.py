@@ -199,6 +199,8 @@ def test_a_task_whose_settings_cannot_be_had_here_says_why(pctool, tmp_path, mon
         (task,) = json.loads(pctool("study", "status", folder, "--json")[1])["tasks"]
         return task["state"], task["reason"]
 
+    assert pctool(*train, "--steps", 10)[0] == 2  # a slip at the prompt is no end of the task
+    assert status() == ("waiting", None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("PCTOOL_DEVICE", "cuda")
     for looking in ("--dry-run", "--preflight"):

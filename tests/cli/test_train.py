@@ -103,6 +103,20 @@ def test_what_contradicts_a_variable_is_refused_by_its_name(capsys, monkeypatch)
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("D_ITERS", "x", "value for PCTOOL_D_ITERS:"), ("TAUS", "1,2", "PCTOOL_TAUS: four rising numbers")],
+)
+def test_a_variables_value_is_refused_by_its_name(capsys, monkeypatch, name, value, said):
+    """Nobody typed a flag; where somebody did, the flag is named."""
+    flag = "--" + name.lower().replace("_", "-")
+    assert run(["train", flag, value, "--dry-run"]) == 2
+    assert flag in capsys.readouterr().err
+    monkeypatch.setenv(f"PCTOOL_{name}", value)
+    assert run(["train", "--dry-run"]) == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["PCTOOL_STEP", "PCTOOL_ALL_LAYERS", "PCTOOL_CONTEXT", "PCTOOL_"])
 def test_a_variable_that_is_no_setting_is_refused(tmp_path, capsys, monkeypatch, name):
     """A slip in a variable's name trains nothing; the folders' variables, which serve every command, are known."""
@@ -242,7 +256,9 @@ def test_a_signal_saves_and_the_same_command_continues(tmp_path, number, requeue
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "the same command continues" in stderr.splitlines()[-1]
+    last = stderr.splitlines()[-1]
+    assert last.startswith(f"pctool: stopped by {number.name.removeprefix('SIG')} and saved at step")
+    assert "the same command continues" in last
     ended = json.loads((out / "exit.json").read_text())
     assert (ended["code"], ended["requeue"]) == (75, requeue)
     assert checkpoints.read(checkpoints.latest(out))["step"] == ended["step"] > 0

@@ -110,6 +110,9 @@ def test_what_departs_from_the_recipe_is_said(tmp_path: Path) -> None:
     assert departures(run.config) == "width_d 16 (recipe 128), steps 20 (recipe 200000)"
     assert "width_d 16" in tables.markdown(rows_of([run]), [])
     assert departures({**run.config, "width_d": 128, "steps": 200_000}) == ""
+    (tmp_path / "faces").mkdir()
+    own = {**run.config, "dataset": str(tmp_path / "faces"), "resolution": 48}  # of any folder
+    assert "steps 20 (recipe 200000)" in departures(own)
 
 
 def test_rows_that_would_read_the_same_say_what_differs(tmp_path: Path) -> None:

@@ -38,6 +38,14 @@ def test_the_record_names_its_identity(folder):
     assert record["identity_sha256"] == hashlib.sha256(canonical).hexdigest()
 
 
+def test_how_an_earlier_process_ended_is_gone_while_another_trains(folder):
+    """Else a process that is killed would seem to have ended as the one before it."""
+    folder.open(config(folder), {"data_sha256": "a" * 64}, may_resume=True)
+    folder.record_exit({"code": 75})
+    folder.open(config(folder), {"data_sha256": "a" * 64}, may_resume=True)
+    assert not (folder.path / "exit.json").exists()
+
+
 def test_other_data_is_another_run(folder):
     """The same settings on images with another hash do not continue the run, and the record stays."""
     folder.open(config(folder), {"data_sha256": "a" * 64}, may_resume=True)

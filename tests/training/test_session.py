@@ -339,6 +339,18 @@ def test_a_collapse_is_recorded_and_stops_only_where_asked(tmp_path, monkeypatch
     assert not (tmp_path / "stopped/alarm.json").exists()
 
 
+def test_a_longer_schedule_is_said(tmp_path):
+    """Trained on to more steps the rate follows another line from there; with a fixed step and end it does not."""
+    run(tmp_path / "run", steps=4)
+    watcher = Watcher()
+    run(tmp_path / "run", watcher, steps=8)
+    said = "the learning rate now falls from step 4 to 8, and not from 2 to 4 as before"
+    assert [note for note in watcher.notes if "rate" in note] == [said]
+    again = Watcher()
+    run(tmp_path / "run", again, steps=8)
+    assert [note for note in again.notes if "rate" in note] == []
+
+
 def test_a_fork_goes_on_from_anothers_checkpoint(tmp_path):
     """--fork with the same settings continues bit for bit in a folder of its own; with another method it takes the
     weights and measures anew; the checkpoint is part of the identity."""
