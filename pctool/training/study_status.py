@@ -102,13 +102,13 @@ Verdict = tuple[State, str | None]
 
 def _state(run: Path, ended: dict[str, Any], *, step: int, steps: int, quiet_for: float) -> Verdict:
     """What the files of a run say; `quiet_for` are the seconds without a change that are nothing."""
-    if not (run / "config.json").exists():  # it may have ended before it began, for want of data
-        return _ended_state(ended, step) if isinstance(ended.get("code"), int) else ("waiting", None)
     if ended.get("code") == 0 and step >= steps:
         return "done", None
-    # Every process writes config.json when it begins and exit.json when it ends.
-    if isinstance(ended.get("code"), int) and _changed(run / "exit.json") >= _changed(run / "config.json"):
+    # Every process removes exit.json when it begins and writes it when it ends, also before it began, for want of data.
+    if isinstance(ended.get("code"), int):
         return _ended_state(ended, step)
+    if not (run / "config.json").exists():
+        return "waiting", None
     quiet = time.time() - max(_changed(run / sign) for sign in SIGNS)
     if quiet <= quiet_for:
         return "running", None
