@@ -262,7 +262,10 @@ def curves(args: argparse.Namespace) -> dict[str, Any]:
     for out, process in ends.items():
         process.wait()
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    return {out.name: json.loads((out / "exit.json").read_text()) if out.is_dir() else "refused" for out in ends}
+    exits = {out: out / "exit.json" for out in ends}
+    return {
+        out.name: json.loads(end.read_text()) if end.exists() else "refused or killed" for out, end in exits.items()
+    }
 
 
 def _path(text: str) -> str:

@@ -229,6 +229,8 @@ def _look(path: Path, *, last: bool) -> Spectrum | None:
 
 
 def _ended(run: Path) -> bool:
-    """A run writes config.json when it begins or continues, and exit.json when it ends."""
-    ended, began = run / "exit.json", run / "config.json"
-    return ended.exists() and ended.stat().st_mtime >= began.stat().st_mtime
+    """A run writes config.json when it begins or continues, removes exit.json then, and writes it when it ends."""
+    try:
+        return (run / "exit.json").stat().st_mtime >= (run / "config.json").stat().st_mtime
+    except FileNotFoundError:
+        return False

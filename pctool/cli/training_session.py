@@ -110,14 +110,13 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
     from pctool.training.signals import listen, seconds_left
 
     decoding = partial(progress, "decode", unit="images")
-    limit = seconds_left(config.time_limit)
     with (
         joined(config.device, note) as ranks,
-        listen(limit) as stop,
+        listen(seconds_left(config.time_limit)) as stop,
         contextlib.ExitStack() as stack,
     ):
-        if config.time_limit == "auto" and limit is None and ranks.main:
-            note("SLURM_JOB_END_TIME is not set: --time-limit auto is no limit here")
+        if config.time_limit == "auto" and seconds_left("auto") is None and ranks.main:
+            note("SLURM_JOB_END_TIME does not say when the job ends: --time-limit auto is no limit here")
         begun = session.opened(config, ranks, stop=stop, may_resume=may_resume, counted=decoding, say=note)
         try:
             if config.compile:
@@ -207,7 +206,8 @@ def _exit_recorded(device: str, folder: RunFolder) -> Iterator[dict[str, Any]]:
 
 
 def _exit_entry(error: BaseException | None, *, requeue: bool = False) -> dict[str, Any]:
-    reason = f"{type(error).__name__}: {error or 'interrupted'}" if error else "done"
+    said = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+    reason = "done" if error is None else f"{type(error).__name__}: {said}"
     return {"code": exit_code(error), "reason": reason, "step": None, "requeue": requeue}
 
 

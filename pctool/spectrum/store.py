@@ -114,8 +114,16 @@ class SpectrumWriter:
 class _InPlace(io.FileIO):
     """A file that HDF5 reads and writes through Python, whose other threads go on while the disk does not."""
 
+    def readinto(self, buffer: Any) -> int:
+        """The whole buffer: HDF5 looks at no count, and takes what lies behind the end for zeros."""
+        rest = memoryview(buffer).cast("B")
+        while rest and (count := super().readinto(rest)):
+            rest = rest[count:]
+        rest[:] = bytes(len(rest))
+        return len(buffer)
+
     def write(self, data: Any) -> int:
-        """All of it, or an OSError: HDF5 looks at no count."""
+        """All of it, or an OSError."""
         rest = memoryview(data)
         while rest:
             rest = rest[super().write(rest) or 0 :]

@@ -19,12 +19,19 @@ class Background:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pctool-records")
         self._under_way: collections.deque[Future[None]] = collections.deque()
+        self._last: Future[None] | None = None
         self.error: BaseException | None = None
 
     def __call__(self, work: Callable[..., object], *arguments: Any) -> None:
         """Has `work(*arguments)` done, whose arguments nobody may change; waits while there is too much to do."""
         self._settle(MOST - 1)
-        self._under_way.append(self._thread.submit(self._do, work, arguments))
+        self._last = self._thread.submit(self._do, work, arguments)
+        self._under_way.append(self._last)
+
+    def busy(self) -> bool:
+        """Whether anything is still to be done; any thread may ask."""
+        last = self._last
+        return last is not None and not last.done()
 
     def check(self) -> None:
         """Raises the error of a piece of work that has failed."""
@@ -38,9 +45,10 @@ class Background:
     def close(self, *, give_up: bool = False) -> None:
         """Ends when all is done, or gives up what is not begun; says nothing of an error.
 
-        Never while a file is being written, which belongs to nobody afterwards: an interrupt is raised behind it.
+        Never while a file is being written, which belongs to nobody afterwards: an interrupt is raised behind it, or in
+        its place the error of what was written.
         """
-        interrupt: KeyboardInterrupt | None = None
+        interrupted = False
         if give_up:
             self.error = self.error or KeyboardInterrupt()
         while self._under_way:
@@ -49,10 +57,10 @@ class Background:
                 self._under_way.popleft()
             except KeyboardInterrupt as again:
                 self.error = self.error or again
-                interrupt = again
+                interrupted = True
         self._thread.shutdown()
-        if interrupt is not None:
-            raise interrupt
+        if interrupted:
+            self.check()
 
     def _settle(self, most: int) -> None:
         while len(self._under_way) > most:

@@ -42,8 +42,8 @@ class Lifeline:
         self.lost: int | None = None
         self._how = ""
         self._peers: dict[socket.socket, int] = {}
-        self._found, self._left, self._idle = threading.Event(), threading.Event(), threading.Event()
-        self._idle.set()
+        self.working: Callable[[], bool] = lambda: False  # whether this process still writes what it has computed
+        self._found, self._left = threading.Event(), threading.Event()
         self._bell, self._hears_bell = socket.socketpair()  # wakes the watch when it is to end
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -124,24 +124,18 @@ class Lifeline:
         self.lost, self._how = lost, how
         self._found.set()
         self._send(FAILED)  # the others need not say it again
+        waited, worked = 0.0, False
         while not self._left.wait(GRACE):
-            if self._idle.is_set() or not self._idle.wait(LAST_WRITES):
+            working = self.working() and waited < LAST_WRITES
+            if not (working or worked):
                 break
+            waited, worked = waited + GRACE, working  # behind the last write is the time to say how it ended
         else:
             return
         error = self._error()
         if not error.said:
             self.say(str(error))
         os._exit(1)
-
-    @contextlib.contextmanager
-    def finishing(self) -> Iterator[None]:
-        """A block of last writes, for which this process is given a minute more where another one is lost."""
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._idle.set()
 
     def _error(self) -> PctoolError:
         error = PctoolError(

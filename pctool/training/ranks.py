@@ -50,9 +50,10 @@ class Ranks:
         """A block in which the loss of another process is a PctoolError that names it."""
         return self.lifeline.unbroken() if self.lifeline else contextlib.nullcontext()
 
-    def finishing(self) -> contextlib.AbstractContextManager[None]:
-        """A block of last writes, which the loss of another process does not cut short."""
-        return self.lifeline.finishing() if self.lifeline else contextlib.nullcontext()
+    def spare(self, working: Callable[[], bool]) -> None:
+        """While that says so the loss of another process does not end this one, for a minute at most."""
+        if self.lifeline:
+            self.lifeline.working = working
 
     @property
     def main(self) -> bool:

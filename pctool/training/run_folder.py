@@ -56,8 +56,6 @@ class RunFolder:
         """
         self._take(config, hashes, may_resume=may_resume)
         self._sweep()
-        with contextlib.suppress(FileNotFoundError):  # how an earlier process ended is not how this one does
-            (self.path / "exit.json").unlink()
         identity = {**config.identity(), **hashes}
         record = RunRecord(
             config=config.model_dump(mode="json"),
@@ -83,6 +81,14 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise files.write_error(self.path, error) from error
+
+    def forget_exit(self) -> None:
+        """Removes exit.json: how an earlier process ended is not how this one does."""
+        path = self.path / "exit.json"
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise files.write_error(path, error) from error
 
     def record_exit(self, entry: dict[str, Any]) -> None:
         """Writes exit.json: how this process ended."""
@@ -176,9 +182,8 @@ class RunFolder:
             for bad in problems:
                 aside = bad.with_name(bad.name + ".damaged")
                 bad.replace(aside)
-                problems[bad] = (
-                    f"{problems[bad].split(';')[0]}; it is kept as {aside.name}, and the one before it is used"
-                )
+                why, used = problems[bad].split(";")[0], found["step"]
+                problems[bad] = f"{why}; it is kept as {aside.name}, and step {used:,} is used"
             return found, list(problems.values())
         earlier = sorted(path.name for path in (self.path / "checkpoints").glob("*.pt.damaged"))
         if problems or earlier:

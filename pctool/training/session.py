@@ -143,6 +143,8 @@ def _train(session: Session, watcher: Watcher) -> Outcome:
     scorer = evaluation.opened(config, ranks, watcher.note)
     recorder = Recorder(config, folder, state, watcher, stop) if ranks.main else None
     if state.step < config.steps:
+        if ranks.main:
+            folder.forget_exit()
         watcher.begin(state.step, config.steps)
     with contextlib.closing(source.batches(own)) as reals, warnings.catch_warnings():
         # torch.compile looks at .grad of the weights that are values, and is told that they have none.
@@ -189,6 +191,11 @@ def _newest(folder: RunFolder, watcher: Watcher, ranks: Ranks) -> dict[str, Any]
     return ranks.from_first(checkpoint)
 
 
+def _schedule(config: TrainConfig) -> str:
+    start = config.decay_start()
+    return f"falls from step {start:,} to {config.steps:,}" if start < config.steps else "stays as it is"
+
+
 def _resume(
     state: TrainingState, folder: RunFolder, watcher: Watcher, ranks: Ranks, checkpoint: dict[str, Any] | None
 ) -> None:
@@ -203,12 +210,9 @@ def _resume(
         watcher.note(f"{folder.path} starts from {fork}, at step {state.step:,}")
     elif checkpoint is not None:
         state.resume(checkpoint)
-        before, now = TrainConfig.model_validate_json(checkpoint["config"]), state.config
-        if before.decay_start() != now.decay_start() or before.steps != now.steps:
-            watcher.note(
-                f"the learning rate now falls from step {now.decay_start():,} to {now.steps:,}, and not from "
-                f"{before.decay_start():,} to {before.steps:,} as before"
-            )
+        before, now = _schedule(TrainConfig.model_validate_json(checkpoint["config"])), _schedule(state.config)
+        if before != now:
+            watcher.note(f"the learning rate now {now}; before, it {before}")
         done = state.step >= state.config.steps
         what = "is finished; --steps N trains on" if done else "continues"
         watcher.note(f"{folder.path} {what}, at step {state.step:,}")

@@ -49,14 +49,14 @@ class StepEnd:
         self.images_a_step = config.batch_size * config.d_iters
         self._z_samples = state.latent(N_SAMPLES, "samples")
         self._background = Background()
+        ranks.spare(self._background.busy)
 
     def __enter__(self) -> StepEnd:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *traceback: object) -> None:
         background = self._background
-        with self.ranks.finishing():
-            background.close(give_up=isinstance(error, KeyboardInterrupt))
+        background.close(give_up=isinstance(error, KeyboardInterrupt))
         if error is None:
             background.check()
         elif self.recorder and isinstance(background.error, PctoolError) and background.error is not error:

@@ -104,7 +104,7 @@ def _state(run: Path, ended: dict[str, Any], *, step: int, steps: int, quiet_for
     """What the files of a run say; `quiet_for` are the seconds without a change that are nothing."""
     if ended.get("code") == 0 and step >= steps:
         return "done", None
-    # Every process removes exit.json when it begins and writes it when it ends, also before it began, for want of data.
+    # A process removes exit.json when it begins to train, and writes it when it ends, for want of data before it began.
     if isinstance(ended.get("code"), int):
         return _ended_state(ended, step)
     if not (run / "config.json").exists():

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,7 @@ def job(main: Callable[..., None], size: int, arguments: list[str]) -> None:
     for _ in children:
         _, status = os.wait()
         if code := os.waitstatus_to_exitcode(status):
+            time.sleep(2)  # for the others to say what they have to say
             raise SystemExit(f"exit code {code}")
 
 

@@ -65,21 +65,27 @@ def test_close_waits_for_all_work():
 
 def test_an_interrupt_waits_for_the_piece_under_way_and_gives_up_the_rest():
     """Twice Ctrl-C while the last files are written: none is cut, none begun, the interrupt comes up behind them."""
-    done, work = [], Background()
+    done, closing, work = [], threading.Event(), Background()
 
     def write() -> None:
+        closing.wait(10)
         done.append("begun")
         for _ in range(2):
-            time.sleep(0.1)
+            time.sleep(0.3)
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        time.sleep(0.2)
+        time.sleep(0.3)
         done.append("written")
 
-    work(write)
-    work(done.append, "next")
-    with pytest.raises(KeyboardInterrupt):
+    def end() -> None:
+        work(write)
+        work(done.append, "next")
+        closing.set()
         work.close()
+
+    with pytest.raises(KeyboardInterrupt):
+        end()
     assert done == ["begun", "written"]
+    assert not work.busy()
 
 
 def test_what_is_not_begun_can_be_given_up():

@@ -57,7 +57,7 @@ def wait_for(line: lifeline.Lifeline) -> None:
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_process_that_is_done_may_go(ended, monkeypatch, early, size):
     """One is done long before the others, and takes long to go: nobody is lost, and all leave."""
-    monkeypatch.setattr(lifeline, "BEAT", 0.03)
+    monkeypatch.setattr(lifeline, "BEAT", 0.1)
     lines, said = tied(size)
     others = [line for line in lines if line.rank != early]
     lines[early].leave(failed=False)
@@ -77,11 +77,13 @@ def test_last_writes_are_not_cut_short(ended):
     """Another process is lost while one still writes what it has computed: it is given the time, and then to say why
     it ends; who never ends is ended."""
     lines, _ = tied()
-    with lines[0].finishing():
-        die(lines[1])
-        wait_for(lines[0])
-        time.sleep(3 * lifeline.GRACE)
-        assert ended == []
+    done = threading.Event()
+    lines[0].working = lambda: not done.is_set()
+    die(lines[1])
+    wait_for(lines[0])
+    time.sleep(5 * lifeline.GRACE)
+    assert ended == []
+    done.set()
     lines[0].leave(failed=True)
     lines[0].close()
     assert ended == []
@@ -89,12 +91,13 @@ def test_last_writes_are_not_cut_short(ended):
 
 
 def test_last_writes_may_not_take_for_ever(ended, monkeypatch):
-    monkeypatch.setattr(lifeline, "LAST_WRITES", 0.2)
+    """Nor does an idle process wait: after its time it is ended, whatever it waits for."""
+    monkeypatch.setattr(lifeline, "LAST_WRITES", 0.5)
     lines, _ = tied()
-    with lines[0].finishing():
-        die(lines[1])
-        lines[0]._thread.join(10)
-        assert ended == [1]
+    lines[0].working = lambda: True
+    die(lines[1])
+    lines[0]._thread.join(10)
+    assert ended == [1]
     for line in lines:
         line.close()
 
@@ -146,7 +149,7 @@ def test_a_bug_stays_a_bug():
 
 def test_strangers_are_turned_away(ended, monkeypatch):
     """Whoever connects without the run's token is no process of it, nor who says nothing."""
-    monkeypatch.setattr(lifeline, "HELLO", 0.1)
+    monkeypatch.setattr(lifeline, "HELLO", 1.0)
     strangers = []
 
     def knock(port):

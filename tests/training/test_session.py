@@ -344,11 +344,26 @@ def test_a_longer_schedule_is_said(tmp_path):
     run(tmp_path / "run", steps=4)
     watcher = Watcher()
     run(tmp_path / "run", watcher, steps=8)
-    said = "the learning rate now falls from step 4 to 8, and not from 2 to 4 as before"
+    said = "the learning rate now falls from step 4 to 8; before, it falls from step 2 to 4"
     assert [note for note in watcher.notes if "rate" in note] == [said]
     again = Watcher()
     run(tmp_path / "run", again, steps=8)
     assert [note for note in again.notes if "rate" in note] == []
+
+
+def test_how_a_run_ended_is_gone_while_it_trains_and_stays_when_it_is_finished(tmp_path):
+    (tmp_path / "run").mkdir()
+    left = tmp_path / "run/exit.json"
+    left.write_text("{}")
+
+    class Looking(Watcher):
+        def step(self, report):
+            assert not left.exists()
+
+    run(tmp_path / "run", Looking(), steps=2)
+    left.write_text("{}")
+    assert run(tmp_path / "run", steps=2).finished
+    assert left.exists()
 
 
 def test_a_fork_goes_on_from_anothers_checkpoint(tmp_path):
