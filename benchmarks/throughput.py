@@ -44,6 +44,7 @@ from pctool.core.models.resnet import Generator
 from pctool.data.feed import MappedFeed
 from pctool.data.sampler import SampleOrder
 from pctool.training import loop, session, step_end
+from pctool.training.background import Background
 from pctool.training.config import TrainConfig, resolve
 from pctool.training.ranks import Ranks
 from pctool.training.recorder import StepReport
@@ -257,16 +258,11 @@ def make_images(path: Path, resolution: int, count: int) -> None:
             archive.writestr(f"{i:06d}.png", buffer.getvalue())
 
 
-class InLine:
-    """Stands in for `Background`: does what it is given at once, so that it is timed as if the training waited."""
+class InLine(Background):
+    """Does what it is given at once, so that it is timed as if the training waited."""
 
     def __call__(self, work: Callable[..., object], *arguments: Any) -> None:
         work(*arguments)
-
-    def check(self) -> None:
-        pass
-
-    wait = close = check
 
 
 class Parts:
