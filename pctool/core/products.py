@@ -23,7 +23,7 @@ def has_fast_bf16(device: str) -> bool:
 
 
 # Compiled code asks once. That is all torch.compiler.assume_constant_result does, besides importing torch's compiler,
-# for which every command would wait 2 seconds.
+# for which commands that compile nothing would wait 2 seconds.
 has_fast_bf16._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
