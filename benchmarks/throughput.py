@@ -39,7 +39,7 @@ from torch.nn.utils.parametrizations import spectral_norm as stock_spectral_norm
 from torch.utils.data import DataLoader, TensorDataset
 
 from pctool.core.layers.preconditioner import preconditioned_layers
-from pctool.core.models import DIM_Z, build_discriminator, build_generator, default_widths
+from pctool.core.models import DIM_Z, build_discriminator, build_generator, default_widths, resampling
 from pctool.core.models.resnet import Generator
 from pctool.data.feed import MappedFeed
 from pctool.data.sampler import SampleOrder
@@ -64,6 +64,13 @@ PARTS = {
     "sample grid": "sample_every",
     "checkpoint": "save_every",
 }
+# The plain loop's networks take every operation in turn, as a user writes them.
+AS_WRITTEN = mock.patch.multiple(
+    resampling,
+    convolve_and_halve=lambda x, weight, bias: F.avg_pool2d(F.conv2d(x, weight, bias, padding=1), 2),
+    double_and_convolve=lambda x, weight, bias: F.conv2d(F.interpolate(x, scale_factor=2), weight, bias, padding=1),
+    average_pool=lambda x: F.avg_pool2d(x, 2),
+)
 
 
 class Plain:
@@ -91,6 +98,7 @@ class Plain:
         self.loader = DataLoader(data, args.batch_size, shuffle=True, drop_last=True)
         self.batches = iter(self.loader)
 
+    @AS_WRITTEN
     def step(self) -> float:
         """Trains D, then G; the seconds it took."""
         start = _now(self.device)

@@ -7,20 +7,19 @@ convolution of G (1x1, 3x3) and the initialisation.
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pctool.core.models import resampling
 from pctool.core.models.factored import FactoredConv2d
 
 Variant = Literal["authors", "sngan"]
 
 LEAK = {"authors": 0.1, "sngan": 0.0}  # negative slope in the residual D
-UPSAMPLING = {"authors": "bilinear", "sngan": "nearest"}
-LARGEST_MATRIX = 24  # side of the images up to which a GPU enlarges them by one matrix product in bf16
+UPSAMPLING: dict[Variant, resampling.Upsampling] = {"authors": "bilinear", "sngan": "nearest"}
 
 
 class UpBlock(nn.Module):
@@ -31,8 +30,8 @@ class UpBlock(nn.Module):
     def __init__(self, n_in: int, n_out: int, variant: Variant, side: int) -> None:
         super().__init__()
         self.upsampling = UPSAMPLING[variant]
-        few = self.upsampling == "bilinear" and side <= LARGEST_MATRIX
-        self.register_buffer("enlarge", bilinear_matrix(side) if few else torch.empty(0), persistent=False)
+        few = self.upsampling == "bilinear" and side <= resampling.LARGEST_MATRIX
+        self.register_buffer("enlarge", resampling.bilinear_matrix(side) if few else torch.empty(0), persistent=False)
         self.norm1 = nn.BatchNorm2d(n_in)
         self.conv1 = nn.Conv2d(n_in, n_out, 3, padding=1)
         self.norm2 = nn.BatchNorm2d(n_out)
@@ -40,52 +39,14 @@ class UpBlock(nn.Module):
         self.shortcut = nn.Conv2d(n_in, n_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(self._up(F.relu(self.norm1(x))))
+        h = F.relu(self.norm1(x))
+        if self.upsampling == "nearest":
+            h = resampling.double_and_convolve(h, self.conv1.weight, self.conv1.bias)
+        else:
+            h = self.conv1(resampling.doubled(h, self.upsampling, self.enlarge))
         h = self.conv2(F.relu(self.norm2(h)))
         # A 1x1 convolution and an upsampling whose weights sum to 1 commute: the cheap order is the low resolution.
-        return h + self._up(self.shortcut(x))
-
-    def _up(self, x: Tensor) -> Tensor:
-        if x.is_cuda and x.dtype == torch.bfloat16 and self.enlarge.numel():
-            return enlarged(x, self.enlarge)
-        # CUDA's autocast would do it in float32, and what is added to it.
-        with torch.autocast("cuda", enabled=False) if x.is_cuda else contextlib.nullcontext():
-            return F.interpolate(x, scale_factor=2, mode=self.upsampling)
-
-
-def bilinear_matrix(side: int) -> Tensor:
-    """The bilinear enlargement of side x side pixels to twice the side, [4 side^2, side^2]; exact in bfloat16."""
-    pixels = torch.eye(side * side).view(-1, 1, side, side)
-    return F.interpolate(pixels, scale_factor=2, mode="bilinear").flatten(1).t().contiguous().bfloat16()
-
-
-def enlarged(x: Tensor, matrix: Tensor) -> Tensor:
-    """`F.interpolate` by `bilinear_matrix`, in channels_last: in bf16 a fraction of its own kernels' time on a GPU."""
-    n, channels, height, width = x.shape
-    pixels = torch.bmm(matrix.expand(n, -1, -1), x.permute(0, 2, 3, 1).reshape(n, -1, channels))
-    return pixels.view(n, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
-
-
-def average_pool(x: Tensor) -> Tensor:
-    """`F.avg_pool2d(x, 2)`, whose backward pass in channels_last takes a GPU several times as long as a copy."""
-    fast = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not (x.shape[2] | x.shape[3]) & 1
-    pooled: Tensor = _AveragePool.apply(x) if fast else F.avg_pool2d(x, 2)
-    return pooled
-
-
-class _AveragePool(torch.autograd.Function):
-    """The mean of 2 x 2 pixels of channels_last images with even sides."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 2)
-
-    @staticmethod
-    def backward(ctx: Any, G: Tensor) -> Tensor:
-        n, channels, height, width = G.shape
-        spread = (G / 4).permute(0, 2, 3, 1)[:, :, None, :, None].expand(n, height, 2, width, 2, channels)
-        pixels = spread.reshape(n, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
-        return pixels.contiguous(memory_format=torch.channels_last)  # a single pixel's are no copy yet
+        return h + resampling.doubled(self.shortcut(x), self.upsampling, self.enlarge)
 
 
 class DownBlock(nn.Module):
@@ -101,12 +62,9 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = x if self.first else F.leaky_relu(x, self.leak)
-        h = self.conv2(F.leaky_relu(self.conv1(h), self.leak), self._pool)
+        h = self.conv2(F.leaky_relu(self.conv1(h), self.leak), halve=self.down)
         # Average pooling commutes with the 1x1 shortcut, so it goes first: a quarter of the work.
-        return h + self.shortcut(self._pool(x))
-
-    def _pool(self, x: Tensor) -> Tensor:
-        return average_pool(x) if self.down else x
+        return h + self.shortcut(resampling.average_pool(x) if self.down else x)
 
 
 @torch.no_grad()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pctool.core.models import resampling
 
 
 class FactoredConv2d(nn.Conv2d):
@@ -24,11 +25,12 @@ class FactoredConv2d(nn.Conv2d):
         super().__init__(n_in, n_out, kernel, stride, padding)
         self.register_buffer("left", torch.empty(0), persistent=False)
 
-    def forward(self, x: Tensor, pool: Callable[[Tensor], Tensor] = lambda y: y) -> Tensor:
-        """x [batch, in, height, width] -> [batch, out, ...], pooled; an average of positions commutes with Q."""
+    def forward(self, x: Tensor, halve: bool = False) -> Tensor:
+        """x [batch, in, height, width] -> [batch, out, ...]; `halve`: the means of 2 x 2 pixels, as Q commutes."""
+        convolve = resampling.convolve_and_halve if halve else self._conv_forward
         if not self.left.numel():
-            return pool(super().forward(x))
-        return self.apply_left(pool(self._conv_forward(x, self.weight, None)))
+            return convolve(x, self.weight, self.bias)
+        return self.apply_left(convolve(x, self.weight, None))
 
     def apply_left(self, y: Tensor) -> Tensor:
         """Q on the channels of y [batch, out, height, width], and the bias."""

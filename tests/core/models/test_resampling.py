@@ -1,10 +1,47 @@
-"""The parts of the residual networks, against PyTorch's own."""
+"""Changes of resolution in the residual networks, against PyTorch's own operations one after the other."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from pctool.core.models.blocks import average_pool, bilinear_matrix, enlarged
+from pctool.core.models.resampling import (
+    average_pool,
+    bilinear_matrix,
+    convolve_and_halve,
+    double_and_convolve,
+    enlarged,
+)
+
+
+def convolve_then_halve(x, weight, bias):
+    return F.avg_pool2d(F.conv2d(x, weight, bias, padding=1), 2)
+
+
+def double_then_convolve(x, weight, bias):
+    return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 3, 7, 6), (1, 3, 2, 2), (2, 3, 3, 3)])
+@pytest.mark.parametrize(
+    ("at_once", "in_turn"), [(convolve_and_halve, convolve_then_halve), (double_and_convolve, double_then_convolve)]
+)
+def test_one_convolution_is_two_operations(at_once, in_turn, shape, bias):
+    """Value, gradients of input, weight and bias, and those of a gradient penalty, borders and odd sides included."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight, b = (
+        torch.randn(size, dtype=torch.float64, generator=generator).requires_grad_()
+        for size in (shape, (5, 3, 3, 3), (5,))
+    )
+    wanted = (x, weight, b) if bias else (x, weight)
+    found = []
+    for operation in (at_once, in_turn):
+        y = operation(x, weight, b if bias else None)
+        slopes = torch.autograd.grad(y.pow(3).sum(), wanted, create_graph=True)
+        penalties = torch.autograd.grad(slopes[0].square().sum(), (x, weight))
+        found.append((y, *slopes, *penalties))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("format_", [torch.channels_last, torch.contiguous_format])
