@@ -33,13 +33,14 @@ from unittest import mock
 
 import step_time
 import torch
+import torch.nn.functional as F
 from throughput import make_images
 from torch._dynamo.utils import counters
 
 from pctool.core.layers.preconditioner import preconditioned_layers
 from pctool.core.layers.strength import Ladder
 from pctool.core.linalg import coefficient_rows, initial_vectors, precondition_batch
-from pctool.core.models import build_discriminator, default_widths
+from pctool.core.models import build_discriminator, default_widths, resampling
 from pctool.core.polynomial import IDENTITY, PUBLISHED
 from pctool.core.products import Precision, available
 from pctool.training import session
@@ -55,7 +56,7 @@ STEPS = (("32", "bf16"), ("48", "bf16"), ("128", "bf16"), ("256", "bf16"), ("32"
 RUNS = (
     "sn bf16 eager", "apc bf16 eager", "none bf16 graph", "sn bf16 graph", "fpc bf16 graph", "apc bf16 graph",
     "svd bf16 graph", "apc tf32 graph", "apc fp32 graph", "apc bf16 compiled", "apc bf16 compiled graph",
-    "apc bf16 graph records",
+    "apc bf16 graph records", "apc bf16 graph in-turn", "apc bf16 compiled graph in-turn",
 )  # fmt: skip
 
 
@@ -172,6 +173,7 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
 
     Eager, as a CUDA graph, and compiled, with nothing written meanwhile, APC with strengths that change at random every
     100 steps, which takes the seconds given apart; `records`: 1000 steps with all that is written by default.
+    `in-turn`: the convolution and the average at the end of D's blocks as two operations.
     """
     found = {}
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, PCTOOL_CACHE_DIR=folder):
@@ -201,7 +203,9 @@ def _run(args: argparse.Namespace, folder: Path, method: str, precision: str, ho
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     choose = mock.patch.object(Ladder, "choose", lambda own, kappa: chance.choice([IDENTITY, *own.polynomials]))
-    with choose, session.opened(resolve({**settings, **off, **widths, **changing})) as opened:
+    in_turn = mock.patch.object(resampling, "convolve_and_halve", _convolve_then_halve)
+    operations = in_turn if "in-turn" in how else contextlib.nullcontext()
+    with operations, choose, session.opened(resolve({**settings, **off, **widths, **changing})) as opened:
         opened.train(watcher)
     taken = watcher.seconds[first:-1]  # the last step saves
     usual = statistics.median(taken)
@@ -215,6 +219,10 @@ def _run(args: argparse.Namespace, folder: Path, method: str, precision: str, ho
         "compiled": counters["stats"]["unique_graphs"] - graphs,
         "peak_memory_mib": peak_mib(args.device),
     }
+
+
+def _convolve_then_halve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return resampling.average_pool(F.conv2d(x, weight, bias, padding=1))
 
 
 class Times:

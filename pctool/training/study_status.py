@@ -77,7 +77,7 @@ def _task_status(folder: Path, task: int, name: str, stale_after: float | None) 
         raise InputError(f"{path} does not say its steps; write the study again with --force")
     stats = [line for line in last_lines(run / "stats.jsonl") if number(line.get("step")) is not None]
     ended = read_object(run / "exit.json")
-    step = max([0, *(int(line["step"]) for line in stats), int(number(ended.get("step")) or 0)])
+    step = max([_saved_step(run), *(int(line["step"]) for line in stats), int(number(ended.get("step")) or 0)])
     quiet_for = _patience(stats) if stale_after is None else stale_after
     state, reason = _state(run, ended, step=step, steps=steps, quiet_for=quiet_for)
     speed = _speed(stats)
@@ -95,6 +95,11 @@ def _task_status(folder: Path, task: int, name: str, stale_after: float | None) 
         kappa=last_kappa(run),
         alarm=alarm(run),
     )
+
+
+def _saved_step(run: Path) -> int:
+    """The newest checkpoint's, by its name: the only sign of progress of a run with --log-every 0."""
+    return max((int(path.stem) for path in (run / "checkpoints").glob("[0-9]*.pt") if path.stem.isdigit()), default=0)
 
 
 Verdict = tuple[State, str | None]

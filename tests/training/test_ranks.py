@@ -82,11 +82,8 @@ def test_two_ranks_of_dcgan_keep_one_batch_norm(tmp_path):
 def test_one_steps_gradient_of_d_is_one_processs_in_float32(tmp_path):
     """After a whole step (G's update with batch norm, then D's) of 8 images in float32, D's gradient as two ranks
     average it differs from one process's by 1e-6 in norm, and no parameter's by more than 3e-6 of its own norm:
-    measured 1e-7 to 6e-7, and up to 1.6e-6 for a small shortcut, of whose gradient the spectral norm takes most away.
-
-    That is with PyTorch's own convolutions. oneDNN's add up a weight's gradient over all positions in turn, and one
-    process alone is 1e-6 away from the float64 gradient (3e-6 at 16 images; two ranks, with half the terms each, 1e-6):
-    there 3e-6 is asked, and 1e-5 of each parameter (a bias, where real and fake images nearly cancel).
+    measured 1e-7 to 8e-7, and up to 2.1e-6 for a small shortcut, of whose gradient the spectral norm takes most away.
+    So with PyTorch's own convolutions and with oneDNN's, which would add up a bias's gradient in turn (1.1e-6).
     The median of three seeds counts: an input of ReLU that is 0 but for rounding makes the gradient another one.
     """
     forked.run("step_gradients", (1, [tmp_path / "one"]), (2, [tmp_path / "two"]))
@@ -101,8 +98,8 @@ def test_one_steps_gradient_of_d_is_one_processs_in_float32(tmp_path):
         assert len(norms) > 20
         assert norms.min() > 0
         errors[key.split("/")[0]].append((float(apart.norm() / norms.norm()), float((apart / norms).max())))
-    assert (np.median(errors["pytorch"], axis=0) <= (1e-6, 3e-6)).all(), errors
-    assert (np.median(errors["onednn"], axis=0) <= (3e-6, 1e-5)).all(), errors
+    for found in errors.values():
+        assert (np.median(found, axis=0) <= (1e-6, 3e-6)).all(), errors
 
 
 @pytest.mark.slow

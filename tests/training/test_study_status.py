@@ -77,6 +77,14 @@ def test_a_run_that_writes_is_running(study, run):
     assert task.seconds_left == pytest.approx(120.0, rel=1e-12)
 
 
+def test_a_run_without_a_log_has_come_as_far_as_its_checkpoints(study, run):
+    """`--log-every 0`: the newest one's name is the step."""
+    (run / "checkpoints").mkdir()
+    for name in ("00000040.pt", "00000120.pt", "00000160.pt.damaged", "best.pt"):
+        (run / "checkpoints" / name).touch()
+    assert (only(study).state, only(study).step) == ("running", 120)
+
+
 def test_the_speed_is_the_recent_one(study, run):
     """Of a long log only the last 20 lines count: 19 intervals of 2 s after many of 100 s."""
     seconds = np.concatenate([np.arange(1, 481) * 100.0, 48_000 + np.arange(1, 21) * 2.0])

@@ -28,9 +28,12 @@ class FactoredConv2d(nn.Conv2d):
     def forward(self, x: Tensor, halve: bool = False) -> Tensor:
         """x [batch, in, height, width] -> [batch, out, ...]; `halve`: the means of 2 x 2 pixels, as Q commutes."""
         convolve = resampling.convolve_and_halve if halve else self._conv_forward
-        if not self.left.numel():
-            return convolve(x, self.weight, self.bias)
-        return self.apply_left(convolve(x, self.weight, None))
+        if self.left.numel():
+            return self.apply_left(convolve(x, self.weight, None))
+        if self.bias is not None and x.is_cpu and not torch.is_autocast_enabled("cpu"):
+            # oneDNN adds up a bias's gradient in turn, where real and fake images nearly cancel; a sum does not.
+            return convolve(x, self.weight, None).add_(self.bias.view(-1, 1, 1))
+        return convolve(x, self.weight, self.bias)
 
     def apply_left(self, y: Tensor) -> Tensor:
         """Q on the channels of y [batch, out, height, width], and the bias."""
