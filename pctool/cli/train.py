@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from pctool.cli.console import print_json
 from pctool.errors import InputError
 
 WHAT = "What and how (the run's identity)"
@@ -203,11 +204,11 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
 
     _check_environment(set(inspect.signature(train).parameters) - {"context"})
     _check_names(dataset, preset, data_dir)
+    if preset == "list":
+        _show_presets(as_json=json_)
+        return
     from pctool.cli import training_session
 
-    if preset == "list":
-        training_session.show_presets(as_json=json_)
-        return
     from_environment = {key for key in given if _is_from_environment(context, key)}
     if study is not None or task is not None:
         from pctool.training import study_folder
@@ -262,6 +263,17 @@ def _check_environment(settings: Iterable[str]) -> None:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise InputError(f"the environment variable {name} is no setting of train; unset it{hint}")
+
+
+def _show_presets(*, as_json: bool) -> None:
+    from pctool.training import recipes
+
+    headers = recipes.preset_headers()
+    if as_json:
+        print_json({"presets": headers})
+        return
+    for name, header in headers.items():
+        print(f"{name}: {header}")
 
 
 def _check_names(dataset: str | None, preset: str | None, data_dir: Path | None) -> None:

@@ -80,19 +80,6 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise InputError(f"--taus: {text!r} is not four rising numbers; write for example 5,10,20,30") from None
 
 
-def show_presets(*, as_json: bool) -> None:
-    """The shipped presets, each with the first line of its header."""
-    headers = {
-        name: (recipes.presets_folder() / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0].strip("# ")
-        for name in recipes.preset_names()
-    }
-    if as_json:
-        print_json({"presets": headers})
-        return
-    for name, header in headers.items():
-        print(f"{name}: {header}")
-
-
 def show_config(config: TrainConfig, *, as_json: bool) -> None:
     """The resolved configuration, as JSON or as TOML: what is unset is left out there, since TOML has no null."""
     if as_json:

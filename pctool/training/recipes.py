@@ -68,6 +68,14 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in presets_folder().glob("*.toml"))
 
 
+def preset_headers() -> dict[str, str]:
+    """The shipped presets, each with the first line of its header."""
+    return {
+        name: (presets_folder() / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0].strip("# ")
+        for name in preset_names()
+    }
+
+
 def presets_folder() -> Path:
     """Inside the installed package, or beside it in a source tree."""
     installed = Path(str(resources.files("pctool"))) / "presets"
