@@ -17,6 +17,7 @@ by itself; the share is sum(seconds of a part / its default interval) / (seconds
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pctool.core.layers.preconditioner import preconditioned_layers
 from pctool.core.models import DIM_Z, build_discriminator, build_generator, default_widths, resampling
+from pctool.core.models.factored import FactoredConv2d
 from pctool.core.models.resnet import Generator
 from pctool.data.feed import MappedFeed
 from pctool.data.sampler import SampleOrder
@@ -64,13 +66,24 @@ PARTS = {
     "sample grid": "sample_every",
     "checkpoint": "save_every",
 }
-# The plain loop's networks take every operation in turn, as a user writes them.
-AS_WRITTEN = mock.patch.multiple(
-    resampling,
-    convolve_and_halve=lambda x, weight, bias: F.avg_pool2d(F.conv2d(x, weight, bias, padding=1), 2),
-    double_and_convolve=lambda x, weight, bias: F.conv2d(F.interpolate(x, scale_factor=2), weight, bias, padding=1),
-    average_pool=lambda x: F.avg_pool2d(x, 2),
-)
+
+
+@contextlib.contextmanager
+def as_written() -> Iterator[None]:
+    """Our networks as a user writes them: PyTorch's own operations, one after the other."""
+
+    def convolve(layer: FactoredConv2d, x: torch.Tensor, halve: bool = False) -> torch.Tensor:
+        y = torch.nn.Conv2d.forward(layer, x)
+        return F.avg_pool2d(y, 2) if halve else y
+
+    operations = mock.patch.multiple(
+        resampling,
+        double_and_convolve=lambda x, weight, bias: F.conv2d(F.interpolate(x, scale_factor=2), weight, bias, padding=1),
+        doubled=lambda x, upsampling, enlarge: F.interpolate(x, scale_factor=2, mode=upsampling),
+        average_pool=lambda x: F.avg_pool2d(x, 2),
+    )
+    with operations, mock.patch.object(FactoredConv2d, "forward", convolve):
+        yield
 
 
 class Plain:
@@ -98,7 +111,7 @@ class Plain:
         self.loader = DataLoader(data, args.batch_size, shuffle=True, drop_last=True)
         self.batches = iter(self.loader)
 
-    @AS_WRITTEN
+    @as_written()
     def step(self) -> float:
         """Trains D, then G; the seconds it took."""
         start = _now(self.device)

@@ -54,10 +54,11 @@ def measure(settings: Settings, *, force: bool, as_json: bool) -> None:
     target = settings.out or default_out(settings.inputs, paths, settings.network, settings.layers, settings.grid)
     check_places(target, settings.plot, paths)
     check_one_run(paths)
-    for recorded in [Path(given) / "spectrum.h5" for given in settings.inputs]:
-        if recorded.exists():
-            note(f"{recorded} has what the run recorded while it trained; this measures the checkpoints it kept")
     request = Request(settings.network or chosen_network(paths), settings.layers, settings.grid)
+    for recorded in [Path(given) / "spectrum.h5" for given in settings.inputs]:
+        comparable = settings.network in (None, "D") and request.operator == "matrix"
+        if comparable and recorded.is_file() and recorded.resolve() != target.resolve():
+            note(f"there is also {recorded}, which 'pctool spectrum {recorded}' shows; this measures checkpoints")
     source = " ".join(settings.inputs).encode("utf-8", "replace").decode()  # a file name need not be valid text
     begun = already_measured(target, request, paths)
     jobs = settings.jobs or max(1, min(os.cpu_count() or 1, len(paths) // FILES_A_JOB))

@@ -98,7 +98,7 @@ def _task_status(folder: Path, task: int, name: str, stale_after: float | None) 
 
 
 def _saved_step(run: Path) -> int:
-    """The newest checkpoint's, by its name: the only sign of progress of a run with --log-every 0."""
+    """The newest checkpoint's, by its name: a run with --log-every 0 may show no other. Without torch."""
     return max((int(path.stem) for path in (run / "checkpoints").glob("[0-9]*.pt") if path.stem.isdigit()), default=0)
 
 

@@ -306,7 +306,7 @@ def test_a_recorded_file_is_shown_and_drawn_and_left_alone(folder: Path, capsys:
     assert run(["spectrum", "runs/demo", "--out", "runs/demo/spectrum.h5"]) == 0
     tables = capsys.readouterr().out.splitlines()[:-2]
     assert run(["spectrum", "runs/demo"]) == 0
-    assert "runs/demo/spectrum.h5 has what the run recorded" in capsys.readouterr().err
+    assert "there is also runs/demo/spectrum.h5" in capsys.readouterr().err
     (folder / "demo.spectrum.h5").unlink()
     before = (folder / "runs/demo/spectrum.h5").read_bytes()
     assert run(["spectrum", "runs/demo/spectrum.h5", "--plot", "figures"]) == 0

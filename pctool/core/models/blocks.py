@@ -33,18 +33,17 @@ class UpBlock(nn.Module):
         few = self.upsampling == "bilinear" and side <= resampling.LARGEST_MATRIX
         self.register_buffer("enlarge", resampling.bilinear_matrix(side) if few else torch.empty(0), persistent=False)
         self.norm1 = nn.BatchNorm2d(n_in)
-        self.conv1 = nn.Conv2d(n_in, n_out, 3, padding=1)
+        kind = resampling.DoublingConv2d if self.upsampling == "nearest" else nn.Conv2d
+        self.conv1 = kind(n_in, n_out, 3, padding=1)
         self.norm2 = nn.BatchNorm2d(n_out)
         self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1)
         self.shortcut = nn.Conv2d(n_in, n_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.norm1(x))
-        if self.upsampling == "nearest":
-            h = resampling.double_and_convolve(h, self.conv1.weight, self.conv1.bias)
-        else:
-            h = self.conv1(resampling.doubled(h, self.upsampling, self.enlarge))
-        h = self.conv2(F.relu(self.norm2(h)))
+        if self.upsampling == "bilinear":
+            h = resampling.doubled(h, self.upsampling, self.enlarge)
+        h = self.conv2(F.relu(self.norm2(self.conv1(h))))
         # A 1x1 convolution and an upsampling whose weights sum to 1 commute: the cheap order is the low resolution.
         return h + resampling.doubled(self.shortcut(x), self.upsampling, self.enlarge)
 

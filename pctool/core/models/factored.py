@@ -26,12 +26,15 @@ class FactoredConv2d(nn.Conv2d):
         self.register_buffer("left", torch.empty(0), persistent=False)
 
     def forward(self, x: Tensor, halve: bool = False) -> Tensor:
-        """x [batch, in, height, width] -> [batch, out, ...]; `halve`: the means of 2 x 2 pixels, as Q commutes."""
+        """x [batch, in, height, width] -> [batch, out, ...]; `halve`: the means of 2 x 2 pixels, with which Q commutes.
+
+        Halving is for 3 x 3 weights with padding 1.
+        """
         convolve = resampling.convolve_and_halve if halve else self._conv_forward
         if self.left.numel():
             return self.apply_left(convolve(x, self.weight, None))
         if self.bias is not None and x.is_cpu and not torch.is_autocast_enabled("cpu"):
-            # oneDNN adds up a bias's gradient in turn, where real and fake images nearly cancel; a sum does not.
+            # oneDNN adds up a bias's gradient in turn, which loses digits where real and fake images nearly cancel.
             return convolve(x, self.weight, None).add_(self.bias.view(-1, 1, 1))
         return convolve(x, self.weight, self.bias)
 

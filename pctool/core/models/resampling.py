@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 Upsampling = Literal["bilinear", "nearest"]
 
@@ -18,7 +18,9 @@ def convolve_and_halve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     """`F.avg_pool2d(F.conv2d(x, weight, bias, padding=1), 2)` for a 3 x 3 weight, in 4/9 of the work.
 
     The mean of four neighbours' convolutions is one convolution in steps of 2, by the mean of four shifted weights.
+    Raises ValueError for other weights.
     """
+    _check(weight)
     return F.conv2d(x, F.avg_pool2d(weight, 2, stride=1, padding=1), bias, stride=2, padding=1)
 
 
@@ -26,9 +28,24 @@ def double_and_convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     """`F.conv2d(F.interpolate(x, scale_factor=2), weight, bias, padding=1)` for a 3 x 3 weight, in 4/9 of the work.
 
     Four equal pixels meet the sum of the entries they fall on: a transposed convolution by the sum of shifted weights.
+    Raises ValueError for other weights.
     """
+    _check(weight)
     summed = F.avg_pool2d(weight.flip(2, 3), 2, stride=1, padding=1, divisor_override=1)
     return F.conv_transpose2d(x, summed.transpose(0, 1), bias, stride=2, padding=1)
+
+
+def _check(weight: Tensor) -> None:
+    if weight.shape[2:] != (3, 3):
+        raise ValueError(f"the weight is {tuple(weight.shape)}, not [out, in, 3, 3]")
+
+
+class DoublingConv2d(nn.Conv2d):
+    """A 3 x 3 `torch.nn.Conv2d` of images whose resolution is doubled before it, each pixel repeated."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [batch, in, height, width] -> [batch, out, 2 height, 2 width]."""
+        return double_and_convolve(x, self.weight, self.bias)
 
 
 def doubled(x: Tensor, upsampling: Upsampling, enlarge: Tensor) -> Tensor:
