@@ -17,7 +17,8 @@ from pctool.core.polynomial_report import Array
 from pctool.errors import InputError
 
 AGREEMENT = 1e-9  # in sup norm on the range; two correct solvers in this basis differ by 1e-12 or less
-# CLARABEL's own 1e-8 leaves 1e-7 in the coefficients. The tightest at which it reports an optimum is taken.
+# CLARABEL's own 1e-8 leaves 1e-7 in the coefficients. The tightest at which it reports an optimum is taken, each begun
+# afresh: from where it has failed it fails again.
 SOLVER_TOLERANCES = (1e-15, 1e-14, 1e-13)
 
 
@@ -74,7 +75,7 @@ def _by_cvxpy(matrix: Array, goal: Array, constraint: Array | None) -> tuple[Arr
         limits = {"tol_gap_abs": tolerance, "tol_gap_rel": tolerance, "tol_feas": tolerance}
         with warnings.catch_warnings(), contextlib.suppress(cvxpy.error.SolverError):
             warnings.simplefilter("ignore")  # of an inaccurate solution: the status says so as well
-            problem.solve(solver=cvxpy.CLARABEL, **limits)
+            problem.solve(solver=cvxpy.CLARABEL, warm_start=False, **limits)
         if problem.status == cvxpy.OPTIMAL:
             return np.linalg.solve(r, unknown.value), problem.solver_stats.solver_name
     raise InputError("CLARABEL found no optimum: lower the degree or alpha, or widen the range")

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pctool.core.polynomial import PUBLISHED, PUBLISHED_CUTOFFS, OddPolynomial
@@ -53,6 +53,7 @@ def test_many_points_give_the_continuous_limit(degree, expected):
 
 
 @settings(max_examples=25, deadline=None)
+@example(5, 0.270661912479535, 0.0, False, "grid")  # a second tolerance used to begin where the first had failed
 @given(degrees, cutoffs, st.sampled_from([0.0, 2.0, 4.0]), st.booleans(), st.sampled_from(["grid", "uniform"]))
 def test_it_is_numpys_least_squares_in_powers(degree, cutoff, alpha, at_one, sampling):
     """NumPy's SVD-based lstsq, in plain odd powers with g(1) = 1 put in by elimination, finds the same function."""
