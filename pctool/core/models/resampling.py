@@ -20,8 +20,7 @@ def convolve_and_halve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     The mean of four neighbours' convolutions is one convolution in steps of 2, by the mean of four shifted weights.
     Raises ValueError for other weights.
     """
-    _check(weight)
-    return F.conv2d(x, F.avg_pool2d(weight, 2, stride=1, padding=1), bias, stride=2, padding=1)
+    return F.conv2d(x, _shifted_means(weight), bias, stride=2, padding=1)
 
 
 def double_and_convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -30,14 +29,16 @@ def double_and_convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     Four equal pixels meet the sum of the entries they fall on: a transposed convolution by the sum of shifted weights.
     Raises ValueError for other weights.
     """
-    _check(weight)
-    summed = F.avg_pool2d(weight.flip(2, 3), 2, stride=1, padding=1, divisor_override=1)
+    summed = 4 * _shifted_means(weight.flip(2, 3))
     return F.conv_transpose2d(x, summed.transpose(0, 1), bias, stride=2, padding=1)
 
 
-def _check(weight: Tensor) -> None:
+def _shifted_means(weight: Tensor) -> Tensor:
+    """[out, in, 3, 3] -> [out, in, 4, 4]: the mean of the weight shifted by 0 or 1 in each direction."""
     if weight.shape[2:] != (3, 3):
         raise ValueError(f"the weight is {tuple(weight.shape)}, not [out, in, 3, 3]")
+    # Padded apart: on GPUs avg_pool2d's own padding had wrong gradients in channels_last (PyTorch 2.11; its #188344).
+    return F.avg_pool2d(F.pad(weight, (1, 1, 1, 1)), 2, stride=1)
 
 
 class DoublingConv2d(nn.Conv2d):

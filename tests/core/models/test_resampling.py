@@ -63,6 +63,20 @@ def test_one_convolution_is_about_as_rough_in_bf16(at_once, in_turn):
     assert errors[0] < 2 * errors[1] < 0.01
 
 
+@pytest.mark.parametrize("operation", [convolve_and_halve, double_and_convolve])
+def test_no_pooling_pads(monkeypatch, operation):
+    """PyTorch 2.11's padded avg_pool2d has wrong gradients on GPUs in channels_last, which no CPU shows."""
+    pool, paddings = F.avg_pool2d, []
+
+    def watched(x, size, stride=None, padding=0, *args):
+        paddings.append(padding)
+        return pool(x, size, stride, padding, *args)
+
+    monkeypatch.setattr(F, "avg_pool2d", watched)
+    operation(torch.randn(2, 3, 8, 8), torch.randn(5, 3, 3, 3), None)
+    assert paddings == [0]
+
+
 @pytest.mark.parametrize("format_", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 3, 7, 6), (1, 4, 2, 2), (2, 5, 3, 3)])
 def test_the_average_is_pytorchs(shape, format_):
