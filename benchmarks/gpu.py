@@ -4,10 +4,10 @@
 
 What the device gives; the tests marked `gpu`; the kernel's errors against float64 at each precision; steps a second of
 `pctool train` on images of noise, eager, as CUDA graphs and compiled, with what APC's changes cost; whole steps of each
-method and resolution (`step_time.py`). Where they are named, also a profile, and `curves`: long runs side by side on
-real images, whose logs, spectra and samples lie beside the file, for `pctool report`. The file is written anew after
-each part, so that a time limit costs only what is left; a part that fails is recorded with its last words. `--device
-cpu --quick` tries the script itself.
+method and resolution (`step_time.py`). Where they are named, also `resampled`, a profile, and `curves`: long runs side
+by side on real images, whose logs, spectra and samples lie beside the file, for `pctool report`. The file is written
+anew after each part, so that a time limit costs only what is left; a part that fails is recorded with its last words.
+`--device cpu --quick` tries the script itself.
 """
 
 from __future__ import annotations
@@ -150,10 +150,11 @@ def _seconds(work: Callable[[], object], args: argparse.Namespace, repeats: int 
     return statistics.median(taken[3:])
 
 
-def step_times(resolution: str, precision: str, args: argparse.Namespace) -> Any:
+def step_times(resolution: str, precision: str, args: argparse.Namespace, methods: str = "") -> Any:
     """`step_time.py`, batch 64, channels_last, eager and as CUDA graphs."""
     batch, repeats, inner = ("4", "1", "1") if args.quick else ("64", "5", "3")
-    methods = "none,stock,sn,fpc-7" if args.quick else FEW if resolution in {"128", "256"} else MANY
+    usual = "none,stock,sn,fpc-7" if args.quick else FEW if resolution in {"128", "256"} else MANY
+    methods = methods or usual
     flags = ["--resolution", resolution, "--batch-size", batch, "--repeats", repeats, "--inner", inner, "--json"]
     flags += ["--methods", methods, "--device", args.device, "--precision", precision, "--channels-last"]
     flags += ["--width-g", "16", "--width-d", "16"] if args.quick else []
@@ -165,6 +166,17 @@ def step_times(resolution: str, precision: str, args: argparse.Namespace) -> Any
     torch.cuda.empty_cache()
     found = json.loads(printed.getvalue())
     print({name: round(1e3 * taken, 2) for name, taken in found["seconds"].items()}, "ms", file=sys.stderr)
+    return found
+
+
+def resampled(args: argparse.Namespace) -> dict[str, Any]:
+    """Own SN's step in bf16 at each resolution, D's convolutions and averages as one operation and in turn."""
+    found: dict[str, Any] = {}
+    for side, precision in STEPS:
+        if precision == "bf16":
+            found[side] = step_times(side, precision, args, "sn")["seconds"]
+            with _in_turn():
+                found[f"{side} in turn"] = step_times(side, precision, args, "sn")["seconds"]
     return found
 
 
@@ -203,8 +215,7 @@ def _run(args: argparse.Namespace, folder: Path, method: str, precision: str, ho
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     choose = mock.patch.object(Ladder, "choose", lambda own, kappa: chance.choice([IDENTITY, *own.polynomials]))
-    in_turn = mock.patch.object(resampling, "convolve_and_halve", _convolve_then_halve)
-    operations = in_turn if "in-turn" in how else contextlib.nullcontext()
+    operations = _in_turn() if "in-turn" in how else contextlib.nullcontext()
     with operations, choose, session.opened(resolve({**settings, **off, **widths, **changing})) as opened:
         opened.train(watcher)
     taken = watcher.seconds[first:-1]  # the last step saves
@@ -219,6 +230,10 @@ def _run(args: argparse.Namespace, folder: Path, method: str, precision: str, ho
         "compiled": counters["stats"]["unique_graphs"] - graphs,
         "peak_memory_mib": peak_mib(args.device),
     }
+
+
+def _in_turn() -> Any:
+    return mock.patch.object(resampling, "convolve_and_halve", _convolve_then_halve)
 
 
 def _convolve_then_halve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -302,7 +317,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--parts", help="some, as 'rates,32 px bf16'; profile and curves are made where they are named")
+    parser.add_argument("--parts", help="some, as 'rates,32 px bf16'; the last three are made where they are named")
     parser.add_argument("--runs", help="some of the training part's, as 'sn bf16 eager,apc bf16 compiled graph'")
     parser.add_argument("--curves", default="sn 32,apc 32", help="the curves part's runs")
     parser.add_argument("--data", default="fashion-mnist", help="their images")
@@ -316,7 +331,7 @@ def main() -> None:
     parts: dict[str, Callable[[argparse.Namespace], Any]] = {
         "rates": rates, "tests": tests, "errors": errors, "training": training,
         **{f"{side} px {precision}": functools.partial(step_times, side, precision) for side, precision in STEPS},
-        "profile": profile, "curves": curves,
+        "resampled": resampled, "profile": profile, "curves": curves,
     }  # fmt: skip
     result: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -327,7 +342,7 @@ def main() -> None:
         "python": sys.version.split()[0],
         "seconds": {},
     }
-    for name in args.parts.split(",") if args.parts else list(parts)[:-2]:
+    for name in args.parts.split(",") if args.parts else list(parts)[:-3]:
         start = time.perf_counter()
         try:
             result[name] = parts[name](args)

@@ -33,13 +33,12 @@ from torch.nn.utils.parametrizations import spectral_norm as stock_spectral_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from pctool.core import checkpoint
 from pctool.core.layers.plugin import precondition_
 from pctool.core.layers.preconditioner import METHODS, Preconditioner, last_linear, preconditioned_layers
 from pctool.core.layers.strength import Ladder
 from pctool.core.linalg import initial_vectors, power_iteration
 from pctool.core.models import DIM_Z, build_discriminator, build_generator, default_widths
-from pctool.core.polynomial import PUBLISHED
+from pctool.core.polynomial import IDENTITY, PUBLISHED
 from pctool.core.products import Precision
 from pctool.training import ema
 from pctool.training.cuda import beside
@@ -54,6 +53,13 @@ IN_PLACE = ("stock", "plug-in", "naive")
 IN_PLACE_PRODUCT = {torch.ops.aten.baddbmm_: lambda c, a, b, **_: 2 * a[0] * a[1] * a[2] * b[2]}
 GRAPH = " graph"
 SETTLED_TAUS = (5.0, 10.0, 20.0, 30.0)
+
+
+def last_strengths(run: Path) -> dict[str, int]:
+    """The degrees that APC ended with, by layer: stats.jsonl has them where they changed."""
+    entries = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    found: dict[str, int] = [entry["strengths"] for entry in entries if "strengths" in entry][-1]
+    return found
 
 
 class NaiveHorner(nn.Module):
@@ -109,10 +115,11 @@ class Training:
         images = (2 * args.batch_size, 3, args.resolution, args.resolution)
         if method in METHODS:
             pre = Preconditioner(self.D, method, ladder=Ladder(tuple(args.taus)), images=images)
-            if method == "apc" and args.apc_checkpoint:
-                found = checkpoint.read(args.apc_checkpoint)
-                self.D.load_state_dict(found["D"])
-                pre.load_state(found["preconditioner"])
+            if method == "apc" and args.apc_run:
+                state = pre.state()
+                for name, degree in last_strengths(args.apc_run).items():
+                    state[name]["coeffs"] = list((PUBLISHED[degree] if degree > 1 else IDENTITY).coeffs)
+                pre.load_state(state)
             else:
                 pre.update_strengths()
             return pre
@@ -311,7 +318,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--width-d", type=int)
     parser.add_argument("--methods", default=",".join((*CONTRACT, *OTHERS)))
     parser.add_argument("--taus", type=float, nargs=4, default=SETTLED_TAUS, help="apc's thresholds")
-    parser.add_argument("--apc-checkpoint", type=Path, help="apc as this checkpoint of 'pctool train' has it")
+    parser.add_argument(
+        "--apc-run", type=Path, help="apc with the strengths that this run of 'pctool train' ended with"
+    )
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--repeats", type=int, default=7)

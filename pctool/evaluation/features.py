@@ -53,14 +53,13 @@ class Extractor:
     def __call__(self, images: NDArray[np.uint8]) -> Batch:
         """uint8 [n, C, H, W] to features float32 [n, d] and probabilities [n, k] (None where there are none)."""
         self.check(images.shape[1:])
+        if self.device.type != "cpu":
+            return self._infer(images)
         n_threads = torch.get_num_threads()
         step = min(-(-len(images) // n_threads), max(1, CHUNK_PIXELS // self.size**2))
         chunks = [images[start : start + step] for start in range(0, len(images), step)]
         with ThreadPoolExecutor(n_threads, initializer=_single_threaded) as pool:
-            if self.device.type == "cpu":
-                found = list(pool.map(lambda chunk: self._infer(self._prepared(chunk)), chunks))
-            else:
-                found = [self._infer(np.concatenate(list(pool.map(self._prepared, chunks))))]
+            found = list(pool.map(self._infer, chunks))
         features = np.concatenate([f for f, _ in found])
         return features, np.concatenate([p for _, p in found if p is not None]) if self.has_probabilities else None
 
@@ -77,14 +76,14 @@ class Extractor:
                 "--extractor inception, or a torchvision network such as mobilenet_v2 with --weights FILE"
             )
 
-    def _prepared(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _prepared(self, images: NDArray[np.uint8]) -> torch.Tensor:
         """The network's input, float32 [n, channels, size, size] in [0, 255]; grey becomes three equal channels."""
         if images.shape[1] < self.channels:
             images = images.repeat(self.channels, 1)
-        if self.resizer == "none":
-            return images.astype(np.float32)
+        if self.resizer == "none" or self.device.type != "cpu":
+            return resizers.by_matrices(torch.tensor(images, device=self.device), self.size, self.resizer)
         resize = resizers.clean if self.resizer == "clean" else resizers.legacy
-        return resize(images, self.size)
+        return torch.from_numpy(resize(images, self.size))
 
     def with_resizer(self, resizer: Resizer) -> Self:
         """The same network behind another resizer. InputError where it is not Inception, or the resizer not its own."""
@@ -94,13 +93,13 @@ class Extractor:
             )
         return dataclasses.replace(self, resizer=resizer)
 
-    def _infer(self, x: NDArray[np.float32]) -> Batch:
+    def _infer(self, images: NDArray[np.uint8]) -> Batch:
         """In full float32: TF32, cuDNN's default for convolutions, would move features in the third digit."""
         gpu = self.device.type == "cuda"
         convolutions = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if gpu else contextlib.nullcontext()
         with torch.inference_mode(), convolutions, products(self.device, "fp32"):
-            on_device = torch.from_numpy(x).to(self.device).contiguous(memory_format=torch.channels_last)
-            features, probabilities = self.network(on_device)
+            x = self._prepared(images).contiguous(memory_format=torch.channels_last)
+            features, probabilities = self.network(x)
             return features.cpu().numpy(), None if probabilities is None else probabilities.cpu().numpy()
 
 

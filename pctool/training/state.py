@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -135,9 +136,12 @@ class TrainingState:
             "preconditioner": self.preconditioner.state(),
             "logged_strengths": self.logged_strengths,
         }
-        for name, value in _tensors(content):
-            if value.is_floating_point() and not torch.isfinite(value).all():
-                raise NonFiniteError(f"step {self.step}: {name} is not finite; nothing was saved")
+        values = {name: value for name, value in _tensors(content) if value.is_floating_point() and value.numel()}
+        largest = torch._foreach_norm(list(values.values()), math.inf)  # of each tensor: a GPU is waited for once
+        finite = torch.isfinite(torch.stack([number.to(self.device, torch.float32) for number in largest])).tolist()
+        if not all(finite):
+            name = list(values)[finite.index(False)]
+            raise NonFiniteError(f"step {self.step}: {name} is not finite; nothing was saved")
         copied: dict[str, Any] = snapshot(content)
         return copied
 

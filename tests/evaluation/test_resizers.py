@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pctool.evaluation import resizers
@@ -42,3 +43,17 @@ def test_same_size_is_left_as_it_is():
     square = IMAGES[..., :7, :]
     for resize in (resizers.clean, resizers.legacy):
         np.testing.assert_array_equal(resize(square, 7), square)
+
+
+@pytest.mark.parametrize("resizer", ["clean", "legacy"])
+@pytest.mark.parametrize("size", [5, 7, 11, 16, 299])
+def test_matrices_resize_as_both(resizer, size):
+    """The products for GPUs, on images that are not square: up to the order of sums those of either resizer."""
+    found = resizers.by_matrices(torch.tensor(IMAGES), size, resizer)
+    np.testing.assert_allclose(found.numpy(), getattr(resizers, resizer)(IMAGES, size), rtol=0, atol=1e-4)
+    assert found.dtype == torch.float32
+
+
+def test_matrices_leave_what_is_not_resized():
+    """Without a resizer pixels are only made floats."""
+    np.testing.assert_array_equal(resizers.by_matrices(torch.from_numpy(IMAGES), 16, "none").numpy(), IMAGES)
