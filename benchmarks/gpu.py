@@ -5,7 +5,7 @@
 What the device gives; the tests marked `gpu`; the kernel's errors against float64 at each precision; steps a second of
 `pctool train` on images of noise, eager, as CUDA graphs and compiled, with what APC's changes cost; whole steps of each
 method and resolution (`step_time.py`). Where they are named, also `resampled`, a profile, and `curves`: long runs side
-by side on real images, whose logs, spectra and samples lie beside the file, for `pctool report`. The file is written
+by side on real images, whose logs, spectra and samples are a ZIP beside it, for `pctool report`. The file is written
 anew after each part, so that a time limit costs only what is left; a part that fails is recorded with its last words.
 `--device cpu --quick` tries the script itself.
 """
@@ -43,6 +43,7 @@ from pctool.core.linalg import coefficient_rows, initial_vectors, precondition_b
 from pctool.core.models import build_discriminator, default_widths, resampling
 from pctool.core.polynomial import IDENTITY, PUBLISHED
 from pctool.core.products import Precision, available
+from pctool.spectrum.reader import read_spectrum
 from pctool.training import session
 from pctool.training.config import resolve
 from pctool.training.memory import peak_mib
@@ -266,8 +267,9 @@ class Times:
 def curves(args: argparse.Namespace) -> dict[str, Any]:
     """`--curves`, each `METHOD PIXELS`, at once on one device for `--minutes`: (1,1), the authors' widths, batch 64.
 
-    With spectra, and at 32 px scores over mobilenet_v2 where its `--weights` are there. Their folders, less the
-    checkpoints, stand beside the file as curves/<method>-<pixels>.
+    With spectra, and at 32 px scores over mobilenet_v2 where its `--weights` are there. What is drawn of them: D's
+    condition numbers, APC's strengths where they changed, scores. Their folders, less the checkpoints, are curves.zip
+    beside the file.
     """
     kept, ends = args.out.parent.resolve() / "curves", {}
     for run in args.curves.split(","):
@@ -280,14 +282,29 @@ def curves(args: argparse.Namespace) -> dict[str, Any]:
         ]  # fmt: skip
         flags += ["--width-g", "16", "--width-d", "16"] if args.quick else ["--precision", "bf16", "--compile"]
         if args.weights and pixels == "32":
-            flags += ["--eval-every", "2500", "--eval-extractor", "mobilenet_v2", "--eval-weights", _path(args.weights)]
+            flags += ["--eval-every", "5000", "--eval-extractor", "mobilenet_v2", "--eval-weights", _path(args.weights)]
         ends[out] = subprocess.Popen([sys.executable, "-m", "pctool", "train", *flags], cwd=HERE.parent)
+    found = {}
     for out, process in ends.items():
         process.wait()
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    exits = {out: out / "exit.json" for out in ends}
+        found[out.name] = _drawn(out) if (out / "exit.json").exists() else "refused or killed"
+    shutil.make_archive(str(kept), "zip", kept)
+    shutil.rmtree(kept)
+    return found
+
+
+def _drawn(run: Path) -> dict[str, Any]:
+    spectrum = read_spectrum(run / "spectrum.h5")
+    logs = {
+        name: [json.loads(line) for line in path.read_text().splitlines()] if (path := run / name).exists() else []
+        for name in ("stats.jsonl", "metrics.jsonl")
+    }
     return {
-        out.name: json.loads(end.read_text()) if end.exists() else "refused or killed" for out, end in exits.items()
+        "exit": json.loads((run / "exit.json").read_text()),
+        "kappas": {"step": spectrum.steps.tolist(), **{key: row.tolist() for key, row in spectrum.summary.items()}},
+        "strengths": {entry["step"]: entry["strengths"] for entry in logs["stats.jsonl"] if "strengths" in entry},
+        "scores": {entry["step"]: entry["scores"] for entry in logs["metrics.jsonl"]},
     }
 
 

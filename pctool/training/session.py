@@ -149,6 +149,9 @@ def _train(session: Session, watcher: Watcher) -> Outcome:
     with contextlib.closing(source.batches(own)) as reals, warnings.catch_warnings():
         # torch.compile looks at .grad of the weights that are values, and is told that they have none.
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
+        # On a GPU float32 is meant where it stands, and weights are values of another stream than the optimizer's.
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores for float32", UserWarning)
+        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match", UserWarning)
         finished = loop.train(config, reals, state, folder, ranks=ranks, stop=stop, recorder=recorder, scorer=scorer)
     requeue = ranks.any(stop.requeue, state.device)
     if recorder is None:
