@@ -43,6 +43,7 @@ from pctool.core.linalg import coefficient_rows, initial_vectors, precondition_b
 from pctool.core.models import build_discriminator, default_widths, resampling
 from pctool.core.polynomial import IDENTITY, PUBLISHED
 from pctool.core.products import Precision, available
+from pctool.errors import PctoolError
 from pctool.spectrum.reader import read_spectrum
 from pctool.training import session
 from pctool.training.config import resolve
@@ -284,13 +285,18 @@ def curves(args: argparse.Namespace) -> dict[str, Any]:
         if args.weights and pixels == "32":
             flags += ["--eval-every", "5000", "--eval-extractor", "mobilenet_v2", "--eval-weights", _path(args.weights)]
         ends[out] = subprocess.Popen([sys.executable, "-m", "pctool", "train", *flags], cwd=HERE.parent)
-    found = {}
-    for out, process in ends.items():
+    for process in ends.values():
         process.wait()
+    found = {}
+    for out in ends:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
-        found[out.name] = _drawn(out) if (out / "exit.json").exists() else "refused or killed"
-    shutil.make_archive(str(kept), "zip", kept)
-    shutil.rmtree(kept)
+        try:
+            found[out.name] = _drawn(out)
+        except (OSError, PctoolError) as error:
+            found[out.name] = {"refused or killed": repr(error)}
+    if kept.exists():
+        shutil.make_archive(str(kept), "zip", kept)
+        shutil.rmtree(kept)
     return found
 
 

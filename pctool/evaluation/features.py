@@ -26,6 +26,7 @@ INCEPTION, FASHION_CNN = "inception", "fashion-cnn"
 # Of images at a time and thread: on a CPU, 8 of 224 x 224 go through mobilenet_v2 in 22 ms each, 96 in 40, since their
 # activations leave the caches.
 CHUNK_PIXELS = 8 * 224 * 224
+LARGEST_ON_GPU = 512  # side of the images up to which a GPU resizes them: larger ones in a batch would fill it
 Batch = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 Network = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
 
@@ -53,13 +54,17 @@ class Extractor:
     def __call__(self, images: NDArray[np.uint8]) -> Batch:
         """uint8 [n, C, H, W] to features float32 [n, d] and probabilities [n, k] (None where there are none)."""
         self.check(images.shape[1:])
-        if self.device.type != "cpu":
-            return self._infer(images)
+        on_cpu = self.device.type == "cpu"
+        if not on_cpu and max(images.shape[2:]) <= LARGEST_ON_GPU:
+            return self._infer(torch.tensor(images))
         n_threads = torch.get_num_threads()
         step = min(-(-len(images) // n_threads), max(1, CHUNK_PIXELS // self.size**2))
         chunks = [images[start : start + step] for start in range(0, len(images), step)]
         with ThreadPoolExecutor(n_threads, initializer=_single_threaded) as pool:
-            found = list(pool.map(self._infer, chunks))
+            if on_cpu:
+                found = list(pool.map(lambda chunk: self._infer(self._resized(chunk)), chunks))
+            else:
+                found = [self._infer(torch.cat(list(pool.map(self._resized, chunks))))]
         features = np.concatenate([f for f, _ in found])
         return features, np.concatenate([p for _, p in found if p is not None]) if self.has_probabilities else None
 
@@ -76,12 +81,12 @@ class Extractor:
                 "--extractor inception, or a torchvision network such as mobilenet_v2 with --weights FILE"
             )
 
-    def _prepared(self, images: NDArray[np.uint8]) -> torch.Tensor:
-        """The network's input, float32 [n, channels, size, size] in [0, 255]; grey becomes three equal channels."""
+    def _resized(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        """The network's input by the host, float32 [n, channels, size, size] in [0, 255]."""
         if images.shape[1] < self.channels:
             images = images.repeat(self.channels, 1)
-        if self.resizer == "none" or self.device.type != "cpu":
-            return resizers.by_matrices(torch.tensor(images, device=self.device), self.size, self.resizer)
+        if self.resizer == "none":
+            return torch.from_numpy(images.astype(np.float32))
         resize = resizers.clean if self.resizer == "clean" else resizers.legacy
         return torch.from_numpy(resize(images, self.size))
 
@@ -93,13 +98,18 @@ class Extractor:
             )
         return dataclasses.replace(self, resizer=resizer)
 
-    def _infer(self, images: NDArray[np.uint8]) -> Batch:
-        """In full float32: TF32, cuDNN's default for convolutions, would move features in the third digit."""
+    def _infer(self, x: torch.Tensor) -> Batch:
+        """Of the network's input, or of images uint8 [n, C, H, W], which become it on the device.
+
+        In full float32: TF32, cuDNN's default for convolutions, would move features in the third digit.
+        """
         gpu = self.device.type == "cuda"
         convolutions = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if gpu else contextlib.nullcontext()
         with torch.inference_mode(), convolutions, products(self.device, "fp32"):
-            x = self._prepared(images).contiguous(memory_format=torch.channels_last)
-            features, probabilities = self.network(x)
+            x = x.to(self.device)
+            if x.dtype == torch.uint8:
+                x = resizers.by_matrices(x, self.size, self.resizer).expand(-1, self.channels, -1, -1)
+            features, probabilities = self.network(x.contiguous(memory_format=torch.channels_last))
             return features.cpu().numpy(), None if probabilities is None else probabilities.cpu().numpy()
 
 

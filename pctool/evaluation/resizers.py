@@ -41,7 +41,7 @@ def legacy(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
 def by_matrices(images: Tensor, size: int, resizer: Resizer) -> Tensor:
     """The same for uint8 [n, C, H, W] where they are, as products with each side's weights: for GPUs.
 
-    float32 [n, C, size, size], up to 1e-4 of 255 from `clean` and `legacy`, whose sums are in another order.
+    float32 [n, C, size, size], equal to `clean` and `legacy` to 1e-4, their sums being in another order.
     """
     x = images.float()
     if resizer == "none":
@@ -51,7 +51,7 @@ def by_matrices(images: Tensor, size: int, resizer: Resizer) -> Tensor:
     return resized.clamp(0, 255) if resizer == "clean" else resized
 
 
-@functools.lru_cache(8)
+@functools.lru_cache(64)
 def _weights(length: int, size: int, resizer: Resizer) -> NDArray[np.float32]:
     """What each of `size` output pixels takes of each input pixel, [size, length]: the images of unit vectors."""
     units = np.eye(length, dtype=np.float32)
