@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +31,45 @@ def note(message: str) -> None:
     """
     with contextlib.suppress(BrokenPipeError):
         print(f"{message}\n", end="", file=sys.stderr, flush=True)  # one write: threads may say something at once
+
+
+class PatientOutput(io.TextIOWrapper):
+    """A stdout that outlives its reader (`| head`): what nobody reads any more is dropped, and the command goes on."""
+
+    gone = False
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            self._let_go()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self.gone = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())  # what is still buffered goes there
+        os.close(nowhere)
+
+
+def outlive_readers() -> None:
+    """Makes stdout a PatientOutput, so that a command ends with its own exit code whoever reads it."""
+    plain = sys.stdout
+    if isinstance(plain, io.TextIOWrapper):
+        sys.stdout = PatientOutput(
+            plain.buffer, encoding=plain.encoding, errors=plain.errors, line_buffering=plain.line_buffering
+        )
+
+
+def reader_has_gone() -> bool:
+    """Whether what is printed is dropped."""
+    return isinstance(sys.stdout, PatientOutput) and sys.stdout.gone
 
 
 def print_json(payload: dict[str, Any]) -> None:

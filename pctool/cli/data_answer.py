@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +32,9 @@ def report(name: str, outcome: Outcome, data_dir: Path | None, as_json: bool) ->
     for state in states:
         if state.path:
             console.output().print(f"  {state.path}", markup=False)
-    place = f" --data-dir {data_dir}" if data_dir else ""
-    console.output().print(f"next: pctool train --dataset {name}{place}", markup=False)
+    place = ["--data-dir", str(data_dir)] if data_dir else []
+    command = shlex.join(["pctool", "train", "--dataset", name, *place])
+    console.output().print(f"next: {command}", markup=False)
 
 
 def prepared(  # noqa: PLR0917  # what was prepared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -54,7 +55,7 @@ def export(
     count = sum(value.numel() for value in tensors.values())
     output().print(f"{network} at step {step:,}, {len(tensors)} tensors, {count:,} numbers: {target}", markup=False)
     if network == "D":
-        output().print(f"next: pctool spectrum {target}", markup=False)
+        output().print(f"next: {shlex.join(['pctool', 'spectrum', str(target)])}", markup=False)
 
 
 def _run_name(path: Path) -> str:

@@ -7,6 +7,7 @@ import errno
 import importlib.metadata
 import os
 import re
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ import typer
 
 from pctool import errors
 from pctool.cli import data, doctor, evaluate, export, fit_poly, report, spectrum, study, train
-from pctool.cli.console import note
+from pctool.cli.console import note, outlive_readers
 from pctool.cli.exit_codes import INTERRUPTED, exit_code
 
 
@@ -122,4 +123,7 @@ def _fail(message: str, code: int) -> int:
 
 def main() -> None:
     """The console script."""
-    sys.exit(run())
+    outlive_readers()
+    code = run()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is decided: an impatient Ctrl-C does not change it any more
+    sys.exit(code)

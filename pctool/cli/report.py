@@ -45,13 +45,14 @@ def report(  # noqa: PLR0917  # every setting is a flag of its own
     """
     from pctool.report import page, tables
     from pctool.report.figures import overlays, spectra_of
-    from pctool.report.rows import rows_of
+    from pctool.report.rows import one_a_seed, rows_of
     from pctool.report.runs import find_runs, read_run
 
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; give a folder")
-    rows = rows_of([read_run(path) for path in find_runs(inputs)], metric, select)
-    remarks = _remarks(rows, select)
+    runs, left_out = one_a_seed([read_run(path) for path in find_runs(inputs)])
+    rows = rows_of(runs, metric, select)
+    remarks = [*left_out, *_remarks(rows, select)]
     figures = overlays(rows)
     spectra = {run: spectra_of(run) for row in rows for run in row.runs}
     which = {"final": "last evaluation", "best": "evaluation of smallest distance"}[select]
@@ -135,8 +136,8 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def _value(value: Value | None) -> dict[str, float | None] | None:
+def _value(value: Value | None) -> dict[str, float | int | None] | None:
     if value is None:
         return None
     std = value.std if value.std is not None and math.isfinite(value.std) else None
-    return {"mean": value.mean if math.isfinite(value.mean) else None, "std": std}
+    return {"mean": value.mean if math.isfinite(value.mean) else None, "std": std, "n": value.n}

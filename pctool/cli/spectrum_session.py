@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pctool.cli.console import note, output, print_json, progress
+from pctool.cli.console import note, output, print_json, progress, reader_has_gone
 from pctool.cli.outputs import write_new
 from pctool.errors import InputError, PartialError, SavedInterrupt
 
@@ -25,9 +25,11 @@ from pctool.spectrum.resume import already_measured, unfinished_image
 from pctool.spectrum.sources import Measured, Request, Unread, chosen_network, find_checkpoints, measure_all, merged
 from pctool.spectrum.store import file_image
 from pctool.training.signals import StopRequest, listen
+from pctool.training.study_status import is_held
 
 SECONDS_BETWEEN_SAVES = 10.0  # of what is measured so far
 SECONDS_BETWEEN_LOOKS = 2.0  # of --watch; runs record a row in a minute or so
+SILENCE = 60.0  # without a new row, after which --watch says so where no process trains
 FILES_A_JOB = 4  # below, starting another process takes longer than its share of the work
 
 
@@ -200,8 +202,9 @@ def _watch(run: Path, path: Path, *, quiet: bool) -> None:
     if not (run / "config.json").is_file():
         raise InputError(f"{run} is no run folder; --watch wants the folder that 'pctool train' writes into")
     seen: tuple[Any, ...] = ()
+    changed, said = time.monotonic(), False
     try:
-        while True:
+        while not reader_has_gone():
             ended = _ended(run)
             measured = _look(path, last=ended)
             if measured is not None:
@@ -209,6 +212,8 @@ def _watch(run: Path, path: Path, *, quiet: bool) -> None:
                     console = output()
                     console.clear()  # on a terminal; elsewhere it prints nothing
                     show(measured)
+                if tuple(measured.steps) != seen:
+                    changed, said = time.monotonic(), False
                 seen = tuple(measured.steps)
             if ended:
                 if not seen:
@@ -216,6 +221,9 @@ def _watch(run: Path, path: Path, *, quiet: bool) -> None:
                 return
             if not seen and not quiet:
                 note(f"{run} has no spectrum yet; waiting")
+            if not said and time.monotonic() - changed > SILENCE and not is_held(run):
+                note(f"{run}: no process trains there, and its last one has not said why it ended; waiting for another")
+                said = True
             time.sleep(SECONDS_BETWEEN_LOOKS)
     except KeyboardInterrupt:
         if not seen:

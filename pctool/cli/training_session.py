@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from pctool.cli.exit_codes import exit_code
 from pctool.core.polynomial_file import read_ladder, read_training_polynomial
 from pctool.errors import InputError, PartialError, PctoolError, SavedInterrupt, WriteError
 from pctool.training import recipes
-from pctool.training.config import INSTEAD, USED_BY, TrainConfig, resolve, unused
+from pctool.training.config import INSTEAD, USED_BY, TrainConfig, resolve, unknown_setting, unused
 from pctool.training.memory import peak_mib
 from pctool.training.run_files import read_object
 
@@ -40,6 +41,9 @@ def configure(
     environment = _left_standing(environment or {}, flags)
     flags = {**environment, **flags}
     table = recipes.read_preset(preset) if preset else {}
+    for key in table:
+        if key not in TrainConfig.model_fields and key != "without_bf16":
+            raise InputError(f"preset {preset}: {unknown_setting(key)}")
     narrow = table.get("without_bf16")
     if isinstance(narrow, dict):
         table["without_bf16"] = _with_coefficients(narrow)
@@ -50,7 +54,12 @@ def configure(
         if "method" in environment:
             remedy = f"PCTOOL_METHOD says so; add --method {methods[0]}, or leave {flag} out"
         raise InputError(f"{flag} is for method {' and '.join(methods)}, not {method}; {remedy}")
-    return resolve(_with_coefficients(flags), _with_coefficients(table))
+    config = resolve(_with_coefficients(flags), _with_coefficients(table))
+    if config.eval_every and config.eval_extractor:
+        from pctool.evaluation import features
+
+        features.check_name(config.eval_extractor)
+    return config
 
 
 def _left_standing(environment: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,11 +229,11 @@ def _show_summary(outcome: session.Outcome, config: TrainConfig) -> None:
             rows.append((definition.replace("_", " "), ", ".join(columns) + " (effective weights of D)"))
     rows += [(name, f"{value:.4g}") for name, value in outcome.scores.items() if not name.endswith(("_std", "_se"))]
     rows.append(("memory", f"at most {peak_mib(config.device):,.0f} MiB"))
-    place = f" --data-dir {config.data_dir}" if config.data_dir else ""
-    score = f"pctool eval {outcome.path}{place}"
+    place = ["--data-dir", str(config.data_dir)] if config.data_dir else []
+    score = ["pctool", "eval", str(outcome.path), *place]
     recorded = outcome.path / "spectrum.h5"
-    look = f"pctool spectrum {recorded if recorded.exists() else outcome.path} --plot figures"
-    rows.append(("next", look if outcome.scores else score))
+    look = ["pctool", "spectrum", str(recorded if recorded.exists() else outcome.path), "--plot", "figures"]
+    rows.append(("next", shlex.join(look if outcome.scores else score)))
     print(f"{outcome.path}: {outcome.step:,} steps")
     for name, text in rows:  # plain lines: a path that is cut or folded cannot be copied
         print(f"  {name:<{max(len(row[0]) for row in rows)}}  {text}")

@@ -133,6 +133,14 @@ def load(name: str, weights: Path | None = None, device: torch.device | str = "c
         return _fashion_cnn(weights, device)
     if name == INCEPTION:
         return _inception(weights, device)
+    check_name(name)
+    return _torchvision(name, weights, device)
+
+
+def check_name(name: str) -> None:
+    """InputError for a name that is no extractor's."""
+    if name in {FASHION_CNN, INCEPTION}:
+        return
     known = torchvision_nets.names()
     if name not in known:
         close = difflib.get_close_matches(name, [INCEPTION, FASHION_CNN, *known], 3, 0.4)
@@ -140,7 +148,6 @@ def load(name: str, weights: Path | None = None, device: torch.device | str = "c
         raise InputError(
             f"unknown extractor '{name}'; allowed: inception, fashion-cnn or a torchvision network; {meant}"
         )
-    return _torchvision(name, weights, device)
 
 
 def _fashion_cnn(weights: Path | None, device: torch.device) -> Extractor:

@@ -29,10 +29,11 @@ PROTOCOL = ("name", "n_real", "n_fake", "split", "resolution", "resizer", "netwo
 
 @dataclass(frozen=True)
 class Value:
-    """Mean and sample standard deviation over seeds; the latter None for one seed."""
+    """Mean and sample standard deviation over `n` seeds; the latter None for one seed."""
 
     mean: float
     std: float | None
+    n: int
 
     @classmethod
     def of(cls, numbers: Sequence[float]) -> Value | None:
@@ -41,7 +42,7 @@ class Value:
             return None
         values = np.array(numbers)
         with np.errstate(invalid="ignore"):  # an infinite condition number has no deviation
-            return cls(float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None)
+            return cls(float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None, len(values))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +91,20 @@ def rows_of(runs: Sequence[Run], wanted: str | None = None, select: Select = "fi
     settings = [row.setting for row in rows]
     rows.sort(key=lambda row: (row.table, settings.index(row.setting), _place(row)))
     return [_told_apart(row, rows) for row in rows]
+
+
+def one_a_seed(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Of runs with the same settings and seed the one that has come furthest, and a line for each that is left out."""
+    kept: dict[str, Run] = {}
+    keys = {run.path: json.dumps(run.record.identity, sort_keys=True) for run in runs}
+    for run in sorted(runs, key=lambda run: -run.step):
+        kept.setdefault(keys[run.path], run)
+    left_out = [
+        f"{run.path} has the settings and the seed of {kept[keys[run.path]].path}, and is left out."
+        for run in runs
+        if run is not kept[keys[run.path]]
+    ]
+    return [run for run in runs if run is kept[keys[run.path]]], left_out
 
 
 def _row(runs: Sequence[Run], metric: str | None, select: Select) -> Row:

@@ -56,6 +56,9 @@ def cells(row: Row, named: bool = False, short: bool = False) -> list[str]:
     score = value(row.score)
     if named and row.score and row.metric:
         score = f"{score} ({title_of(row.metric)})"
+    counted = len(row.runs) - row.diverged
+    if row.score and row.score.n < counted:
+        score = f"{score} [{row.score.n} of {counted}]"
     numbers = [value(row.kappas.get(name), spread=not short) for name in SUMMARY]
     return [row.setting, row.method, seeds(row), " ".join(f"{step}" for step in row.steps) or "-", score, *numbers]
 

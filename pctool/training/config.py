@@ -283,11 +283,18 @@ def resolve_device(name: str) -> str:
     return name
 
 
+def unknown_setting(key: str) -> str:
+    """What to say of a setting that there is not."""
+    near = difflib.get_close_matches(key, TrainConfig.model_fields, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown setting {key!r}; see 'pctool train --help' for the settings there are{hint}"
+
+
 def _one_line(error: ValidationError) -> str:
     first = error.errors()[0]
     where = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else "configuration"
     if first["type"] == "extra_forbidden":
-        return f"unknown setting {first['loc'][0]!r}; see 'pctool train --help' for the settings there are"
+        return unknown_setting(str(first["loc"][0]))
     if first["type"] == "value_error":
         return f"{first['ctx']['error']}"
     if first["loc"][:1] == ("taus",):

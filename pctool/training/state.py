@@ -26,6 +26,9 @@ from pctool.training import ema
 from pctool.training.config import TrainConfig
 from pctool.training.ranks import Ranks, with_global_batch_norm
 
+# The settings that networks are made of.
+SHAPES = ("arch", "variant", "resolution", "channels", "width_g", "width_d")
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -181,9 +184,16 @@ class TrainingState:
 
         InputError for networks of another shape.
         """
-        self.load(checkpoint)
+        before, now = json.loads(checkpoint.get("config", "{}")), self.config.model_dump(mode="json")
+        try:
+            self.load(checkpoint)
+        except InputError:
+            other = [f"{key}: {before[key]} -> {now[key]}" for key in SHAPES if before.get(key, now[key]) != now[key]]
+            if not other:
+                raise
+            said = f"the checkpoint is of other networks ({'; '.join(other)}); give its settings, or another checkpoint"
+            raise InputError(said) from None
         self.logged_strengths = {}
-        before, now = json.loads(checkpoint["config"]), self.config.model_dump(mode="json")
         if any(before.get(key) != now[key] for key in ("method", "taus", "ladder", "apc_history")):
             self.preconditioner.update_strengths()
 

@@ -117,7 +117,7 @@ def _state(run: Path, ended: dict[str, Any], *, step: int, steps: int, quiet_for
     quiet = time.time() - max(_changed(run / sign) for sign in SIGNS)
     if quiet <= quiet_for:
         return "running", None
-    held = _held(run / ".lock")
+    held = is_held(run)
     state: State = "running" if held and quiet <= HELD_QUIET else "stale"
     return state, f"{'held by a process' if held else 'no process'}, nothing written for {_minutes(quiet)}"
 
@@ -166,13 +166,13 @@ def _changed(path: Path) -> float:
         return 0.0
 
 
-def _held(path: Path) -> bool:
+def is_held(run: Path) -> bool:
     """Whether a process holds the run's lock, as far as this machine can see.
 
     Asked only of runs that have long been quiet: for the moment of asking, a process that begins would be refused.
     """
     try:
-        with path.open("rb") as file:
+        with (run / ".lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go when the file is closed
     except BlockingIOError:
         return True

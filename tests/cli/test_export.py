@@ -26,6 +26,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_what_to_do_next_can_be_pasted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name with a space is quoted."""
+    assert run(["export", "runs/demo", "--network", "D", "--out", "odd name.safetensors"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "next: pctool spectrum 'odd name.safetensors'"
+
+
 def test_a_run_gives_its_newest_discriminator(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Plain safetensors whose raw spectra are the effective ones of the checkpoint; the metadata say what it is."""
     assert run(["export", "runs/demo", "--network", "D", "--json"]) == 0

@@ -1,6 +1,7 @@
 """The boundary: every kind of error is one line and its exit code; help and reference are as documented."""
 
 import importlib.util
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,29 @@ def test_every_error_class_has_a_code():
     assert exit_code(None) == 0
     assert exit_code(KeyboardInterrupt()) == 130
     assert exit_code(RuntimeError()) == 1
+
+
+@pytest.mark.parametrize("words", [["data", "list"], ["train", "--preset", "list"], ["train", "--help"]])
+def test_a_reader_that_has_gone_is_no_error(words):
+    """`pctool ... | head -1`: what nobody reads is dropped, and the command ends as it would have."""
+    command = [sys.executable, "-m", "pctool", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (0, b"")
+
+
+def test_an_impatient_ctrl_c_does_not_change_the_code(monkeypatch):
+    """Once a command's code is decided an interrupt while the process ends is ignored."""
+    monkeypatch.setattr(main, "run", lambda: 75)
+    monkeypatch.setattr(main, "outlive_readers", lambda: None)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        assert (ended.value.code, signal.getsignal(signal.SIGINT)) == (75, signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_bug_is_a_traceback_and_exit_code_1():

@@ -56,7 +56,7 @@ def test_the_same_again_and_another_content(folder: Path, capsys: pytest.Capture
 @pytest.mark.usefixtures("no_pictures")
 def test_a_study_stands_for_its_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its folder is enough."""
-    make_run(Path("study/runs/0000-sn-s0"))
+    make_run(Path("study/runs/0000-sn-s0"), method="sn")
     make_run(Path("study/runs/0001-apc-s0"), method="apc")
     Path("study/study.json").write_text("{}")
     assert run(["report", "study", "--json"]) == 0
@@ -84,6 +84,22 @@ def test_runs_without_a_score_are_named_with_what_to_do(folder: Path, capsys: py
     hint = "Without a score: new run. 'pctool eval 'new run'' scores a run; then make the report again."
     assert capsys.readouterr().err == f"{hint}\n"
     assert hint in (folder / "report/report.md").read_text()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_seed_counts_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two runs with the same settings and seed the one that has come furthest; how many of a row have a score."""
+    make_run(Path("again"), scores={10: 50.0}, seed=1)
+    (folder / "again/stats.jsonl").write_text("")
+    with (folder / "apc1/stats.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 21}) + "\n")
+    make_run(Path("apc2"), seed=2)
+    assert run(["report", "again", "apc?", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["rows"][0]["runs"] == ["apc0", "apc1", "apc2"]
+    assert answer["rows"][0]["score"] == {"mean": 20.5, "std": pytest.approx(0.5**0.5), "n": 2}
+    assert "again has the settings and the seed of apc1, and is left out." in answer["remarks"]
+    assert "20.50 ± 0.71 [2 of 3]" in (folder / "report/report.md").read_text()
 
 
 @pytest.mark.usefixtures("no_pictures")

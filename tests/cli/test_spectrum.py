@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -354,6 +355,27 @@ def test_watching_ends_with_ctrl_c(folder: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("pctool.cli.spectrum_session.time.sleep", interrupt)
     assert run(["spectrum", "runs/demo", "--watch"]) == 0
+
+
+def test_watching_a_run_that_was_killed_says_so_once(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no process holds the folder and nothing comes: a line, and on it waits; while one holds it, nothing."""
+    demo = folder / "runs/demo"
+    (demo / "config.json").write_text("{}")
+    SpectrumWriter(demo / "spectrum.h5", "x", "D").append(row(5))
+    monkeypatch.setattr("pctool.cli.spectrum_session.SILENCE", 0.0)
+    with (demo / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        looks = iter([lambda: None, lambda: None, lock.close, *[lambda: None] * 3])
+        monkeypatch.setattr("pctool.cli.spectrum_session.time.sleep", lambda seconds: next(looks, end)())
+
+        def end() -> None:
+            (demo / "exit.json").write_text("{}")
+
+        assert run(["spectrum", "runs/demo", "--watch"]) == 0
+    said = "runs/demo: no process trains there, and its last one has not said why it ended; waiting for another"
+    assert capsys.readouterr().err.splitlines().count(said) == 1
 
 
 @pytest.mark.slow

@@ -381,3 +381,23 @@ def test_a_poly_file_trains_and_counts_by_its_coefficients(tmp_path, capsys):
     capsys.readouterr()
     assert run([*arguments, "--steps", "3"]) == 2
     assert "poly: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--preset", "{toml}"], "preset {toml}: unknown setting 'widthg'; see 'pctool train --help' for the settings"),
+        (["--eval-every", "5", "--eval-extractor", "mobilenet_v"], "unknown extractor 'mobilenet_v'"),
+    ],
+)
+def test_a_wrong_name_is_refused_before_anything_begins(tmp_path, monkeypatch, capsys, words, message):
+    """By --dry-run too, and no run folder is left; a preset's file is named, and what was meant."""
+    monkeypatch.chdir(tmp_path)
+    toml = tmp_path / "own.toml"
+    toml.write_text("widthg = 3\n")
+    for more in (["--dry-run"], []):
+        assert run(["train", *SMALL, *(word.format(toml=toml) for word in words), *more]) == 2
+        said = capsys.readouterr().err
+        assert message.format(toml=toml) in said
+        assert "did you mean " in said
+    assert [path.name for path in tmp_path.iterdir()] == ["own.toml"]

@@ -126,7 +126,7 @@ def test_auto_precision_is_resolved_and_presets_may_depend_on_it(monkeypatch, fa
         ({"stop_on_collapse": True, "spectrum_every": 0}, "--stop-on-collapse looks at the recorded spectrum"),
         ({"method": "fpc", "poly": 3}, "^--poly: 3 is not allowed"),
         ({"method": "fpc", "poly": ("x",)}, "^--poly: 'x' is not allowed"),
-        ({"batch_sise": 3}, "unknown setting 'batch_sise'"),
+        ({"batch_sise": 3}, "unknown setting 'batch_sise'.*; did you mean batch_size?"),
         ({"fork": Path("a.pt")}, "--fork starts a new run: name its folder with --out"),
         ({"channels": 3}, "channels follow from the data set"),
         ({"dataset": "cifar10", "resolution": 64}, "cifar10 has no resolution 64: allowed are 32"),

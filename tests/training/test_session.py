@@ -383,7 +383,7 @@ def test_a_fork_goes_on_from_anothers_checkpoint(tmp_path):
         assert "strengths" in stats(tmp_path / f"{method}-apc")[0]
     with pytest.raises(InputError, match="fork_sha256"):
         run(tmp_path / "fork", steps=8, fork=tmp_path / "first/checkpoints/00000008.pt")
-    with pytest.raises(InputError, match="does not fit"):
+    with pytest.raises(InputError, match=r"of other networks \(width_d: 8 -> 16\); give its settings"):
         run(tmp_path / "wide", steps=8, fork=source, width_d=16)
     with pytest.raises(InputError, match="of step 4; --steps 4 leaves nothing to train"):
         run(tmp_path / "short", steps=4, fork=source)
