@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib.metadata
+import logging
 import os
 import re
 import signal
@@ -56,6 +57,9 @@ app.command("report")(report.report)
 app.command("export")(export.export)
 app.add_typer(data.app, name="data")
 app.command("doctor")(doctor.doctor)
+
+
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where HOME cannot be written it says so, and draws
 
 
 _OS_ERRORS = {  # met where no module had a better word for them
