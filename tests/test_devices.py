@@ -9,8 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.func import functional_call
 
 from pctool.core import linalg
+from pctool.core.layers.preconditioner import Preconditioner
+from pctool.core.models import DIM_Z, build_discriminator, build_generator
 from pctool.core.models.resampling import convolve_and_halve, double_and_convolve
 from pctool.core.polynomial import PUBLISHED
 from pctool.core.products import available
@@ -117,6 +120,38 @@ def test_a_change_of_resolution_has_its_gradients_on_a_gpu(operation, format_):
         found.append([value.cpu() for value in (y, *torch.autograd.grad(y.pow(3).sum(), inputs))])
     for here, there in zip(*found, strict=True):
         torch.testing.assert_close(here, there, rtol=1e-10, atol=1e-10)
+
+
+def gradients(device, arch, resolution, variant):
+    """In float64 and channels_last, of a loss through G and, under FPC with layers in two factors, D."""
+    torch.manual_seed(0)
+    networks = [build(arch, resolution, 3, 16, variant).double() for build in (build_generator, build_discriminator)]
+    G, D = (network.to(device=device, memory_format=torch.channels_last) for network in networks)
+    images, generator = (4, 3, resolution, resolution), torch.Generator().manual_seed(0)
+    pre = Preconditioner(D, "fpc", polynomial=PUBLISHED[7], images=images, generator=generator)
+    real, z = (torch.randn(shape, dtype=torch.float64).to(device) for shape in ((2, *images[1:]), (2, DIM_Z)))
+    both = torch.cat([real.contiguous(memory_format=torch.channels_last), G(z)])
+    functional_call(D, pre.weights(), (both,)).square().sum().backward()
+    return {name: p.grad.cpu() for network in (G, D) for name, p in network.named_parameters()}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("arch", "resolution", "variant"),
+    [
+        ("resnet", 32, "authors"),
+        ("resnet", 32, "sngan"),
+        ("resnet", 48, "authors"),
+        ("cnn", 32, "authors"),
+        ("dcgan", 64, "authors"),
+    ],
+)
+def test_gradients_on_a_gpu_are_the_cpus(arch, resolution, variant):
+    """Of every parameter of G and D, to rounding in float64: a kernel that is wrong there shows here."""
+    here, there = (gradients(device, arch, resolution, variant) for device in ("cpu", "cuda"))
+    largest = max(value.abs().max().item() for value in here.values())
+    for name, value in here.items():
+        torch.testing.assert_close(there[name], value, rtol=1e-8, atol=1e-10 * largest, msg=name)
 
 
 def drawn_on_the_cpu(method):

@@ -63,7 +63,11 @@ def outlive_readers() -> None:
     plain = sys.stdout
     if isinstance(plain, io.TextIOWrapper):
         sys.stdout = PatientOutput(
-            plain.buffer, encoding=plain.encoding, errors=plain.errors, line_buffering=plain.line_buffering
+            plain.buffer,
+            encoding=plain.encoding,
+            errors=plain.errors,
+            line_buffering=plain.line_buffering,
+            write_through=plain.write_through,
         )
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 
 import pytest
@@ -28,6 +29,28 @@ def test_notes_go_to_stderr(capsys):
     console.note("working")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "working\n")
+
+
+@pytest.mark.parametrize("unbuffered", [True, False])
+def test_a_patient_output_writes_as_stdout_did(monkeypatch, unbuffered):
+    """Encoding, and under `python -u` every word at once; what a reader that has gone does not take is dropped."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb", buffering=0 if unbuffered else -1) as raw:
+        plain = io.TextIOWrapper(raw, encoding="latin-1", write_through=unbuffered)
+        monkeypatch.setattr(sys, "stdout", plain)
+        console.outlive_readers()
+        print("ä", end="")
+        assert not console.reader_has_gone()
+        if not unbuffered:
+            sys.stdout.flush()
+        assert os.read(reader, 10) == b"\xe4"
+        os.close(reader)
+        print("nobody reads this")
+        sys.stdout.flush()
+        assert console.reader_has_gone()
+        print("nor this", flush=True)
+        sys.stdout.detach()
+        plain.detach()
 
 
 def test_json_is_strict(capsys):
