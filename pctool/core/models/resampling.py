@@ -37,7 +37,7 @@ def _shifted_means(weight: Tensor) -> Tensor:
     """[out, in, 3, 3] -> [out, in, 4, 4]: the mean of the weight shifted by 0 or 1 in each direction."""
     if weight.shape[2:] != (3, 3):
         raise ValueError(f"the weight is {tuple(weight.shape)}, not [out, in, 3, 3]")
-    # Padded apart: on GPUs avg_pool2d's own padding had wrong gradients in channels_last (PyTorch 2.11; its #188344).
+    # Padded apart: avg_pool2d's own padding has wrong gradients on GPUs in channels_last (PyTorch's #188344; in 2.11).
     return F.avg_pool2d(F.pad(weight, (1, 1, 1, 1)), 2, stride=1)
 
 
