@@ -162,7 +162,7 @@ class Training:
 
     def _time_left(self, layer: Any) -> None:
         """Adds the forward and backward time of a factored layer's n x n factor on its output to `layer_seconds`."""
-        apply = layer.apply_left
+        apply = layer.apply_factor
 
         def begin(*_: object) -> None:
             self.began = time.perf_counter()
@@ -170,16 +170,16 @@ class Training:
         def end(*_: object) -> None:
             self.layer_seconds += time.perf_counter() - self.began
 
-        def timed(y: Tensor) -> Tensor:
+        def timed(y: Tensor, bias: Tensor | None) -> Tensor:
             begin()
-            value: Tensor = apply(y)
+            value: Tensor = apply(y, bias)
             end()
             if y.requires_grad:
                 value.register_hook(begin)
                 y.register_hook(end)
             return value
 
-        layer.apply_left = timed
+        layer.apply_factor = timed
 
     def step(self, real: Tensor, z: Tensor) -> None:
         """One (1,1) step, as in pctool/training/loop.py."""

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 MUTATIONS = {
     "transposed Gram matrix": (
         "core/products.py",
-        "        return mul(B, B.mT, precision)",
-        "        return mul(B.mT, B, precision)[:, : B.shape[1], : B.shape[1]]",
+        "        return mul(X, Y.mT, precision)",
+        "        return mul(X.mT, Y, precision)[:, : X.shape[1], : X.shape[1]]",
         "core/test_linalg.py",
     ),
     "no gradient through sigma": (
@@ -23,10 +23,10 @@ MUTATIONS = {
         "dW.addcmul_((0 * c / sigma)",
         "core/test_linalg.py",
     ),
-    "a block of the Gram matrix not transposed": (
+    "the wrong rows of the Gram matrix mirrored": (
         "core/products.py",
-        "left[:, n // 2 :].mT",
-        "left[:, n // 2 :]",
+        "strip[:, bottom - top :].mT",
+        "strip[:, : n - bottom].mT",
         "core/test_linalg.py",
     ),
     "u and v swapped": (
@@ -37,7 +37,7 @@ MUTATIONS = {
     ),
     "the gradient's L without its S^3 term": (
         "core/linalg.py",
-        "L = L.addcmul_(mul(T, S, precision), a[3])",
+        "L = L.addcmul_(symmetric(T, S, precision), a[3])",
         "L = L + 0 * T",
         "core/test_linalg.py",
     ),
@@ -47,10 +47,16 @@ MUTATIONS = {
         "M = (0 * G if factor else mul(H, B.mT, precision)) / sigma",
         "core/test_linalg.py",
     ),
+    "more outer products than were looked for left out": (
+        "core/linalg.py",
+        "return (left, right) if close else None",
+        "return left, right",
+        "core/test_linalg.py",
+    ),
     "the factor on too many layers": (
         "core/models/factored.py",
-        "2 * positions <= columns",
-        "positions <= columns",
+        "2 * positions <= longer",
+        "positions <= longer",
         "core/models/test_factored.py",
     ),
     "a0 rounded": (

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from pctool.core.products import Precision, available, gram, mul, products, rounded, working
+from pctool.core.products import Precision, available, mul, products, rounded, symmetric, working
 
 MAX_COEFFS = 5  # degree 9, the strongest polynomial the paper uses (Sec. 3.3, "Search space")
+WORTH_WHILE = 0.8  # of the usual FLOP, with what is not counted
+SPARE_VECTORS = 8  # random ones beyond the rank that is looked for
 WARM_UP_ITERATIONS = 15  # as `torch.nn.utils.parametrizations.spectral_norm`; one cold iteration is far below sigma
 
 
@@ -108,7 +110,7 @@ def precondition_batch(
     """
     W, u, v, tall = _stacked(weights, us, vs)
     precision = available(precision, W)
-    W_hat = _PolynomialOfMatrix.apply(working(W), _unit(u), _unit(v), coeffs, n_coeffs, precision, False).to(W.dtype)
+    W_hat = _PolynomialOfMatrix.apply(working(W), _unit(u), _unit(v), coeffs, n_coeffs, precision, None).to(W.dtype)
     values = W_hat.unbind(0) if len(weights) > 1 else (W_hat.squeeze(0),)  # unbind's gradient is a copy
     wide = [x.t() if flip else x for x, flip in zip(weights, tall, strict=True)]
     found = [x if x.shape == own.shape else x[: len(own), : own.shape[1]] for x, own in zip(values, wide, strict=True)]
@@ -137,18 +139,28 @@ def _padded(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def left_factor(
-    W: Tensor, u: Tensor, v: Tensor, coeffs: Tensor, *, n_coeffs: int = MAX_COEFFS, precision: Precision = "fp32"
+    W: Tensor,
+    u: Tensor,
+    v: Tensor,
+    coeffs: Tensor,
+    *,
+    n_vectors: int,
+    n_coeffs: int = MAX_COEFFS,
+    precision: Precision = "fp32",
 ) -> Tensor:
     """Q = P(A A^T) / sigma [n, n], the factor with g(SN(W)) = Q W, for W [n, m] that is not tall.
 
     A layer that maps few vectors is cheaper as Q (W x) than with Q W made: two products with the long side (the Gram
-    matrix, and one backward) in place of five. u [n], v [m], coeffs [5]; evaluated in float32 or better, a0 exact in
-    each `precision` (see `precondition_batch`), the gradient of sigma included; returned in W's dtype.
+    matrix, and one backward) in place of five. Of `n_vectors`, those that it maps, the gradient by Q is a sum of as
+    many outer products; where they are far fewer than n, CPUs look for that many, and that sum takes the place of the
+    backward product. More vectors than said are no error but cost time. u [n], v [m], coeffs [5]; evaluated in float32
+    or better, a0 exact in each `precision` (see `precondition_batch`), the gradient of sigma included; returned in W's
+    dtype.
     """
     A = working(W)
     if n_coeffs == 1:
         return torch.diag((coeffs[0] / _sigma(A, u, v)).expand(len(W))).to(W.dtype)
-    how = n_coeffs, available(precision, W), True
+    how = n_coeffs, available(precision, W), n_vectors
     Q = _PolynomialOfMatrix.apply(A[None], _unit(u)[None], _unit(v)[None], coeffs[None], *how)
     return Q.squeeze(0).to(W.dtype)
 
@@ -188,7 +200,7 @@ def _oriented(
     A = working(W.t() if tall else W).unsqueeze(0)
     left, right = (v, u) if tall else (u, v)
     left, right = (x if x is None else x.unsqueeze(0) for x in (left, right))
-    W_hat = _PolynomialOfMatrix.apply(A, left, right, rows, n_coeffs, available(precision, W), False).squeeze(0)
+    W_hat = _PolynomialOfMatrix.apply(A, left, right, rows, n_coeffs, available(precision, W), None).squeeze(0)
     return (W_hat.t() if tall else W_hat).to(W.dtype)
 
 
@@ -208,13 +220,13 @@ def _polynomial(S: Tensor, a: list[Tensor], n_coeffs: int, precision: Precision)
 
     0, 1, 2, 2 products n x n for degree 3, 5, 7, 9.
     """
-    S2 = mul(S, S, precision) if n_coeffs > 2 else S
+    S2 = symmetric(S, S, precision) if n_coeffs > 2 else S
     P = a[1] * S
     if n_coeffs == 3:
         P = torch.addcmul(P, S2, a[2])
     elif n_coeffs > 3:
         tail = torch.addcmul(a[3] * S, S2, a[4]) if n_coeffs > 4 else a[3] * S
-        P = P.add_(mul(S2, _add_identity(tail, a[2]), precision))
+        P = P.add_(symmetric(S2, _add_identity(tail, a[2]), precision))
     return _add_identity(P, a[0]) if precision == "fp32" else P, S2
 
 
@@ -246,7 +258,7 @@ def _evaluate(  # noqa: PLR0917  # the kernel's own arguments, in its order
     if n_coeffs == 1:
         return W * (a[0] / sigma), W, sigma, sigma, sigma, sigma
     B = rounded(W, precision)
-    S = gram(B, precision).div_(sigma.square())
+    S = symmetric(B, B, precision).div_(sigma.square())
     P, S2 = _polynomial(S, a, n_coeffs, precision)
     Q, a0 = P / sigma, a[0] / sigma
     if not factor:
@@ -269,14 +281,17 @@ class _PolynomialOfMatrix(torch.autograd.Function):
         coeffs: Tensor,
         n_coeffs: int,
         precision: Precision,
-        factor: bool,
+        n_vectors: int | None,
     ) -> Tensor:
-        """W_hat [layers, n, m] for W [layers, n, m], u [layers, n], v [layers, m], coeffs [layers, 5]; or Q, n x n."""
+        """W_hat [layers, n, m] for W [layers, n, m], u [layers, n], v [layers, m], coeffs [layers, 5]; or Q, n x n.
+
+        Q where the number of vectors is given that it will map.
+        """
         with products(W.device, precision):
-            value, *saved = _evaluate(W, u, v, coeffs, n_coeffs, precision, factor)
+            value, *saved = _evaluate(W, u, v, coeffs, n_coeffs, precision, n_vectors is not None)
         # coeffs may change in place before the backward pass: APC between two forwards of one graph.
         ctx.save_for_backward(W, u, v, coeffs.clone(), value, *saved)
-        ctx.how = n_coeffs, precision, factor
+        ctx.how = n_coeffs, precision, n_vectors
         return value
 
     @staticmethod
@@ -287,16 +302,21 @@ class _PolynomialOfMatrix(torch.autograd.Function):
         dL/dA = P G + L A, or L A, and sigma's share is -(<P, M> + <L, S>) u v^T, both over sigma.
         """
         W, u, v, coeffs, value, B, S, S2, P, sigma = ctx.saved_tensors
-        n_coeffs, precision, factor = ctx.how
+        n_coeffs, precision, n_vectors = ctx.how
+        factor = n_vectors is not None
         nothing = (None,) * 6
         a = [x.view(-1, 1, 1) for x in coeffs.unbind(-1)]
         with products(G.device, precision):
             if torch.is_grad_enabled():  # create_graph: the gradient itself will be differentiated, so autograd's road
-                value, *_ = _evaluate(W, u, v, coeffs, *ctx.how)
+                value, *_ = _evaluate(W, u, v, coeffs, n_coeffs, precision, factor)
                 return *torch.autograd.grad(value, W, G, create_graph=True), *nothing
             if n_coeffs == 1:
                 dW, c = G * (a[0] / sigma), _dot_exactly(G, value)
                 return _without_norm(dW, c, sigma, u, v), *nothing
+            found = _outer_products(G, n_vectors, W.shape[-1], n_coeffs) if n_vectors is not None else None
+            if found is not None:
+                dW, LS = _through_outer_products(*found, B, S, sigma, a, n_coeffs, precision)
+                return _without_norm(dW, _dot_exactly(G, value) + LS, sigma, u, v), *nothing
             H = G if factor else rounded(G, precision)  # W_hat's own product takes W: its result must keep its digits
             M = (G if factor else mul(H, B.mT, precision)) / sigma
             L = _gradient_of_gram(M, S, S2, a, n_coeffs, precision)
@@ -328,9 +348,58 @@ def _gradient_of_gram(  # noqa: PLR0917
         if n_coeffs > 3:
             inner = torch.addcmul(a[3] * K, T + T.mT, a[4]) if n_coeffs > 4 else a[3] * K
             X = X.add_(mul(S2, inner, precision))
-            L = L.addcmul_(mul(T, S, precision), a[3])
+            L = L.addcmul_(symmetric(T, S, precision), a[3])
         L = L.add_(X + X.mT)
     return L
+
+
+def _outer_products(G: Tensor, n_vectors: int, m: int, n_coeffs: int) -> tuple[Tensor, Tensor] | None:
+    """left [r, n] and right [r, n] with G = left^T right for G [1, n, n], r a little above `n_vectors`.
+
+    None where G needs more than r, or where L W for W [n, m] costs no less this way. On CPUs alone: a GPU would have to
+    wait for the answer, which decides what comes next. G's columns are those of an orthonormal basis of its product
+    with a few random vectors, to as many digits as G has (Halko et al., arXiv 0909.4061); that is checked.
+    """
+    n, r, k = G.shape[-1], n_vectors + SPARE_VECTORS, n_coeffs - 1
+    usual, this_way = n * m + (0, 1, 3, 3)[k - 1] * n * n, 2 * k * r * (2 * m + n) + 4 * r * n  # FLOP / 2n
+    if G.is_cuda or torch.compiler.is_compiling() or this_way > WORTH_WHILE * usual:
+        return None
+    G = G[0]
+    sketch = torch.randn(n, r, dtype=G.dtype, generator=torch.Generator().manual_seed(0))
+    basis = torch.linalg.qr(G @ sketch).Q
+    for X in (G.t(), G):  # in float32 from 1e-6 of G to 3e-7
+        basis = torch.linalg.qr(X @ basis).Q
+    left = basis.t()
+    right = left @ G
+    close = torch.addmm(G, left.t(), right, alpha=-1).norm() <= 8 * torch.finfo(G.dtype).eps * G.norm()
+    return (left, right) if close else None
+
+
+def _through_outer_products(  # noqa: PLR0917
+    left: Tensor,
+    right: Tensor,
+    B: Tensor,
+    S: Tensor,
+    sigma: Tensor,
+    a: list[Tensor],
+    n_coeffs: int,
+    precision: Precision,
+) -> tuple[Tensor, Tensor]:
+    """L W / sigma^2 and <L, S> for M = left^T right / sigma, L and M never made, W rounded to B.
+
+    With l_i = left S^i / sigma and r_j = right S^j, L is the sum of a_(i + j + 1) (l_i^T r_j + r_j^T l_i) over
+    i + j < k, and <L, S> that of 2 q a_q <l_i, r_(q - i)> over q = 1 to k.
+    """
+    k, r = n_coeffs - 1, len(left)
+    pairs = [torch.cat([left[None] / sigma, right[None]], 1)]
+    while len(pairs) < max(k, 2):
+        pairs.append(mul(pairs[-1], S, precision))
+    dots = [_dot_exactly(pairs[(q + 1) // 2][:, :r], pairs[q // 2][:, r:]) for q in range(k + 1)]
+    LS = torch.stack([2 * q * a[q] * dots[q] for q in range(1, k + 1)]).sum(0)
+    partners = [pair.roll(r, 1) for pair in pairs]
+    sums = [torch.stack([a[i + j + 1] * partners[i] for i in range(k - j)]).sum(0) for j in range(k)]
+    product = mul(torch.cat(pairs[:k], 1), B, precision)
+    return mul(torch.cat(sums, 1).mT / sigma.square(), product, precision), LS
 
 
 def _dot_exactly(X: Tensor, Y: Tensor) -> Tensor:

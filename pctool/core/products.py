@@ -11,7 +11,8 @@ from torch import Tensor
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
-GRAM_IN_BLOCKS = 256  # rows from which three quarters of the float32 products outweigh a copy of the result
+MIRRORED = 512  # rows from which half of a float32 product, and a little more, outweighs a copy of the result
+STRIP = 128  # rows of it that are computed, and mirrored, at a time
 
 
 def has_fast_bf16(device: str) -> bool:
@@ -73,14 +74,18 @@ def mul(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
     return working(X @ Y if len(X) > 1 else torch.mm(X[0], Y[0]).unsqueeze(0))  # bmm copies what is transposed
 
 
-def gram(B: Tensor, precision: Precision) -> Tensor:
-    """B B^T; of large ones in float32 on CPUs one of the four blocks is the transpose of another."""
-    n = B.shape[-2]
-    if B.is_cuda or n < GRAM_IN_BLOCKS or precision == "bf16":
-        return mul(B, B.mT, precision)
-    left = mul(B, B[:, : n // 2].mT, precision)
-    corner = mul(B[:, n // 2 :], B[:, n // 2 :].mT, precision)
-    return torch.cat([left, torch.cat([left[:, n // 2 :].mT, corner], -2)], -1)
+def symmetric(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
+    """X Y^T [layers, n, n] where that is symmetric; of a large one in float32 on CPUs one half mirrors the other."""
+    n = X.shape[-2]
+    if X.is_cuda or n < MIRRORED or precision == "bf16":
+        return mul(X, Y.mT, precision)
+    product = X.new_empty(*X.shape[:-1], n)
+    for top in range(0, n, STRIP):
+        bottom = min(top + STRIP, n)
+        strip = mul(X[:, top:], Y[:, top:bottom].mT, precision)
+        product[:, top:, top:bottom] = strip
+        product[:, top:bottom, bottom:] = strip[:, bottom - top :].mT
+    return product
 
 
 def working(x: Tensor) -> Tensor:

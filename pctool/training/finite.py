@@ -75,7 +75,7 @@ def _weights(state: TrainingState, W_hat: dict[str, Tensor]) -> Iterator[tuple[s
     """What a loss depends on, by its name: D's parameters, the raw weight before the effective one, then G's."""
     for name, value in state.D.named_parameters():
         yield f"D.{name}", value
-        for key in (name, f"{name.removesuffix('.weight')}.left"):
+        for key in (name, f"{name.removesuffix('.weight')}.factor"):
             if key in W_hat:
                 yield f"the effective weight of D.{name}", W_hat[key]
     for name, value in state.G.named_parameters():

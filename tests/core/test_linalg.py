@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from unittest import mock
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ HARD = {
     "40 x 40": matrix((40, 40)),
     "64 x 200": matrix((64, 200)),
     "300 x 40": matrix((300, 40)),
-    "300 x 257, its Gram matrix in blocks": matrix((300, 257)),
+    "530 x 520, half of its Gram matrix mirrored": matrix((530, 520)),
     "rank 3": matrix((30, 50), rank=3),
     "kappa 1e8": torch.linalg.qr(matrix((40, 40))).Q
     @ torch.diag(torch.logspace(0, -8, 40)).double()
@@ -120,7 +121,7 @@ def test_the_left_factor_times_w_is_the_weight(name, coeffs):
     rows = linalg.coefficient_rows([coeffs], W)[0]
 
     def factored(W):
-        return linalg.left_factor(W, u, v, rows, n_coeffs=len(coeffs)) @ W
+        return linalg.left_factor(W, u, v, rows, n_vectors=len(W), n_coeffs=len(coeffs)) @ W
 
     value, gradient = gradients(factored, W)
     expected, expected_gradient = gradients(naive, W, u, v, coeffs)
@@ -131,13 +132,72 @@ def test_the_left_factor_times_w_is_the_weight(name, coeffs):
     torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=atol)
 
 
+def outer_products(weight: list[float]) -> torch.Tensor:
+    """A gradient by the factor of 200 x 200: a sum of outer products of the given lengths."""
+    left, right = matrix((200, len(weight)), 3), matrix((len(weight), 200), 4)
+    return left @ torch.diag(torch.tensor(weight).double()) @ right
+
+
+def factor_gradient(G: torch.Tensor, coeffs: tuple[float, ...], n_vectors: int) -> tuple[torch.Tensor, bool]:
+    """dL/dW for dL/dQ = G, W being 200 x 900; and whether outer products made it."""
+    W = matrix((200, 900)).to(G.dtype).requires_grad_()
+    u, v = linalg.initial_vectors(W.detach(), torch.Generator().manual_seed(1))
+    rows = linalg.coefficient_rows([coeffs], W)[0]
+    Q = linalg.left_factor(W, u, v, rows, n_vectors=n_vectors, n_coeffs=len(coeffs))
+    with mock.patch.object(linalg, "_gradient_of_gram", wraps=linalg._gradient_of_gram) as usual:
+        Q.backward(G)
+    return W.grad, not usual.called
+
+
+@pytest.mark.parametrize("coeffs", COEFFS, ids=lambda c: f"degree{2 * len(c) - 1}")
+@pytest.mark.parametrize("weight", [[1, 1, 1], [1, 1e-4, 1e-9], [1, 0, 0], [0, 0, 0]], ids=str)
+def test_few_vectors_make_the_gradient_from_outer_products(coeffs, weight):
+    """A gradient by Q of three outer products, however unequal: that by W equals autograd's, through powers of the
+    Gram matrix, to 1e-12 of its norm."""
+    G = outer_products(weight)
+    found, by_outer_products = factor_gradient(G, coeffs, n_vectors=3)
+    assert by_outer_products
+    W = matrix((200, 900)).requires_grad_()
+    u, v = linalg.initial_vectors(W.detach(), torch.Generator().manual_seed(1))
+    sigma = torch.dot(u, W @ v)
+    S = W @ W.T / sigma.square()
+    Q = sum(a * torch.linalg.matrix_power(S, k) for k, a in enumerate(coeffs)) / sigma
+    Q.backward(G)
+    assert float((found - W.grad).norm()) <= 1e-12 * float(W.grad.norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_more_vectors_than_said_change_nothing(dtype):
+    """Twelve outer products where eleven can be found at most, the last a thousandth: made as usual, the same bits; and
+    a NaN stays one."""
+    G = outer_products([1] * 11 + [1e-3]).to(dtype)
+    found, by_outer_products = factor_gradient(G, COEFFS[2], n_vectors=3)
+    assert not by_outer_products
+    assert torch.equal(found, factor_gradient(G, COEFFS[2], n_vectors=200)[0])
+    found, _ = factor_gradient(torch.full_like(G, float("nan")), COEFFS[2], n_vectors=3)
+    assert found.isnan().all()
+
+
+def test_outer_products_keep_float32s_digits():
+    """In float32 the gradient is as far from float64's as the usual way's, or half as far again."""
+    G = outer_products([1, 0.5, 1e-2, 1e-3])
+    for coeffs in COEFFS:
+        exact, _ = factor_gradient(G, coeffs, n_vectors=200)
+        errors = []
+        for n_vectors in (4, 200):
+            found, by_outer_products = factor_gradient(G.float(), coeffs, n_vectors)
+            assert by_outer_products == (n_vectors == 4)
+            errors.append(float((found - exact).norm() / exact.norm()))
+        assert errors[0] <= 1.5 * errors[1] + 1e-7 <= 1e-5, errors
+
+
 def test_the_left_factor_differentiates_twice():
     """A double backward in W itself, as a penalty on W's gradient needs, gives finite differences' answer."""
     W = matrix((4, 7)).requires_grad_()
     u, v = linalg.initial_vectors(W.detach(), torch.Generator().manual_seed(1))
     rows = linalg.coefficient_rows([PUBLISHED[7].coeffs], W)[0]
-    assert torch.autograd.gradcheck(lambda W: linalg.left_factor(W, u, v, rows), (W,))
-    assert torch.autograd.gradgradcheck(lambda W: linalg.left_factor(W, u, v, rows), (W,))
+    assert torch.autograd.gradcheck(lambda W: linalg.left_factor(W, u, v, rows, n_vectors=4), (W,))
+    assert torch.autograd.gradgradcheck(lambda W: linalg.left_factor(W, u, v, rows, n_vectors=4), (W,))
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1e15])

@@ -91,7 +91,7 @@ def test_a_factor_is_named_by_its_layer():
     flags = {"arch": "cnn", "width_g": 8, "width_d": 64, "batch_size": 2, "method": "fpc", "out": Path("-")}
     state = TrainingState(resolve(flags))
     W_hat = {name: value.detach().clone() for name, value in state.preconditioner.weights().items()}
-    W_hat["stages.10.left"][0, 0] = NAN
+    W_hat["stages.10.factor"][0, 0] = NAN
     assert "the effective weight of D.stages.10.weight is not finite" in said(
         state, descent(state, "D", NAN), W_hat=W_hat
     )

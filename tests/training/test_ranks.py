@@ -66,7 +66,7 @@ def test_two_ranks_of_dcgan_keep_one_batch_norm(tmp_path):
     """Its G norms vectors too, and D's last convolution is in two factors: after 3 steps D's weights are one process's
     to 1e-10; both ranks have the same bits."""
     D = build_discriminator("dcgan", 64, 3, 64, "authors")
-    assert factored_layers(D, (16, 3, 64, 64)) == factored_layers(D, (8, 3, 64, 64)) == {"stages.6"}
+    assert set(factored_layers(D, (16, 3, 64, 64))) == set(factored_layers(D, (8, 3, 64, 64))) == {"stages.6"}
     (tmp_path / "images").mkdir()
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (50, 64, 64, 3), np.uint8)):
         Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")

@@ -50,12 +50,16 @@ class _Layer:
     adaptive: AdaptiveStrength | None
     u: Tensor
     v: Tensor
-    factored: bool
+    n_vectors: int | None  # how many a factored layer maps in an update of D; None for the others
+
+    @property
+    def factored(self) -> bool:
+        return self.n_vectors is not None
 
     @property
     def key(self) -> str:
         """Where `functional_call` puts the layer's value."""
-        return f"{self.name}.{'left' if self.factored else 'weight'}"
+        return f"{self.name}.{'factor' if self.factored else 'weight'}"
 
     @property
     def polynomial(self) -> OddPolynomial:
@@ -158,13 +162,14 @@ class Preconditioner:
             self.svd = SvdWeights(found, generator)
             return
         skipped = last_linear(found) if skip_linear else None
-        factored = factored_layers(network, images) if images else set()
+        factored = factored_layers(network, images) if images else {}
         for name, module in found.items():
             u, v = initial_vectors(_in_memory_order(_weight(module)), generator)
             plain = method == "sn" or name == skipped
             fixed = polynomial if method == "fpc" and not plain else IDENTITY
             adaptive = AdaptiveStrength(ladder or Ladder(), history) if method == "apc" and not plain else None
-            self.layers.append(_Layer(name, module, fixed, adaptive, u, v, name in factored and not plain))
+            n_vectors = None if plain else factored.get(name)
+            self.layers.append(_Layer(name, module, fixed, adaptive, u, v, n_vectors))
         self._plan()
 
     def _plan(self) -> None:
@@ -187,7 +192,7 @@ class Preconditioner:
     def weights(self) -> dict[str, Tensor]:
         """Effective weights by parameter name, with their graph: what `functional_call` takes.
 
-        Of a factored layer it is Q, as `<layer>.left`, beside the network's own weight. u and v stay as they are, so
+        Of a factored layer it is Q, as `<layer>.factor`, beside the network's own weight. u and v stay as they are, so
         that a resumed run computes the same bits; their graph is to be used before the next `advance`.
         """
         if self.svd is not None:
@@ -196,8 +201,10 @@ class Preconditioner:
         for batch in self._batches:
             how: Any = {"n_coeffs": batch.n_coeffs, "precision": self.precision}
             first = batch.layers[0]
-            if first.factored:
-                values[first.key] = left_factor(first.matrix, first.u, first.v, batch.coeffs[0], **how)
+            if first.n_vectors is not None:
+                W, u, v = first.matrix, first.u, first.v
+                lying = (W, u, v) if len(W) <= W.shape[1] else (W.t(), v, u)
+                values[first.key] = left_factor(*lying, batch.coeffs[0], n_vectors=first.n_vectors, **how)
                 continue
             found = precondition_batch(*batch.tensors(), batch.coeffs, **how)
             for layer, W_hat in zip(batch.layers, found, strict=True):
