@@ -218,6 +218,7 @@ def test_a_task_whose_settings_cannot_be_had_here_says_why(pctool, tmp_path, mon
     assert status() == ("done", None)
 
 
+@pytest.mark.slow
 def test_status_follows_a_job_that_runs_is_killed_and_is_stopped(pctool, grid, tmp_path):
     """running while it trains, stale once it is killed, waiting once it has saved; the run is never disturbed."""
     folder = tmp_path / "s"

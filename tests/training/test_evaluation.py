@@ -38,7 +38,7 @@ def test_scores_in_the_run_equal_those_of_eval(tmp_path, monkeypatch, capsys):
         np.testing.assert_allclose(value, lines[-1]["scores"][name], rtol=1e-6)
 
 
-@pytest.mark.parametrize("step", [2, 3])
+@pytest.mark.parametrize("step", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_an_evaluation_that_a_signal_cuts_off_is_made_up_for(tmp_path, monkeypatch, step):
     """TERM while the run scores itself, in its midst or at its end: exit 75 at once, saved at that very step, and the
     same command ends with the metrics of a run that was left alone."""

@@ -62,6 +62,7 @@ def test_two_ranks_equal_one_process(tmp_path):
     assert len(degrees) > 1, "the thresholds were to force a change"
 
 
+@pytest.mark.slow
 def test_two_ranks_of_dcgan_keep_one_batch_norm(tmp_path):
     """Its G norms vectors too, and D's last convolution is in two factors: after 3 steps D's weights are one process's
     to 1e-10; both ranks have the same bits."""
@@ -155,7 +156,7 @@ def srun(*arguments: object) -> list[subprocess.Popen]:
         pytest.param(0, "stats.jsonl", ["--eval-every", 0], id="first-trains"),
         pytest.param(1, "stats.jsonl", ["--eval-every", 0], id="second-trains", marks=pytest.mark.slow),
         # the last thing before an evaluation
-        pytest.param(1, "checkpoints/00000001.pt", ["--eval-every", 1], id="second-scores"),
+        pytest.param(1, "checkpoints/00000001.pt", ["--eval-every", 1], id="second-scores", marks=pytest.mark.slow),
         pytest.param(0, "checkpoints/00000001.pt", ["--eval-every", 1], id="first-scores", marks=pytest.mark.slow),
     ],
 )
@@ -230,8 +231,11 @@ def refused(*arguments: object) -> list[tuple[int, str]]:
     ("arguments", "code", "words"),
     [
         (["--stepz", 1], 2, "--stepz"),
-        (["--dataset", "cifra10"], 2, "cifar10"),
-        (["--batch-size", 5, "--steps", 1], 2, "--batch-size 5 does not divide among 2 processes"),
+        pytest.param(["--dataset", "cifra10"], 2, "cifar10", marks=pytest.mark.slow),
+        pytest.param(
+            *(["--batch-size", 5, "--steps", 1], 2, "--batch-size 5 does not divide among 2 processes"),
+            marks=pytest.mark.slow,
+        ),
         (["--dataset", "cifar10"], 4, "cifar10 is not here"),
     ],
 )

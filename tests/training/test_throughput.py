@@ -44,6 +44,7 @@ def test_the_plain_loop_takes_every_operation_in_turn():
     torch.testing.assert_close(*(logits for _, logits in found), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_throughput_benchmark_runs():
     """On tiny networks: every variant is timed against the plain loop, and the share outside of training is the sum of
     its parts over their default intervals.

@@ -136,7 +136,7 @@ def test_a_change_applies_a_tenth_of_the_interval_later():
         assert len(preconditioning(each[0]).strength.history) == 2
 
 
-@pytest.mark.parametrize("method", ["sn", "fpc", "apc"])
+@pytest.mark.parametrize("method", ["sn", pytest.param("fpc", marks=pytest.mark.slow), "apc"])
 def test_compiled_without_a_break_and_equal(method, compiler):
     """torch.compile(fullgraph=True): the same values, gradients, vectors and strengths; an APC change does not
     compile again."""
