@@ -105,7 +105,7 @@ class Training:
         self.pre = self._preconditioner(method, args)
         for layer in self.pre.layers:
             if layer.factored:
-                self._time_left(layer.module)
+                self._time_factor(layer.module)
         adam: Any = {"lr": 2e-4, "betas": (0.5, 0.999), "fused": True, "capturable": args.device == "cuda"}
         self.optim_g, self.optim_d = (torch.optim.Adam(net.parameters(), **adam) for net in (self.G, self.D))
         self.weight = torch.tensor(0.01, device=args.device)
@@ -160,8 +160,8 @@ class Training:
         parametrization.register_full_backward_pre_hook(begin)
         parametrization.register_full_backward_hook(end)
 
-    def _time_left(self, layer: Any) -> None:
-        """Adds the forward and backward time of a factored layer's n x n factor on its output to `layer_seconds`."""
+    def _time_factor(self, layer: Any) -> None:
+        """Adds the forward and backward time of applying a factored layer's factor to `layer_seconds`."""
         apply = layer.apply_factor
 
         def begin(*_: object) -> None:

@@ -48,10 +48,16 @@ MUTATIONS = {
         "core/test_linalg.py",
     ),
     "more outer products than were looked for left out": (
-        "core/linalg.py",
-        "return (left, right) if close else None",
-        "return left, right",
+        "core/outer_products.py",
+        "return (basis.t(), right) if missed",
+        "return (basis.t(), right) if 0 * missed",
         "core/test_linalg.py",
+    ),
+    "no outer products in a network": (
+        "core/layers/preconditioner.py",
+        "n_vectors=first.n_vectors",
+        "n_vectors=len(W)",
+        "core/models/test_factored.py",
     ),
     "the factor on too many layers": (
         "core/models/factored.py",

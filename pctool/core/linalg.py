@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
+from pctool.core.outer_products import as_outer_products, through_outer_products
 from pctool.core.products import Precision, available, mul, products, rounded, symmetric, working
 
 MAX_COEFFS = 5  # degree 9, the strongest polynomial the paper uses (Sec. 3.3, "Search space")
-WORTH_WHILE = 0.8  # of the usual FLOP, with what is not counted
-SPARE_VECTORS = 8  # random ones beyond the rank that is looked for
 WARM_UP_ITERATIONS = 15  # as `torch.nn.utils.parametrizations.spectral_norm`; one cold iteration is far below sigma
 
 
@@ -151,16 +150,16 @@ def left_factor(
     """Q = P(A A^T) / sigma [n, n], the factor with g(SN(W)) = Q W, for W [n, m] that is not tall.
 
     A layer that maps few vectors is cheaper as Q (W x) than with Q W made: two products with the long side (the Gram
-    matrix, and one backward) in place of five. Of `n_vectors`, those that it maps, the gradient by Q is a sum of as
-    many outer products; where they are far fewer than n, CPUs look for that many, and that sum takes the place of the
-    backward product. More vectors than said are no error but cost time. u [n], v [m], coeffs [5]; evaluated in float32
-    or better, a0 exact in each `precision` (see `precondition_batch`), the gradient of sigma included; returned in W's
-    dtype.
+    matrix, and one backward) in place of five. `n_vectors` is how many: where they are far fewer than n, a CPU saves
+    most of the backward one, too, in float32 (`core/outer_products.py`); more than said are no error but cost time.
+    u [n], v [m], coeffs [5]; evaluated in float32 or better, a0 exact in each `precision` (see `precondition_batch`),
+    the gradient of sigma included; returned in W's dtype.
     """
     A = working(W)
     if n_coeffs == 1:
         return torch.diag((coeffs[0] / _sigma(A, u, v)).expand(len(W))).to(W.dtype)
-    how = n_coeffs, available(precision, W), n_vectors
+    exact = A.dtype == W.dtype  # else Q's gradient is rounded, and is no sum of few outer products
+    how = n_coeffs, available(precision, W), n_vectors if exact else len(W)
     Q = _PolynomialOfMatrix.apply(A[None], _unit(u)[None], _unit(v)[None], coeffs[None], *how)
     return Q.squeeze(0).to(W.dtype)
 
@@ -313,10 +312,12 @@ class _PolynomialOfMatrix(torch.autograd.Function):
             if n_coeffs == 1:
                 dW, c = G * (a[0] / sigma), _dot_exactly(G, value)
                 return _without_norm(dW, c, sigma, u, v), *nothing
-            found = _outer_products(G, n_vectors, W.shape[-1], n_coeffs) if n_vectors is not None else None
+            found = None
+            if n_vectors is not None and precision == "fp32":  # rough, these products with W would cancel
+                found = as_outer_products(G[0], n_vectors, W.shape[-1], n_coeffs)
             if found is not None:
-                dW, LS = _through_outer_products(*found, B, S, sigma, a, n_coeffs, precision)
-                return _without_norm(dW, _dot_exactly(G, value) + LS, sigma, u, v), *nothing
+                dW, LS = through_outer_products(found, W[0], S[0], sigma.view(()), coeffs[0, :n_coeffs].tolist())
+                return _without_norm(dW[None], _dot_exactly(G, value) + LS, sigma, u, v), *nothing
             H = G if factor else rounded(G, precision)  # W_hat's own product takes W: its result must keep its digits
             M = (G if factor else mul(H, B.mT, precision)) / sigma
             L = _gradient_of_gram(M, S, S2, a, n_coeffs, precision)
@@ -351,55 +352,6 @@ def _gradient_of_gram(  # noqa: PLR0917
             L = L.addcmul_(symmetric(T, S, precision), a[3])
         L = L.add_(X + X.mT)
     return L
-
-
-def _outer_products(G: Tensor, n_vectors: int, m: int, n_coeffs: int) -> tuple[Tensor, Tensor] | None:
-    """left [r, n] and right [r, n] with G = left^T right for G [1, n, n], r a little above `n_vectors`.
-
-    None where G needs more than r, or where L W for W [n, m] costs no less this way. On CPUs alone: a GPU would have to
-    wait for the answer, which decides what comes next. G's columns are those of an orthonormal basis of its product
-    with a few random vectors, to as many digits as G has (Halko et al., arXiv 0909.4061); that is checked.
-    """
-    n, r, k = G.shape[-1], n_vectors + SPARE_VECTORS, n_coeffs - 1
-    usual, this_way = n * m + (0, 1, 3, 3)[k - 1] * n * n, 2 * k * r * (2 * m + n) + 4 * r * n  # FLOP / 2n
-    if G.is_cuda or torch.compiler.is_compiling() or this_way > WORTH_WHILE * usual:
-        return None
-    G = G[0]
-    sketch = torch.randn(n, r, dtype=G.dtype, generator=torch.Generator().manual_seed(0))
-    basis = torch.linalg.qr(G @ sketch).Q
-    for X in (G.t(), G):  # in float32 from 1e-6 of G to 3e-7
-        basis = torch.linalg.qr(X @ basis).Q
-    left = basis.t()
-    right = left @ G
-    close = torch.addmm(G, left.t(), right, alpha=-1).norm() <= 8 * torch.finfo(G.dtype).eps * G.norm()
-    return (left, right) if close else None
-
-
-def _through_outer_products(  # noqa: PLR0917
-    left: Tensor,
-    right: Tensor,
-    B: Tensor,
-    S: Tensor,
-    sigma: Tensor,
-    a: list[Tensor],
-    n_coeffs: int,
-    precision: Precision,
-) -> tuple[Tensor, Tensor]:
-    """L W / sigma^2 and <L, S> for M = left^T right / sigma, L and M never made, W rounded to B.
-
-    With l_i = left S^i / sigma and r_j = right S^j, L is the sum of a_(i + j + 1) (l_i^T r_j + r_j^T l_i) over
-    i + j < k, and <L, S> that of 2 q a_q <l_i, r_(q - i)> over q = 1 to k.
-    """
-    k, r = n_coeffs - 1, len(left)
-    pairs = [torch.cat([left[None] / sigma, right[None]], 1)]
-    while len(pairs) < max(k, 2):
-        pairs.append(mul(pairs[-1], S, precision))
-    dots = [_dot_exactly(pairs[(q + 1) // 2][:, :r], pairs[q // 2][:, r:]) for q in range(k + 1)]
-    LS = torch.stack([2 * q * a[q] * dots[q] for q in range(1, k + 1)]).sum(0)
-    partners = [pair.roll(r, 1) for pair in pairs]
-    sums = [torch.stack([a[i + j + 1] * partners[i] for i in range(k - j)]).sum(0) for j in range(k)]
-    product = mul(torch.cat(pairs[:k], 1), B, precision)
-    return mul(torch.cat(sums, 1).mT / sigma.square(), product, precision), LS
 
 
 def _dot_exactly(X: Tensor, Y: Tensor) -> Tensor:

@@ -11,8 +11,11 @@ from torch import Tensor
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
-MIRRORED = 512  # rows from which half of a float32 product, and a little more, outweighs a copy of the result
-STRIP = 128  # rows of it that are computed, and mirrored, at a time
+# Rows from which half of a float32 product, and a little more, outweighs a copy of the result; and how many of them are
+# computed, and mirrored, at a time. On two cores a Gram matrix of 1024 x 4608 took 51 ms in place of 86 (in strips of
+# 256 52, of 64 55), of 512 x 4608 14.3 in place of 18.1, of 256 x 1152 as long as usual.
+MIRRORED = 512
+STRIP = 128
 
 
 def has_fast_bf16(device: str) -> bool:
@@ -77,7 +80,7 @@ def mul(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
 def symmetric(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
     """X Y^T [layers, n, n] where that is symmetric; of a large one in float32 on CPUs one half mirrors the other."""
     n = X.shape[-2]
-    if X.is_cuda or n < MIRRORED or precision == "bf16":
+    if X.device.type != "cpu" or n < MIRRORED or precision == "bf16":
         return mul(X, Y.mT, precision)
     product = X.new_empty(*X.shape[:-1], n)
     for top in range(0, n, STRIP):

@@ -3,7 +3,8 @@
 `Preconditioner.weights()` turns the raw weights into the effective ones, g(SN(W)), once per update; a
 network then runs with them through `torch.func.functional_call`. Nothing is cached behind anyone's back,
 so nothing can be stale. Raw weights stay the network's own parameters, `<layer>.weight`. Where a convolution maps
-fewer vectors than its matrix has columns, the value is the factor Q of g(SN(W)) = Q W, and the network applies both.
+far fewer vectors than its matrix is long, the value is the factor Q of g(SN(W)) = Q W, or W Q, and the network applies
+both.
 """
 
 from __future__ import annotations

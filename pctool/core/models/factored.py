@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,23 +61,21 @@ def factored_layers(network: nn.Module, images: tuple[int, ...]) -> dict[str, in
     Those whose output, pooled, has at most half as many positions as the matrix has entries m along its longer side,
     where that is the inputs', or the outputs' of a 1 x 1 convolution: an update of D and one of G by half its batch
     then save 6 n^2 m FLOP, n the smaller side, and spend at most 4. Each with its number of positions, found by a pass
-    of one black image.
+    without data.
     """
     found: dict[str, int] = {}
-    hooks = []
-    for name, module in network.named_modules():
+    tensors = (*network.parameters(), *network.buffers())
+    shapes = {id(x): torch.empty_like(x, device="meta", dtype=torch.float32) for x in tensors}
+    twin = copy.deepcopy(network, shapes)  # of the modules alone: what is in `shapes` counts as copied
+    for name, module in twin.named_modules():
         if isinstance(module, FactoredConv2d):
 
             def look(module: FactoredConv2d, x: object, y: Tensor, name: str = name) -> None:
-                positions, longer = images[0] * y[0, 0].numel(), max(module.weight.flatten(1).shape)
+                positions, longer = y.numel() // y.shape[1], max(module.weight.flatten(1).shape)
                 if (not module.is_tall or module.kernel_size == (1, 1)) and 2 * positions <= longer:
                     found[name] = positions
 
-            hooks.append(module.register_forward_hook(look))
-    if hooks:
-        one = next(network.parameters())
-        with torch.no_grad():
-            network(torch.zeros(1, *images[1:], dtype=one.dtype, device=one.device))
-    for hook in hooks:
-        hook.remove()
+            module.register_forward_hook(look)
+    with torch.no_grad():
+        twin(torch.empty(images, device="meta", dtype=torch.float32))
     return found

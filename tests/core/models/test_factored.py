@@ -1,12 +1,14 @@
 """Convolutions in two factors: the same logits and gradients as with the effective weight made, by less arithmetic."""
 
 import copy
+from unittest import mock
 
 import pytest
 import torch
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from pctool.core import linalg
 from pctool.core.layers.preconditioner import Preconditioner
 from pctool.core.layers.strength import Ladder
 from pctool.core.models import build_discriminator
@@ -52,6 +54,23 @@ def test_layers_with_half_as_many_positions_as_columns_are_factored(arch, resolu
     image alone has 64 positions of 1152 columns. 4 x 4 positions of dcgan's last convolution, 128 px."""
     D = build_discriminator(arch, resolution, 3, width, "authors")
     assert factored_layers(D, (batch, 3, resolution, resolution)) == expected
+
+
+def test_a_tall_weight_of_three_by_three_is_not_factored():
+    """Its smaller side is that of patches: no factor on the channels stands for it. One of 1 x 1 is."""
+    for kernel, expected in ((3, {}), (1, {"0": 4})):
+        network = torch.nn.Sequential(FactoredConv2d(3, 64, kernel, padding=kernel // 2))
+        assert factored_layers(network, (1, 3, 2, 2)) == expected
+
+
+def test_the_deepest_layers_gradient_comes_from_outer_products():
+    """Four images are four positions of the last block's second convolution, 256 x 1152, and shortcut, 256 x 128: at
+    degree 3 their gradients come from outer products, the others' with 36 positions or more do not."""
+    D, pre = list(pair("fpc", polynomial=PUBLISHED[3]))[1]
+    loss = functional_call(D, pre.weights(), (images(),)).square().sum()
+    with mock.patch.object(linalg, "through_outer_products", wraps=linalg.through_outer_products) as taken:
+        loss.backward()
+    assert sorted(tuple(call.args[1].shape) for call in taken.call_args_list) == [(128, 256), (256, 1152)]
 
 
 def test_a_biass_gradient_keeps_its_digits_where_images_nearly_cancel():
