@@ -38,11 +38,11 @@ PNG_DPI = 160
 
 
 def edges(steps: NDArray[np.int64]) -> Array:
-    """The cell borders around the steps: half-way between neighbours, and as far beyond the ends."""
+    """The cell borders around the steps: half-way between neighbours, and as far beyond the ends, if not below 0."""
     if len(steps) == 1:
         return np.array([steps[0] - 0.5, steps[0] + 0.5])
     middles = (steps[1:] + steps[:-1]) / 2
-    return np.concatenate([[2 * steps[0] - middles[0]], middles, [2 * steps[-1] - middles[-1]]])
+    return np.concatenate([[max(0.0, 2 * steps[0] - middles[0])], middles, [2 * steps[-1] - middles[-1]]])
 
 
 def layer_lines(ax: Axes, spectrum: Spectrum, values: Sequence[Array]) -> None:

@@ -149,6 +149,7 @@ def test_an_earlier_requeue_does_not_count(job):
     assert job.said("scontrol") == []
 
 
+@pytest.mark.slow
 def test_a_study_is_interrupted_requeued_and_done(tmp_path):
     """The real thing: an array's task stopped by USR2 and run again ends with all its steps, logged once each."""
     grid, folder = tmp_path / "g.toml", tmp_path / "s"

@@ -51,11 +51,13 @@ def test_the_condition_figure_draws_both_kappas_of_every_layer() -> None:
 
 
 def test_the_heat_map_is_of_the_worst_conditioned_layer() -> None:
-    """The largest modified kappa of the raw weight at the last step names the layer; SN(W) beside the effective."""
+    """The largest modified kappa of the raw weight at the last step names the layer; SN(W) beside the effective, from
+    step 0 on."""
     spectrum = _spectrum()
     worst = max(spectrum.layers, key=lambda layer: float(layer.modified_kappa_raw[-1]))
     figure = heatmap_figure(spectrum)
     assert worst.name in figure.get_suptitle()
+    assert figure.axes[0].get_xlim()[0] == 0.0
     before, after = (ax.collections[0].get_array() for ax in figure.axes[:2])
     assert worst.normalized is not None
     assert np.allclose(before, worst.normalized.T.clip(min=before.min()))

@@ -67,6 +67,7 @@ def test_an_evaluation_that_a_signal_cuts_off_is_made_up_for(tmp_path, monkeypat
     assert best[0] == best[1]
 
 
+@pytest.mark.slow
 def test_lines_of_pctool_eval_are_not_the_runs_own(tmp_path, monkeypatch):
     """`pctool eval` adds a line without a distance, at a step that the run scores: training goes on, makes its own line
     of that step, and chooses the best checkpoint among its own."""
@@ -82,6 +83,7 @@ def test_lines_of_pctool_eval_are_not_the_runs_own(tmp_path, monkeypatch):
     assert checkpoint.read(tmp_path / "r" / "checkpoints" / "best.pt")["step"] == best["step"]
 
 
+@pytest.mark.slow
 def test_two_ranks_score_as_one_process(tmp_path, monkeypatch):
     """Two processes with a part of the samples each give the scores of one to 1e-10 relative, and the same record.
     Where one of them fails it says why, the other ends too, and neither waits."""

@@ -80,6 +80,7 @@ def test_two_ranks_of_dcgan_keep_one_batch_norm(tmp_path):
         torch.testing.assert_close(first[name], one[name], rtol=0, atol=1e-10, msg=name)
 
 
+@pytest.mark.slow
 def test_one_steps_gradient_of_d_is_one_processs_in_float32(tmp_path):
     """After a whole step (G's update with batch norm, then D's) of 8 images in float32, D's gradient as two ranks
     average it differs from one process's by 1e-6 in norm, and no parameter's by more than 3e-6 of its own norm:

@@ -97,6 +97,7 @@ def assert_same_run(a, b):
     assert [name for name in left if not np.array_equal(left[name], right[name], equal_nan=True)] == []
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits_after_fifty_steps(tmp_path):
     """Two runs of 50 steps with one seed end with the same bits everywhere; another seed draws other weights."""
     for name, seed, steps in (("a", 0, 50), ("b", 0, 50), ("c", 1, 1)):
