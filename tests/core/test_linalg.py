@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm as stock_spectral_norm
+from torch.utils.flop_counter import FlopCounterMode
 
 from pctool.core import linalg
 from pctool.core.layers.preconditioner import Preconditioner
@@ -198,6 +199,20 @@ def test_outer_products_keep_float32s_digits():
             assert by_outer_products == (n_vectors == 4)
             errors.append(float((found - exact).norm() / exact.norm()))
         assert errors[0] <= 2 * errors[1] <= 1e-5, errors
+
+
+@pytest.mark.parametrize(("degree", "expected"), [(3, 1.9), (7, 3.6)])
+def test_the_documented_flop_of_few_vectors(degree, expected):
+    """docs/performance.md: of D's last convolution at 48 px, 64 vectors, in n^2 m, the search for outer products and
+    the products of n x n included."""
+    W = matrix((1024, 4608)).float().requires_grad_()
+    u, v = linalg.initial_vectors(W.detach())
+    coeffs = PUBLISHED[degree].coeffs
+    G = matrix((1024, 64)).float() @ matrix((64, 1024), 1).float()
+    with FlopCounterMode(display=False) as counter:
+        rows = linalg.coefficient_rows([coeffs], W)[0]
+        linalg.left_factor(W, u, v, rows, n_vectors=64, n_coeffs=len(coeffs)).backward(G)
+    assert counter.get_total_flops() / (1024**2 * 4608) == pytest.approx(expected, abs=0.05)
 
 
 def test_weights_in_half_precision_search_for_nothing():
