@@ -1,4 +1,4 @@
-"""Images a second of `pctool train` against a plain PyTorch loop with stock spectral norm, interleaved in one process.
+"""Images a second of `pctool train` against a plain PyTorch loop with stock spectral norm, a step of each in turn.
 
 The plain loop is what a user writes: the same residual networks with `torch.nn.utils.parametrizations.spectral_norm`
 on every layer of D, float32, contiguous NCHW, a DataLoader over uint8 images, D on real and fake in passes of their
@@ -6,7 +6,8 @@ own, no average of G. Beside it what two lines make of that loop (`plain-channel
 (`plain-bf16`, channels_last under autocast). Ours is `pctool.training.loop.train` itself, a step at a time, each
 method in float32 and in bf16: batches, noise, finiteness checks and the average of G included. Each round takes one
 step of every variant in turn, another one first each time; figures are medians over the rounds, ratios medians of
-each round's own ratios.
+each round's own ratios. The plain loops have a process of their own, since `pctool train` sets how its process keeps
+memory; one of the two waits while the other computes.
 
     python benchmarks/throughput.py --resolutions 32,48 --batch-size 32 --threads 2 --json
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -28,6 +30,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from io import BytesIO
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -48,6 +51,7 @@ from pctool.data.sampler import SampleOrder
 from pctool.training import loop, session, step_end
 from pctool.training.background import Background
 from pctool.training.config import TrainConfig, resolve
+from pctool.training.memory import keep_freed_memory
 from pctool.training.ranks import Ranks
 from pctool.training.recorder import StepReport
 from pctool.training.run_folder import RunFolder
@@ -76,10 +80,13 @@ def as_written() -> Iterator[None]:
         y = torch.nn.Conv2d.forward(layer, x)
         return F.avg_pool2d(y, 2) if halve else y
 
+    def doubled(x: torch.Tensor, upsampling: str, _: torch.Tensor | None = None) -> torch.Tensor:
+        return F.interpolate(x, scale_factor=2, mode=upsampling)
+
     operations = mock.patch.multiple(
         resampling,
-        double_and_convolve=lambda x, weight, bias: F.conv2d(F.interpolate(x, scale_factor=2), weight, bias, padding=1),
-        doubled=lambda x, upsampling, enlarge: F.interpolate(x, scale_factor=2, mode=upsampling),
+        double_and_convolve=lambda x, weight, bias, _: F.conv2d(doubled(x, "nearest"), weight, bias, padding=1),
+        doubled=doubled,
         average_pool=lambda x: F.avg_pool2d(x, 2),
     )
     with operations, mock.patch.object(FactoredConv2d, "forward", convolve):
@@ -205,24 +212,55 @@ def configuration(method: str, resolution: int, args: argparse.Namespace, **sett
     return resolve({**flags, **({"degree": int(degree)} if degree else {}), **widths, **settings})
 
 
-def compare(resolution: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Every variant at one resolution: images a second, seconds a step, and how many times the plain loop's speed."""
-    images = np.random.default_rng(0).integers(0, 256, (N_IMAGES, 3, resolution, resolution), dtype=np.uint8)
+def plain_variants(resolution: int, args: argparse.Namespace, images: np.ndarray) -> dict[str, Callable[[], float]]:
+    """A step of each plain loop, by its name."""
     kinds = [kind for kind in PLAIN if "bf16" in args.precisions or "bf16" not in kind]
-    variants: dict[str, Callable[[], float]] = {kind: Plain(kind, resolution, args, images).step for kind in kinds}
+    return {kind: Plain(kind, resolution, args, images).step for kind in kinds}
+
+
+def our_variants(resolution: int, args: argparse.Namespace, images: np.ndarray) -> dict[str, Callable[[], float]]:
+    """A step of each method in each precision."""
+    if args.device == "cpu":
+        keep_freed_memory()
+    variants: dict[str, Callable[[], float]] = {}
     for method in args.methods.split(","):
         ours = Ours(method, resolution, args, images)
         for precision in args.precisions.split(","):
             variants[f"{method} {precision}"] = lambda ours=ours, precision=precision: ours.step(precision)  # type: ignore[misc]
-    names = list(variants)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(-args.warm_up, args.rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            taken = variants[name]()
-            if number >= 0:
-                seconds[name].append(taken)
-        print(f"{resolution} px, round {number + 1} of {args.rounds}", file=sys.stderr)
+    return variants
+
+
+def serve(connection: Connection, make: Callable[..., dict[str, Callable[[], float]]], *arguments: Any) -> None:
+    """In a process of its own: says which variants there are, then takes a step of each that it is asked for."""
+    resolution, args = arguments
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    images = np.random.default_rng(0).integers(0, 256, (N_IMAGES, 3, resolution, resolution), dtype=np.uint8)
+    variants = make(resolution, args, images)
+    connection.send(list(variants))
+    for name in iter(connection.recv, None):
+        connection.send(variants[name]())
+
+
+@contextlib.contextmanager
+def apart(*arguments: Any) -> Iterator[dict[str, Connection]]:
+    """Every variant's connection, by its name."""
+    connections: dict[str, Connection] = {}
+    context = multiprocessing.get_context("spawn")
+    for make in (plain_variants, our_variants):
+        here, there = context.Pipe()
+        context.Process(target=serve, args=(there, make, *arguments), daemon=True).start()
+        there.close()
+        connections |= dict.fromkeys(here.recv(), here)
+    yield connections
+    for connection in {id(c): c for c in connections.values()}.values():
+        connection.send(None)
+
+
+def compare(resolution: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Every variant at one resolution: images a second, seconds a step, and how many times the plain loop's speed."""
+    with apart(resolution, args) as variants:
+        seconds = in_turn(variants, resolution, args)
     ratios = {
         name: [plain / own for plain, own in zip(seconds["plain"], values, strict=True)]
         for name, values in seconds.items()
@@ -233,6 +271,21 @@ def compare(resolution: int, args: argparse.Namespace) -> dict[str, Any]:
         "speed_of_plain": {name: statistics.median(values) for name, values in ratios.items()},
         "lowest_and_highest": {name: (min(values), max(values)) for name, values in ratios.items()},
     }
+
+
+def in_turn(variants: dict[str, Connection], resolution: int, args: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of each variant's steps, a step a round."""
+    names = list(variants)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(-args.warm_up, args.rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            variants[name].send(name)
+            taken = variants[name].recv()
+            if number >= 0:
+                seconds[name].append(taken)
+        print(f"{resolution} px, round {number + 1} of {args.rounds}", file=sys.stderr)
+    return seconds
 
 
 def outside_compute(resolution: int, args: argparse.Namespace) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pctool.spectrum.plots import evolution_figure
 from pctool.spectrum.reader import read_spectrum
 from pctool.training import evaluation, images, loop
 from pctool.training.config import TrainConfig
+from pctool.training.memory import keep_freed_memory
 from pctool.training.ranks import Ranks
 from pctool.training.recorder import Recorder, Watcher
 from pctool.training.run_folder import RunFolder
@@ -133,6 +134,8 @@ def _train(session: Session, watcher: Watcher) -> Outcome:
     stop = session.stop
     if config.threads:
         torch.set_num_threads(config.threads)
+    if config.device == "cpu":
+        keep_freed_memory()
     state = TrainingState(config, ranks)
     checkpoint = _newest(folder, watcher, ranks)
     ranks.together(lambda: _resume(state, folder, watcher, ranks, checkpoint))

@@ -518,6 +518,14 @@ def test_keep_counts_checkpoints(tmp_path):
     assert names == sorted([*steps, *[f"{s}.sha256" for s in steps]])
 
 
+def test_on_a_cpu_freed_memory_is_kept(tmp_path, monkeypatch):
+    """The setting is of the process: a run makes it before its first step."""
+    made = []
+    monkeypatch.setattr(session, "keep_freed_memory", lambda: made.append(True))
+    run(tmp_path / "run", steps=1)
+    assert made == [True]
+
+
 def test_switched_off_actions_leave_no_files(tmp_path):
     """An `*-every` of 0 switches that action off; the checkpoint at the end stays."""
     off: dict[str, int] = dict.fromkeys(["log_every", "save_every", "sample_every", "spectrum_every"], 0)
