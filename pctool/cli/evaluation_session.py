@@ -16,7 +16,7 @@ from pctool import files
 from pctool.cli import evaluation_plan, weights
 from pctool.cli.console import note, output, print_json, progress
 from pctool.cli.evaluation_plan import Plan, Request
-from pctool.cli.evaluation_sources import Batches, Trained, is_images, opened, real_images
+from pctool.cli.evaluation_sources import Batches, Trained, check_against, is_images, opened, real_images
 from pctool.data import catalog
 from pctool.errors import InputError, MissingError
 from pctool.evaluation import features, samples_out, statistics_file
@@ -27,6 +27,7 @@ from pctool.evaluation.protocols import CUSTOM
 from pctool.evaluation.reference import reference
 from pctool.evaluation.score import score
 from pctool.training.config import resolve_device
+from pctool.training.memory import keep_freed_memory
 
 
 def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> None:
@@ -35,6 +36,12 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     _check(request, out)
     device = torch.device(resolve_device(request.device))
+    if device.type == "cpu":
+        keep_freed_memory()
+    early = None
+    if request.against and request.source and request.source.exists() and is_images(request.source):
+        # Each of them is looked at, which may take minutes.
+        early = _extractor(request.extractor or features.default_for(request.against), request, device)
     source = opened(request.source)
     against = request.against or (source.config["dataset"] if isinstance(source, Trained) else None)
     assert against is not None  # of files it was asked for
@@ -49,7 +56,7 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
         plan = dataclasses.replace(plan, name=CUSTOM, n_real=request.n_real)
         if request.stats_out is not None:
             raise InputError(f"--stats-out is for images; {real} holds statistics already")
-    extractor = _extractor(name, request, device)
+    extractor = early or _extractor(name, request, device)
     answer = _scored(request, plan, source, real, split, extractor)
     if request.stats_out is not None:
         assert not isinstance(real, Path)
@@ -76,6 +83,10 @@ def _check(request: Request, out: Path | None) -> None:
     """What would fail after minutes fails at once."""
     if request.source is not None and is_images(request.source):
         evaluation_plan.check_for_files(request)
+    if request.extractor is not None:
+        features.check_name(request.extractor)
+    if request.against is not None:
+        check_against(request.against)
     if request.samples_out is not None:
         samples_out.check_free(request.samples_out)
         if request.repeats > 1:

@@ -84,19 +84,13 @@ def real_images(
     Raises InputError for what is none of these.
     """
     path = Path(against)
-    if run is None and against not in catalog.DATASETS and path.exists():
+    if run is None and against not in catalog.DATASETS:
+        check_against(against)
         if split is not None:
             raise InputError(f"--split is for data sets; {against} is compared with whole")
         if path.suffix.lower() == ".npz" and statistics_file.is_statistics(path):
             return path, None
         return _read_once(path), None
-    if run is None and against not in catalog.DATASETS:
-        close = difflib.get_close_matches(against, catalog.DATASETS, 1)
-        names = ", ".join(catalog.DATASETS)
-        raise InputError(
-            f"--against {against} is neither a data set nor there; give {names}, or a folder, ZIP or .npz of real "
-            "images, or an .npz of statistics" + (f"; did you mean {close[0]}?" if close else "")
-        )
     about = run or {}
     loaded = catalog.load(
         against,
@@ -108,6 +102,17 @@ def real_images(
         say=note,
     )
     return ImageArray(loaded.images, loaded.sha256), loaded.split
+
+
+def check_against(against: str) -> None:
+    """Raises InputError for what is neither a data set nor a file or folder."""
+    if against not in catalog.DATASETS and not Path(against).exists():
+        close = difflib.get_close_matches(against, catalog.DATASETS, 1)
+        names = ", ".join(catalog.DATASETS)
+        raise InputError(
+            f"--against {against} is neither a data set nor there; give {names}, or a folder, ZIP or .npz of real "
+            "images, or an .npz of statistics" + (f"; did you mean {close[0]}?" if close else "")
+        )
 
 
 def _read_once(path: Path) -> Images:

@@ -238,6 +238,18 @@ def test_weights_that_are_not_here(place):
         run("run", "--against", "cifar10", "--data-dir", place / "nowhere")
 
 
+@pytest.mark.parametrize(
+    "wrong", [("--extractor", "fashion-cm"), ("--against", "no/where"), ("--extractor", "inception", "--offline")]
+)
+def test_what_is_wrong_is_said_before_images_are_looked_at(place, monkeypatch, wrong):
+    """A misspelt extractor, nothing to compare with, weights that are not here: found before minutes of reading."""
+    looked = []
+    monkeypatch.setattr("pctool.cli.evaluation_sources.open_images", lambda *a, **k: looked.append(a))
+    with pytest.raises((InputError, MissingError)):
+        run("clothes", "--against", "clothes", *wrong)
+    assert not looked
+
+
 def test_cuda_where_there_is_none(place, monkeypatch):
     """--device cuda on a machine without one is a MissingError (exit code 4), as in train."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
