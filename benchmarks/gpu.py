@@ -33,14 +33,13 @@ from unittest import mock
 
 import step_time
 import torch
-import torch.nn.functional as F
 from throughput import make_images
 from torch._dynamo.utils import counters
 
 from pctool.core.layers.preconditioner import preconditioned_layers
 from pctool.core.layers.strength import Ladder
 from pctool.core.linalg import coefficient_rows, initial_vectors, precondition_batch
-from pctool.core.models import build_discriminator, default_widths, resampling
+from pctool.core.models import build_discriminator, default_widths
 from pctool.core.polynomial import IDENTITY, PUBLISHED
 from pctool.core.products import Precision, available
 from pctool.errors import PctoolError
@@ -177,7 +176,7 @@ def resampled(args: argparse.Namespace) -> dict[str, Any]:
     for side, precision in STEPS:
         if precision == "bf16":
             found[side] = step_times(side, precision, args, "sn")["seconds"]
-            with _in_turn():
+            with step_time.in_turn():
                 found[f"{side} in turn"] = step_times(side, precision, args, "sn")["seconds"]
     return found
 
@@ -217,7 +216,7 @@ def _run(args: argparse.Namespace, folder: Path, method: str, precision: str, ho
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     choose = mock.patch.object(Ladder, "choose", lambda own, kappa: chance.choice([IDENTITY, *own.polynomials]))
-    operations = _in_turn() if "in-turn" in how else contextlib.nullcontext()
+    operations = step_time.in_turn() if "in-turn" in how else contextlib.nullcontext()
     with operations, choose, session.opened(resolve({**settings, **off, **widths, **changing})) as opened:
         opened.train(watcher)
     taken = watcher.seconds[first:-1]  # the last step saves
@@ -232,14 +231,6 @@ def _run(args: argparse.Namespace, folder: Path, method: str, precision: str, ho
         "compiled": counters["stats"]["unique_graphs"] - graphs,
         "peak_memory_mib": peak_mib(args.device),
     }
-
-
-def _in_turn() -> Any:
-    return mock.patch.object(resampling, "convolve_and_halve", _convolve_then_halve)
-
-
-def _convolve_then_halve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return resampling.average_pool(F.conv2d(x, weight, bias, padding=1))
 
 
 class Times:

@@ -3,8 +3,10 @@
 Every method trains its own copy of the same networks on the same batches: update G, update its average, update D on
 real and fake in one batch. `stock` is `torch.nn.utils.parametrizations.spectral_norm` in the same loop, `plug-in` is
 `pctool.precondition_` within `parametrize.cached()`, `naive` a polynomial by Horner on the rectangular matrix, left to
-autograd, at every forward. Times are medians of steps taken in turn, a different method first each round. On a GPU
-`--cuda-graphs` times every step as a CUDA graph too, as `METHOD graph`.
+autograd, at every forward. Times are medians of steps taken in turn, a different method first each round. With
+`--in-turn` the networks are PyTorch's own operations, as one writes them: `resampling`'s convolutions that halve the
+resolution are a convolution and an average. On a GPU `--cuda-graphs` times every step as a CUDA graph too, as
+`METHOD graph`.
 
     python benchmarks/step_time.py --resolution 32 --batch-size 32 --json
 """
@@ -24,8 +26,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
@@ -37,7 +41,7 @@ from pctool.core.layers.plugin import precondition_
 from pctool.core.layers.preconditioner import METHODS, Preconditioner, last_linear, preconditioned_layers
 from pctool.core.layers.strength import Ladder
 from pctool.core.linalg import initial_vectors, power_iteration
-from pctool.core.models import DIM_Z, build_discriminator, build_generator, default_widths
+from pctool.core.models import DIM_Z, build_discriminator, build_generator, default_widths, resampling
 from pctool.core.polynomial import IDENTITY, PUBLISHED
 from pctool.core.products import Precision
 from pctool.training import ema
@@ -302,6 +306,15 @@ def by_share(shares: dict[str, float], reference: str) -> dict[str, float]:
     return {name: (1 - shares[reference]) / (1 - share) for name, share in shares.items()}
 
 
+def in_turn() -> Any:
+    """The convolution and the average at the end of D's blocks are two operations in it."""
+
+    def operations(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return resampling.average_pool(F.conv2d(x, weight, bias, padding=1))
+
+    return mock.patch.object(resampling, "convolve_and_halve", operations)
+
+
 def peak_memory(method: str, argv: list[str]) -> float:
     """MiB that a process of its own needs at most for a few steps of the method."""
     command = [sys.executable, __file__, *argv, "--methods", method, "--peak-of-one"]
@@ -323,6 +336,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--in-turn", action="store_true", help="networks of PyTorch's own operations")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--inner", type=int, default=1, help="steps that are timed together")
     parser.add_argument("--cuda-graphs", action="store_true", help="every step as a CUDA graph too")
@@ -339,6 +353,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Measures and prints."""
     args = parse(argv)
+    with in_turn() if args.in_turn else contextlib.nullcontext():
+        measure(args, argv)
+
+
+def measure(args: argparse.Namespace, argv: list[str]) -> None:
+    """`main` in the networks that `args` asks for."""
     if args.threads:
         torch.set_num_threads(args.threads)
     methods = args.methods.split(",")
@@ -380,6 +400,7 @@ def main(argv: list[str]) -> None:
         "device": torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or "cpu",
         "precision": args.precision,
         "channels_last": args.channels_last,
+        "in_turn": args.in_turn,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "repeats": args.repeats,
@@ -408,8 +429,9 @@ def main(argv: list[str]) -> None:
     for name, taken in seconds.items():
         against = [f"{result[key].get(name, float('nan')):.3f}" for key in ("ratio_to_stock_sn", "ratio_to_own_sn")]
         method = name.removesuffix(GRAPH)
+        layer = f"layer {shares[method]:.1%}  " if args.device == "cpu" else ""
         print(
-            f"{name:16} {taken:.4f} s  {against[0]} of stock SN  {against[1]} of own SN  "
+            f"{name:16} {taken:.4f} s  {against[0]} of stock SN  {against[1]} of own SN  {layer}"
             f"{result['gflop'][method]:.1f} GFLOP  {operations[method]} operations"
         )
 
