@@ -4,8 +4,8 @@ Every method trains its own copy of the same networks on the same batches: updat
 real and fake in one batch. `stock` is `torch.nn.utils.parametrizations.spectral_norm` in the same loop, `plug-in` is
 `pctool.precondition_` within `parametrize.cached()`, `naive` a polynomial by Horner on the rectangular matrix, left to
 autograd, at every forward. Times are medians of steps taken in turn, a different method first each round. With
-`--in-turn` the networks are PyTorch's own operations, as one writes them: `resampling`'s convolutions that halve the
-resolution are a convolution and an average. On a GPU `--cuda-graphs` times every step as a CUDA graph too, as
+`--in-turn` the convolution and the average at the end of D's blocks are two operations, as in other implementations. On
+a GPU `--cuda-graphs` times every step as a CUDA graph too, as
 `METHOD graph`.
 
     python benchmarks/step_time.py --resolution 32 --batch-size 32 --json
@@ -336,7 +336,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--in-turn", action="store_true", help="networks of PyTorch's own operations")
+    parser.add_argument("--in-turn", action="store_true", help="D's convolutions and averages as two operations")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--inner", type=int, default=1, help="steps that are timed together")
     parser.add_argument("--cuda-graphs", action="store_true", help="every step as a CUDA graph too")

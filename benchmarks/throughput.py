@@ -85,7 +85,7 @@ def as_written() -> Iterator[None]:
 
     operations = mock.patch.multiple(
         resampling,
-        double_and_convolve=lambda x, weight, bias, _: F.conv2d(doubled(x, "nearest"), weight, bias, padding=1),
+        double_and_convolve=lambda x, weight, bias: F.conv2d(doubled(x, "nearest"), weight, bias, padding=1),
         doubled=doubled,
         average_pool=lambda x: F.avg_pool2d(x, 2),
     )
@@ -238,8 +238,9 @@ def serve(connection: Connection, make: Callable[..., dict[str, Callable[[], flo
     images = np.random.default_rng(0).integers(0, 256, (N_IMAGES, 3, resolution, resolution), dtype=np.uint8)
     variants = make(resolution, args, images)
     connection.send(list(variants))
-    for name in iter(connection.recv, None):
-        connection.send(variants[name]())
+    with contextlib.suppress(EOFError):  # nobody asks any more
+        while True:
+            connection.send(variants[connection.recv()]())
 
 
 @contextlib.contextmanager
@@ -247,14 +248,16 @@ def apart(*arguments: Any) -> Iterator[dict[str, Connection]]:
     """Every variant's connection, by its name."""
     connections: dict[str, Connection] = {}
     context = multiprocessing.get_context("spawn")
-    for make in (plain_variants, our_variants):
-        here, there = context.Pipe()
-        context.Process(target=serve, args=(there, make, *arguments), daemon=True).start()
-        there.close()
-        connections |= dict.fromkeys(here.recv(), here)
-    yield connections
-    for connection in {id(c): c for c in connections.values()}.values():
-        connection.send(None)
+    with contextlib.ExitStack() as at_end:
+        for make in (plain_variants, our_variants):
+            here, there = context.Pipe()
+            process = context.Process(target=serve, args=(there, make, *arguments), daemon=True)
+            process.start()
+            at_end.callback(process.join)
+            at_end.callback(here.close)  # ends it
+            there.close()
+            connections |= dict.fromkeys(here.recv(), here)
+        yield connections
 
 
 def compare(resolution: int, args: argparse.Namespace) -> dict[str, Any]:

@@ -38,10 +38,6 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
     device = torch.device(resolve_device(request.device))
     if device.type == "cpu":
         keep_freed_memory()
-    early = None
-    if request.against and request.source and request.source.exists() and is_images(request.source):
-        # Each of them is looked at, which may take minutes.
-        early = _extractor(request.extractor or features.default_for(request.against), request, device)
     source = opened(request.source)
     against = request.against or (source.config["dataset"] if isinstance(source, Trained) else None)
     assert against is not None  # of files it was asked for
@@ -56,7 +52,7 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
         plan = dataclasses.replace(plan, name=CUSTOM, n_real=request.n_real)
         if request.stats_out is not None:
             raise InputError(f"--stats-out is for images; {real} holds statistics already")
-    extractor = early or _extractor(name, request, device)
+    extractor = _extractor(name, request, device)
     answer = _scored(request, plan, source, real, split, extractor)
     if request.stats_out is not None:
         assert not isinstance(real, Path)
@@ -83,10 +79,6 @@ def _check(request: Request, out: Path | None) -> None:
     """What would fail after minutes fails at once."""
     if request.source is not None and is_images(request.source):
         evaluation_plan.check_for_files(request)
-    if request.extractor is not None:
-        features.check_name(request.extractor)
-    if request.against is not None:
-        check_against(request.against)
     if request.samples_out is not None:
         samples_out.check_free(request.samples_out)
         if request.repeats > 1:
@@ -97,6 +89,10 @@ def _check(request: Request, out: Path | None) -> None:
         raise InputError(f"--stats-out {request.stats_out}: the file is an .npz; name it so")
     if out is not None and out.is_dir():
         raise InputError(f"--out {out} is a folder; name a file")
+    if request.extractor is not None:
+        features.check_name(request.extractor)
+    if request.against is not None:
+        check_against(request.against, request.split)
 
 
 def _scored(  # noqa: PLR0917  # what run() has put together

@@ -85,9 +85,7 @@ def real_images(
     """
     path = Path(against)
     if run is None and against not in catalog.DATASETS:
-        check_against(against)
-        if split is not None:
-            raise InputError(f"--split is for data sets; {against} is compared with whole")
+        check_against(against, split)
         if path.suffix.lower() == ".npz" and statistics_file.is_statistics(path):
             return path, None
         return _read_once(path), None
@@ -104,15 +102,19 @@ def real_images(
     return ImageArray(loaded.images, loaded.sha256), loaded.split
 
 
-def check_against(against: str) -> None:
-    """Raises InputError for what is neither a data set nor a file or folder."""
-    if against not in catalog.DATASETS and not Path(against).exists():
+def check_against(against: str, split: str | None) -> None:
+    """Raises InputError for what is neither a data set nor a file or folder, and for a split of one of these."""
+    if against in catalog.DATASETS:
+        return
+    if not Path(against).exists():
         close = difflib.get_close_matches(against, catalog.DATASETS, 1)
         names = ", ".join(catalog.DATASETS)
         raise InputError(
             f"--against {against} is neither a data set nor there; give {names}, or a folder, ZIP or .npz of real "
             "images, or an .npz of statistics" + (f"; did you mean {close[0]}?" if close else "")
         )
+    if split is not None:
+        raise InputError(f"--split is for data sets; {against} is compared with whole")
 
 
 def _read_once(path: Path) -> Images:

@@ -519,7 +519,7 @@ def test_keep_counts_checkpoints(tmp_path):
 
 
 def test_on_a_cpu_freed_memory_is_kept(tmp_path, monkeypatch):
-    """The setting is of the process: a run makes it before its first step."""
+    """A run makes the setting once for its process."""
     made = []
     monkeypatch.setattr(session, "keep_freed_memory", lambda: made.append(True))
     run(tmp_path / "run", steps=1)

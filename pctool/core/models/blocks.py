@@ -33,8 +33,8 @@ class UpBlock(nn.Module):
         few = self.upsampling == "bilinear" and side <= resampling.LARGEST_MATRIX
         self.register_buffer("enlarge", resampling.bilinear_matrix(side) if few else torch.empty(0), persistent=False)
         self.norm1 = nn.BatchNorm2d(n_in)
-        nearest = self.upsampling == "nearest"
-        self.conv1 = resampling.DoublingConv2d(n_in, n_out) if nearest else nn.Conv2d(n_in, n_out, 3, padding=1)
+        kind = resampling.DoublingConv2d if self.upsampling == "nearest" else nn.Conv2d
+        self.conv1 = kind(n_in, n_out, 3, padding=1)
         self.norm2 = nn.BatchNorm2d(n_out)
         self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1)
         self.shortcut = nn.Conv2d(n_in, n_out, 1)

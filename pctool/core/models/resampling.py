@@ -15,16 +15,21 @@ LARGEST_MATRIX = 24  # side of the images up to which a GPU enlarges them by one
 
 
 def convolve_and_halve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`F.avg_pool2d(F.conv2d(x, weight, bias, padding=1), 2)` for a 3 x 3 weight, in a quarter of the work (GPUs 4/9).
+    """`F.avg_pool2d(F.conv2d(x, weight, bias, padding=1), 2)` for x [n, in, h, w] and weight [out, in, 3, 3].
 
-    The mean of four neighbours' convolutions is one convolution in steps of 2: of the mean of four shifted images, or,
-    where the images' gradient costs more than products do, by the mean of four shifted weights.
-    Raises ValueError for other weights.
+    The mean of four neighbours' convolutions is one convolution in steps of 2. Raises ValueError for other weights.
     """
-    if weight.shape[2:] != (3, 3):
-        raise ValueError(f"the weight is {tuple(weight.shape)}, not [out, in, 3, 3]")
-    if x.is_cuda:
-        return F.conv2d(x, _shifted_means(weight), bias, stride=2, padding=1)
+    _check_kernel(weight)
+    return (halve_by_weights if x.is_cuda else halve_by_images)(x, weight, bias)
+
+
+def halve_by_weights(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`convolve_and_halve` by the mean of four shifted weights: 4/9 of the work."""
+    return F.conv2d(x, _shifted_means(weight), bias, stride=2, padding=1)
+
+
+def halve_by_images(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`convolve_and_halve` of the mean of four shifted images: a quarter of the work, and an average's gradient."""
     x = _shifted_means(x)
     if max(x.shape[2:]) > 4:
         return F.conv2d(x, weight, bias, stride=2)
@@ -33,23 +38,29 @@ def convolve_and_halve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     return F.linear(pixels, rows, bias)[..., None, None]
 
 
-def double_and_convolve(x: Tensor, weight: Tensor, bias: Tensor | None, sums: Tensor) -> Tensor:
-    """`F.conv2d(F.interpolate(x, scale_factor=2), weight, bias, padding=1)` for a 3 x 3 weight, in 4/9 of the work.
+def double_and_convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.conv2d(F.interpolate(x, scale_factor=2), weight, bias, padding=1)` in 4/9 of the work.
 
-    Four equal pixels meet the sum of the entries they fall on: a transposed convolution by the sum of shifted weights.
-    `sums` is `doubling_sums()` in the weight's dtype. Raises RuntimeError for weights of another size.
+    x [n, in, h, w], weight [out, in, 3, 3]. Four equal pixels meet the sum of the entries they fall on: a transposed
+    convolution by the sum of shifted weights. Raises ValueError for other weights.
     """
+    _check_kernel(weight)
+    summed = (sums_by_pooling if x.is_cuda else sums_by_product)(weight)
+    return F.conv_transpose2d(x, summed, bias, stride=2, padding=1)
+
+
+def sums_by_pooling(weight: Tensor) -> Tensor:
+    """[out, in, 3, 3] -> [in, out, 4, 4], the kernel of `double_and_convolve`."""
+    return 4 * _shifted_means(weight.flip(2, 3)).transpose(0, 1)
+
+
+def sums_by_product(weight: Tensor) -> Tensor:
+    """`sums_by_pooling` as a matrix product, which a CPU does in a quarter of the time in this gradient's layout."""
+    entries = torch.eye(9, dtype=weight.dtype, device=weight.device).view(9, 1, 3, 3)
+    sums = sums_by_pooling(entries).view(9, 16)  # which entries of the kernel each entry of the weight adds to
     n_out, n_in = weight.shape[:2]
-    with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-        # As a matrix product: a CPU takes several times as long over pooling, in the layout of this gradient.
-        summed = weight.transpose(0, 1).reshape(n_out * n_in, -1) @ sums
-    return F.conv_transpose2d(x, summed.view(n_in, n_out, 4, 4), bias, stride=2, padding=1)
-
-
-def doubling_sums() -> Tensor:
-    """[9, 16]: which entries of the 4 x 4 kernel of `double_and_convolve` each entry of a 3 x 3 weight adds to."""
-    entries = torch.eye(9).view(9, 1, 3, 3)
-    return 4 * _shifted_means(entries.flip(2, 3)).view(9, 16)
+    with contextlib.nullcontext() if weight.is_meta else torch.autocast(weight.device.type, enabled=False):
+        return (weight.transpose(0, 1).reshape(n_out * n_in, 9) @ sums).view(n_in, n_out, 4, 4)
 
 
 def _shifted_means(x: Tensor) -> Tensor:
@@ -58,18 +69,17 @@ def _shifted_means(x: Tensor) -> Tensor:
     return F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 2, stride=1)
 
 
+def _check_kernel(weight: Tensor) -> None:
+    if weight.shape[2:] != (3, 3):
+        raise ValueError(f"the weight is {tuple(weight.shape)}, not [out, in, 3, 3]")
+
+
 class DoublingConv2d(nn.Conv2d):
     """A 3 x 3 `torch.nn.Conv2d` of images whose resolution is doubled before it, each pixel repeated."""
 
-    sums: Tensor
-
-    def __init__(self, n_in: int, n_out: int) -> None:
-        super().__init__(n_in, n_out, 3, padding=1)
-        self.register_buffer("sums", doubling_sums(), persistent=False)
-
     def forward(self, x: Tensor) -> Tensor:
         """x [batch, in, height, width] -> [batch, out, 2 height, 2 width]."""
-        return double_and_convolve(x, self.weight, self.bias, self.sums)
+        return double_and_convolve(x, self.weight, self.bias)
 
 
 def doubled(x: Tensor, upsampling: Upsampling, enlarge: Tensor) -> Tensor:

@@ -9,8 +9,11 @@ from pctool.core.models.resampling import (
     bilinear_matrix,
     convolve_and_halve,
     double_and_convolve,
-    doubling_sums,
     enlarged,
+    halve_by_images,
+    halve_by_weights,
+    sums_by_pooling,
+    sums_by_product,
 )
 
 
@@ -18,19 +21,30 @@ def convolve_then_halve(x, weight, bias):
     return F.avg_pool2d(F.conv2d(x, weight, bias, padding=1), 2)
 
 
-def doubled_and_convolved(x, weight, bias):
-    return double_and_convolve(x, weight, bias, doubling_sums().to(weight))
-
-
 def double_then_convolve(x, weight, bias):
     return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
 
 
+def double_by_pooling(x, weight, bias):
+    return F.conv_transpose2d(x, sums_by_pooling(weight), bias, stride=2, padding=1)
+
+
+def double_by_product(x, weight, bias):
+    return F.conv_transpose2d(x, sums_by_product(weight), bias, stride=2, padding=1)
+
+
+# What a CPU takes and what a GPU takes, against the two operations.
+PAIRS = [
+    (halve_by_images, convolve_then_halve),
+    (halve_by_weights, convolve_then_halve),
+    (double_by_product, double_then_convolve),
+    (double_by_pooling, double_then_convolve),
+]
+
+
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 3, 7, 6), (1, 3, 2, 2), (2, 3, 3, 3)])
-@pytest.mark.parametrize(
-    ("at_once", "in_turn"), [(convolve_and_halve, convolve_then_halve), (doubled_and_convolved, double_then_convolve)]
-)
+@pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 3, 7, 6), (1, 3, 2, 2), (2, 3, 3, 3), (2, 3, 2, 3)])
+@pytest.mark.parametrize(("at_once", "in_turn"), PAIRS)
 def test_one_convolution_is_two_operations(at_once, in_turn, shape, bias):
     """Value, gradients of input, weight and bias, and those of a gradient penalty, borders and odd sides included."""
     generator = torch.Generator().manual_seed(0)
@@ -49,9 +63,7 @@ def test_one_convolution_is_two_operations(at_once, in_turn, shape, bias):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize(
-    ("at_once", "in_turn"), [(convolve_and_halve, convolve_then_halve), (doubled_and_convolved, double_then_convolve)]
-)
+@pytest.mark.parametrize(("at_once", "in_turn"), PAIRS)
 def test_one_convolution_is_about_as_rough_in_bf16(at_once, in_turn):
     """Under autocast, channels_last, against float64: at most twice the error of the two operations, 0.3 %."""
     generator = torch.Generator().manual_seed(0)
@@ -68,7 +80,21 @@ def test_one_convolution_is_about_as_rough_in_bf16(at_once, in_turn):
     assert errors[0] < 2 * errors[1] < 0.01
 
 
-@pytest.mark.parametrize("operation", [convolve_and_halve, doubled_and_convolved])
+@pytest.mark.parametrize("operation", [convolve_and_halve, double_and_convolve])
+def test_another_kernel_is_refused(operation):
+    """A 5 x 5 weight is a ValueError with its shape."""
+    with pytest.raises(ValueError, match=r"the weight is \(5, 3, 5, 5\), not \[out, in, 3, 3\]"):
+        operation(torch.randn(2, 3, 8, 8), torch.randn(5, 3, 5, 5), None)
+
+
+def test_a_cpu_takes_its_own_forms():
+    """There `convolve_and_halve` and `double_and_convolve` are the forms meant for it, to the bit."""
+    x, weight = torch.randn(2, 3, 8, 8), torch.randn(5, 3, 3, 3)
+    assert torch.equal(convolve_and_halve(x, weight, None), halve_by_images(x, weight, None))
+    assert torch.equal(double_and_convolve(x, weight, None), double_by_product(x, weight, None))
+
+
+@pytest.mark.parametrize("operation", [operation for operation, _ in PAIRS])
 def test_no_pooling_pads(monkeypatch, operation):
     """PyTorch 2.11's padded avg_pool2d has wrong gradients on GPUs in channels_last, which no CPU shows."""
     pool, paddings = F.avg_pool2d, []
