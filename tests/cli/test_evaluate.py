@@ -238,17 +238,16 @@ def test_weights_that_are_not_here(place):
         run("run", "--against", "cifar10", "--data-dir", place / "nowhere")
 
 
-@pytest.mark.parametrize("source", ["clothes", "run"])
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [(("--extractor", "fashion-cm"), "unknown extractor 'fashion-cm'"), (("--against", "no/where"), "no/where is nei")],
 )
-def test_what_is_misspelt_is_said_before_images_are_looked_at(place, monkeypatch, source, wrong, match):
+def test_what_is_misspelt_is_said_before_images_are_looked_at(place, monkeypatch, wrong, match):
     """An extractor, or what to compare with: found before minutes of reading."""
     looked = []
     monkeypatch.setattr("pctool.cli.evaluation_sources.open_images", lambda *a, **k: looked.append(a))
     with pytest.raises(InputError, match=match):
-        run(source, "--against", "clothes", *wrong)
+        run("clothes", "--against", "clothes", *wrong)
     assert not looked
 
 
