@@ -5,8 +5,7 @@ real and fake in one batch. `stock` is `torch.nn.utils.parametrizations.spectral
 `pctool.precondition_` within `parametrize.cached()`, `naive` a polynomial by Horner on the rectangular matrix, left to
 autograd, at every forward. Times are medians of steps taken in turn, a different method first each round. With
 `--in-turn` the convolution and the average at the end of D's blocks are two operations, as in other implementations. On
-a GPU `--cuda-graphs` times every step as a CUDA graph too, as
-`METHOD graph`.
+a GPU `--cuda-graphs` times every step as a CUDA graph too, as `METHOD graph`.
 
     python benchmarks/step_time.py --resolution 32 --batch-size 32 --json
 """
