@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 import threading
@@ -18,14 +19,14 @@ from pctool.cli.console import note, output, print_json, progress
 from pctool.cli.evaluation_plan import Plan, Request
 from pctool.cli.evaluation_sources import Batches, Trained, check_against, is_images, opened, real_images
 from pctool.data import catalog
-from pctool.errors import InputError, MissingError
+from pctool.errors import InputError, MissingError, PartialError
 from pctool.evaluation import features, samples_out, statistics_file
 from pctool.evaluation.features import Extractor
 from pctool.evaluation.images import Images
 from pctool.evaluation.metrics_file import Metrics, mean_of
 from pctool.evaluation.protocols import CUSTOM
-from pctool.evaluation.reference import reference
-from pctool.evaluation.score import score
+from pctool.evaluation.reference import reference, subset
+from pctool.evaluation.score import USUAL, score
 from pctool.training.config import resolve_device
 from pctool.training.memory import keep_freed_memory
 
@@ -34,7 +35,7 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
     """Scores, keeps the answer where it belongs, and prints it."""
     if threading.current_thread() is threading.main_thread():  # TERM cleans up as Ctrl-C does
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    _check(request, out)
+    _check(request, out, force=force)
     device = torch.device(resolve_device(request.device))
     if device.type == "cpu":
         keep_freed_memory()
@@ -54,15 +55,20 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
             raise InputError(f"--stats-out is for images; {real} holds statistics already")
     extractor = _extractor(name, request, device)
     answer = _scored(request, plan, source, real, split, extractor)
-    if request.stats_out is not None:
-        assert not isinstance(real, Path)
-        _write_statistics(request.stats_out, plan, real, split, extractor)
-    if out is not None:
-        _write(out, answer, force=force)
-    _show(answer, as_json=as_json)
-    if isinstance(source, Trained) and source.run is not None:
-        # Last: a run folder that cannot be written to must not cost the answer.
-        files.append_line(source.run / "metrics.jsonl", answer.model_dump_json())
+    _show(answer, as_json=as_json)  # first: a place that cannot be written to must not cost the answer
+    with contextlib.ExitStack() as places:  # nor one place the others
+        if isinstance(source, Trained) and source.run is not None:
+            places.callback(files.append_line, source.run / "metrics.jsonl", answer.model_dump_json())
+        if out is not None:
+            places.callback(_write, out, answer, force=force)
+        if request.stats_out is not None:
+            assert not isinstance(real, Path)
+            places.callback(_write_statistics, request.stats_out, plan, real, split, extractor)
+    left_out = answer.protocol.skipped
+    if request.metrics == USUAL:  # nobody asked for a metric that cannot be computed: a note says it
+        left_out = [*_skipped(source), *_skipped(real)]
+    if left_out:
+        raise PartialError(f"left out: {'; '.join(left_out)}; the scores are of the rest")
 
 
 def _extractor(name: str, request: Request, device: torch.device) -> Extractor:
@@ -75,7 +81,11 @@ def _extractor(name: str, request: Request, device: torch.device) -> Extractor:
         raise MissingError(f"{error}, or name the file by --weights FILE") from error
 
 
-def _check(request: Request, out: Path | None) -> None:
+def _skipped(images: Trained | Images | Path) -> tuple[str, ...]:
+    return () if isinstance(images, Trained | Path) else images.skipped
+
+
+def _check(request: Request, out: Path | None, *, force: bool) -> None:
     """What would fail after minutes fails at once."""
     if request.source is not None and is_images(request.source):
         evaluation_plan.check_for_files(request)
@@ -89,6 +99,11 @@ def _check(request: Request, out: Path | None) -> None:
         raise InputError(f"--stats-out {request.stats_out}: the file is an .npz; name it so")
     if out is not None and out.is_dir():
         raise InputError(f"--out {out} is a folder; name a file")
+    if out is not None and out.exists() and not force and '"pctool-metrics"' not in out.read_text("utf-8", "replace"):
+        raise InputError(f"--out {out} exists and holds no scores; choose another name or add --force")
+    for path in (out, request.stats_out, request.samples_out):
+        if path is not None:
+            files.free_bytes(path.parent)
     if request.extractor is not None:
         features.check_name(request.extractor)
     if request.against is not None:
@@ -111,7 +126,7 @@ def _scored(  # noqa: PLR0917  # what run() has put together
             raise InputError(f"--n-fake {plan.n_fake:,} is more than the {available:,} images in the source")
 
         def draw(n: int, seed: int) -> Batches:
-            return images.batches(plan.batch_size, range(n))
+            return images.batches(plan.batch_size, subset(len(images), n))
 
     n_fake = plan.n_fake or available
     assert n_fake is not None
@@ -138,7 +153,7 @@ def _scored(  # noqa: PLR0917  # what run() has put together
                 network=plan.network if isinstance(source, Trained) else None,
                 bn=plan.bn if isinstance(source, Trained) else None,
                 step=source.step if isinstance(source, Trained) else None,
-                skipped=() if isinstance(source, Trained) else source.skipped,
+                skipped=_skipped(source),
                 notes=source.notes(plan.network) if isinstance(source, Trained) else source.notes,
                 advance=advance,
             )

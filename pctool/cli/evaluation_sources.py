@@ -90,12 +90,14 @@ def real_images(
             return path, None
         return _read_once(path), None
     about = run or {}
+    limit = about.get("cache_limit")
     loaded = catalog.load(
         against,
         split or about.get("split"),
         data_dir,
         resolution=about.get("resolution"),
         crop=about.get("crop"),
+        cache_limit=catalog.CACHE_LIMIT if limit is None else round(limit * 1e9),
         counted=lambda total: progress("decode", total, "images"),
         say=note,
     )

@@ -64,6 +64,10 @@ logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where HOME cannot be 
 
 _OS_ERRORS = {  # met where no module had a better word for them
     errno.ENAMETOOLONG: (2, "give a shorter name"),
+    errno.EACCES: (2, "allow it, or name another place"),
+    errno.EPERM: (2, "allow it, or name another place"),
+    errno.ELOOP: (2, "name what the links should lead to"),
+    errno.EROFS: (5, "the output could not be written; choose another place"),
     errno.ENOSPC: (5, "the output could not be written; free space"),
     errno.EIO: (5, "the output could not be written; check the device"),
 }
@@ -93,7 +97,7 @@ def run(arguments: list[str] | None = None) -> int:
         if error.errno not in _OS_ERRORS:
             raise
         code, what = _OS_ERRORS[error.errno]
-        return _fail(f"{error.strerror}: {what}", code)
+        return _fail(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}: {what}", code)
     if result == INTERRUPTED:  # Typer has turned a KeyboardInterrupt into this code
         return _fail("interrupted", INTERRUPTED)
     return result if isinstance(result, int) else 0

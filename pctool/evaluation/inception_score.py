@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import xlogy
 
+from pctool.errors import InputError
+
 SPLITS = 10  # of the original implementation
 
 
@@ -29,8 +31,10 @@ class InceptionScore:
         self._first, self._seen = first, 0
 
     def update(self, probabilities: NDArray[np.floating]) -> None:
-        """Adds a batch [n, k] of class probabilities. ValueError beyond the total."""
+        """Adds a batch [n, k] of class probabilities. InputError where it holds NaN, ValueError beyond the total."""
         p = np.asarray(probabilities, np.float64)
+        if not np.isfinite(p).all():
+            raise InputError("the extractor's class probabilities hold NaN; its weights may be damaged")
         start = self._first + self._seen
         part = self._part_of[start : start + len(p)]
         if len(part) < len(p):

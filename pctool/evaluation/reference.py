@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pctool.errors import InputError
+from pctool.errors import InputError, WriteError
 from pctool.evaluation import statistics_file
 from pctool.evaluation.feature_store import FeatureStore
 from pctool.evaluation.features import Extractor
@@ -27,10 +27,14 @@ SUBSET_SEED = 0  # which n of the real images: always the same ones, whatever th
 
 @dataclass(frozen=True)
 class Reference:
-    """Of the real images: moments of their features, and the features float32 [n, d] where they were asked for."""
+    """Of the real images: moments of their features, and the features float32 [n, d] where they were asked for.
+
+    `notes`: for the result.
+    """
 
     statistics: Statistics
     features: NDArray[np.float32] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def reference(
@@ -46,7 +50,8 @@ def reference(
     """The reference of `n_real` of the images, from the cache or computed into it.
 
     Fewer than all are a fixed random subset, so that the order of a sorted folder does not matter. A damaged cache
-    file is computed anew. Features are memory-mapped. WriteError where the cache cannot be written.
+    file is computed anew. Features are memory-mapped. A cache that cannot be written costs another computation the
+    next time, and a note says so.
     """
     about = About(
         n=n_real,
@@ -62,10 +67,9 @@ def reference(
     if stored is not None:
         advance(n_real)
         return stored
-    chosen = np.sort(np.random.default_rng(SUBSET_SEED).permutation(len(real))[:n_real])
     moments: Moments | None = None
     store = FeatureStore(n_real)
-    for batch in real.batches(batch_size, chosen.tolist()):
+    for batch in real.batches(batch_size, subset(len(real), n_real)):
         features, _ = extractor(batch)
         moments = moments or Moments(features.shape[1])
         moments.update(features)
@@ -73,11 +77,21 @@ def reference(
             store.append(features)
         advance(len(features))
     assert moments is not None
-    return _write(path, about, moments, store.features if with_features else None)
+    features_of_all = store.features if with_features else None
+    try:
+        return _write(path, about, moments, features_of_all)
+    except WriteError as error:
+        unkept = f"the real images' statistics are not kept, so that the next score computes them again: {error}"
+        return Reference(Statistics(moments.mean, moments.cov, about), features_of_all, (unkept,))
 
 
-def from_statistics(path: Path, extractor: Extractor) -> tuple[Reference, list[str]]:
-    """The reference in a statistics file, and notes on what it does not say.
+def subset(total: int, n: int) -> list[int]:
+    """Which `n` of `total` images count: a fixed random choice, in rising order."""
+    return np.sort(np.random.default_rng(SUBSET_SEED).permutation(total)[:n]).tolist()
+
+
+def from_statistics(path: Path, extractor: Extractor) -> Reference:
+    """The reference in a statistics file, with notes on what it does not say.
 
     InputError where it says that it is of another network or resizer, or where its dimension is another.
     """
@@ -85,7 +99,7 @@ def from_statistics(path: Path, extractor: Extractor) -> tuple[Reference, list[s
     about = statistics.about
     if about is None:
         unsaid = f"{path} does not say its network, resizer and number of images: they are taken to be the same"
-        return Reference(statistics), [unsaid]
+        return Reference(statistics, notes=(unsaid,))
     for what, theirs, ours in (
         ("network", about.extractor, extractor.name),
         ("weights", about.extractor_sha256, extractor.sha256),
@@ -93,7 +107,7 @@ def from_statistics(path: Path, extractor: Extractor) -> tuple[Reference, list[s
     ):
         if theirs != ours:
             raise InputError(f"{path} is of the {what} {theirs}, the samples are scored with {ours}; use the same")
-    return Reference(statistics), []
+    return Reference(statistics)
 
 
 def _cache_path(about: About, size: int) -> Path:

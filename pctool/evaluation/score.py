@@ -66,7 +66,8 @@ def score(
     image (once a resizer) and every sample. `gather` is for samples split among processes, of which this one has the
     first part: it does this one's work and gives the parts of all, which the others get from `comparison.collect`.
 
-    InputError: counts that cannot be, or images the extractor does not take. ValueError: another number of samples.
+    InputError: counts that cannot be, images the extractor does not take, or no metric that can be computed of them.
+    ValueError: another number of samples.
     """
     if isinstance(real, np.ndarray):
         real = ImageArray(real)
@@ -149,7 +150,10 @@ def _wanted(
         if min(n_fake, n_real or n_fake) <= NEIGHBOURS:
             impossible["pr"] = f"{NEIGHBOURS} nearest neighbours take more than {NEIGHBOURS} images a side"
     wanted.skipped.extend(f"{metric}: {reason}" for metric, reason in impossible.items() if metric in metrics)
-    return _Wanted(tuple(metric for metric in metrics if metric not in impossible), wanted.skipped, wanted.notes)
+    left = tuple(metric for metric in metrics if metric not in impossible)
+    if not left:
+        raise InputError(f"nothing that --metrics names can be computed here: {'; '.join(wanted.skipped)}")
+    return _Wanted(left, wanted.skipped, wanted.notes)
 
 
 def _known(
@@ -164,22 +168,23 @@ def _known(
 ) -> Reference | None:
     """What the real images give this network; None where only the samples count. What it leaves open is noted."""
     if isinstance(real, Path):
-        found, remarks = from_statistics(real, extractor)
-        wanted.notes.extend(remarks)
-        return found
-    assert n_real is not None
-    if set(wanted.metrics) <= {"is"}:
-        advance(n_real)
+        found = from_statistics(real, extractor)
+    elif set(wanted.metrics) <= {"is"}:
+        advance(n_real or 0)
         return None
-    return reference(
-        real,
-        extractor,
-        n_real=n_real,
-        split=split,
-        with_features=bool({"kid", "pr"} & set(wanted.metrics)),
-        batch_size=batch_size,
-        advance=advance,
-    )
+    else:
+        assert n_real is not None
+        found = reference(
+            real,
+            extractor,
+            n_real=n_real,
+            split=split,
+            with_features=bool({"kid", "pr"} & set(wanted.metrics)),
+            batch_size=batch_size,
+            advance=advance,
+        )
+    wanted.notes.extend(note for note in found.notes if note not in wanted.notes)
+    return found
 
 
 def _notes(

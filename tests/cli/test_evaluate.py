@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import typing
+import unittest.mock
 import zipfile
 
 import numpy as np
@@ -17,10 +18,12 @@ import typer
 
 from pctool.cli import evaluation_session
 from pctool.cli.evaluate import evaluate
+from pctool.cli.evaluation_sources import real_images
 from pctool.core import checkpoint as checkpoints
 from pctool.core.models import build_generator
 from pctool.data import acquire, catalog
-from pctool.errors import InputError, MissingError
+from pctool.errors import InputError, MissingError, PartialError, WriteError
+from pctool.evaluation import reference
 from pctool.evaluation.images import open_images
 from pctool.evaluation.metrics_file import Metrics
 from pctool.evaluation.samples_out import writer
@@ -141,6 +144,45 @@ def test_samples_out(place, capsys, name):
     assert len(open_images(place / name)) == 40
     again = answer(capsys, name, "--against", "fashion-mnist", "--n-real", "60", "--metrics", "fid").scores
     assert again["fd_fashion-cnn"] == pytest.approx(scores["fd_fashion-cnn"], rel=1e-6)
+
+
+def test_fewer_files_than_there_are_are_a_random_choice(place, capsys):
+    """--n-fake of a folder, which may be sorted by class, takes the fixed random subset that real images get too."""
+    chosen = reference.subset(50, 20)
+    assert chosen == sorted(set(chosen))
+    assert max(chosen) > 40
+    with writer(place / "chosen.zip") as write:
+        write(CLOTHES[chosen])
+    against = ("--against", "fashion-mnist", "--n-real", "60", "--metrics", "fid")
+    assert answer(capsys, "clothes", "--n-fake", "20", *against).scores == answer(capsys, "chosen.zip", *against).scores
+
+
+def test_a_place_that_cannot_be_written_to(place, capsys, monkeypatch):
+    """Known beforehand, it is refused before anything is scored; met later, it costs neither answer nor log."""
+    (place / "other.json").write_text("{}")
+    monkeypatch.setattr(evaluation_session, "_scored", None)
+    with pytest.raises(InputError, match=r"--out other.json exists and holds no scores"):
+        run("run", *FEW, "--out", "other.json")
+    for flag, file in (("--out", "a.json"), ("--stats-out", "a.npz"), ("--samples-out", "a")):
+        with pytest.raises(WriteError, match="/proc"):
+            run("run", *FEW, flag, f"/proc/1/{file}")
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(evaluation_session, "_write", fails := unittest.mock.Mock(side_effect=WriteError("full")))
+    with pytest.raises(WriteError, match="full"):
+        run("run", *FEW, "--metrics", "fid", "--out", "a.json", "--stats-out", "s.npz", "--json")
+    fails.assert_called_once()
+    assert Metrics.model_validate_json(capsys.readouterr().out) == Metrics.model_validate_json(logged(place / "run")[0])
+    assert (place / "s.npz").exists()
+
+
+def test_a_run_that_streamed_is_scored_so(place):
+    """What a run's --cache-limit kept from being decoded into the cache, its evaluation does not decode there."""
+    clothes = str(place / "clothes")
+    streamed, _ = real_images(clothes, None, None, {"resolution": 32, "crop": "centre", "cache_limit": 0.0})
+    cached, _ = real_images(clothes, None, None, {"resolution": 32, "crop": "centre", "cache_limit": 1.0})
+    assert len(streamed) == len(cached) == 50
+    assert len(list((place / "cache" / "images").glob("*.npy"))) == 1
 
 
 def test_table_and_out(place, capsys):
@@ -288,10 +330,20 @@ def test_repeats_are_the_mean_of_other_z(place, capsys):
 def test_statistics_are_kept_and_scored_against(place, capsys):
     """--stats-out keeps the real images' moments; against that file the distance is the same without the images."""
     first = answer(capsys, "run", *FEW, "--metrics", "fid", "--stats-out", "s.npz")
-    again = answer(capsys, "run", "--n-fake", "40", "--metrics", "fid,kid", "--against", "s.npz", *FASHION)
+    against = ("--n-fake", "40", "--against", "s.npz", *FASHION)
+    with pytest.raises(
+        PartialError, match=r"left out: kid: s.npz holds moments and no features; the scores are of the"
+    ):
+        run("run", *against, "--metrics", "fid,kid", "--json")
+    again = Metrics.model_validate_json(capsys.readouterr().out)
     assert again.scores == pytest.approx(first.scores, rel=1e-9)
     assert (again.protocol.n_real, again.protocol.real_sha256) == (60, first.protocol.real_sha256)
     assert again.protocol.skipped == ["kid: s.npz holds moments and no features"]
+    assert answer(capsys, "run", *against).protocol.skipped == again.protocol.skipped  # of the default list, a note
+    with pytest.raises(
+        InputError, match=r"nothing that --metrics names can be computed here: kid: s.npz holds .*; pr:"
+    ):
+        run("run", *against, "--metrics", "kid,pr")
     with pytest.raises(InputError, match=r"--stats-out is for images"):
         run("run", *FASHION, "--against", "s.npz", "--stats-out", "t.npz")
     with pytest.raises(InputError, match=r"--stats-out s.npz exists"):
@@ -302,9 +354,10 @@ FASHION = ("--extractor", "fashion-cnn")
 
 
 def test_files_with_broken_grey_and_mixed_images(place, capsys):
-    """What is skipped or changed in a folder is counted in the answer and noted on stderr."""
+    """What is skipped or changed in a folder is counted in the answer, noted on stderr, and ends in exit code 6."""
     (place / "clothes" / "zz.png").write_text("text")
-    run("clothes", "--against", "fashion-mnist", "--n-real", "60", "--metrics", "fid", "--json")
+    with pytest.raises(PartialError, match="left out: 1 of 51 files in clothes"):
+        run("clothes", "--against", "fashion-mnist", "--n-real", "60", "--json")
     shown = capsys.readouterr()
     found = Metrics.model_validate_json(shown.out)
     assert found.protocol.n_fake == 50

@@ -1,6 +1,8 @@
 """The boundary: every kind of error is one line and its exit code; help and reference are as documented."""
 
+import errno
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -134,6 +136,18 @@ def test_an_over_long_name_is_one_line(capsys):
     """A name that no file system takes: exit 2 and one line, not a traceback."""
     assert main.run(["spectrum", "x" * 300]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EACCES, 2), (errno.ELOOP, 2), (errno.EROFS, 5)])
+def test_a_forbidden_place_is_one_line_that_names_it(number, code, monkeypatch, capsys):
+    """What the system refuses where no module had a better word: the contract's code, the place and the reason."""
+
+    def refuse(*args, **kwargs):
+        raise OSError(number, os.strerror(number), "some/place")
+
+    monkeypatch.setattr(main, "app", refuse)
+    assert main.run([]) == code
+    assert capsys.readouterr().err.startswith(f"pctool: some/place: {os.strerror(number)}: ")
 
 
 def test_python_dash_m_is_the_same_program():

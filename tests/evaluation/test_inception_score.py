@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from pctool.errors import InputError
 from pctool.evaluation.inception_score import InceptionScore
 
 
@@ -83,3 +84,10 @@ def test_parts_of_the_images_add_up(seed, cuts):
     assert whole.result() == pytest.approx(streamed(p, seed=seed), rel=1e-13)
     with pytest.raises(ValueError, match="do not add up"):
         whole.merge(InceptionScore(103, seed=8))
+
+
+def test_damaged_weights_are_one_line():
+    """Probabilities that are NaN are an InputError."""
+    score = InceptionScore(4, seed=None)
+    with pytest.raises(InputError, match="hold NaN"):
+        score.update(np.array([[0.5, 0.5], [np.nan, 1.0]]))

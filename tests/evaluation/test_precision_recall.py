@@ -41,6 +41,15 @@ def test_extremes():
     assert recall == pytest.approx(1 / 50)
 
 
+def test_equal_vectors_are_at_distance_0_in_blocks_too(monkeypatch):
+    """Where every vector occurs four times balls have the radius 0, and a set covers itself whatever the blocks."""
+    monkeypatch.setattr(module, "BLOCK", 64)
+    rng = np.random.default_rng(2)
+    real = np.repeat(rng.standard_normal((60, 96)).astype(np.float32), 4, 0)
+    assert precision_recall(rng.permutation(real), rng.permutation(real)) == (1.0, 1.0)
+    assert precision_recall(real, real + np.float32(1e-4)) == (0.0, 0.0)
+
+
 def test_too_few():
     """No more vectors than neighbours is a ValueError."""
     with pytest.raises(ValueError, match="3 neighbours take more than 3"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pctool.errors import WriteError
 from pctool.evaluation.features import Extractor
 from pctool.evaluation.images import ImageArray
 from pctool.evaluation.reference import reference
@@ -117,3 +118,16 @@ def test_damage_is_computed_anew(extractor, tmp_path, damage):
     for count in (80, 80):
         np.testing.assert_allclose(of(extractor).statistics.cov, expected.statistics.cov, rtol=1e-12)
         assert extractor.network.seen == count
+
+
+def test_a_cache_that_cannot_be_written_costs_no_score(extractor, tmp_path, monkeypatch):
+    """The same moments as elsewhere, and a note that names the place; features have no other place, and it says so."""
+    kept = of(extractor)
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("PCTOOL_CACHE_DIR", str(tmp_path / "file"))
+    found = of(extractor, with_features=False)
+    np.testing.assert_array_equal(found.statistics.cov, kept.statistics.cov)
+    assert kept.notes == ()
+    assert f"not kept, so that the next score computes them again: cannot write {tmp_path / 'file'}" in found.notes[0]
+    with pytest.raises(WriteError, match="choose another place by PCTOOL_CACHE_DIR"):
+        of(extractor)
