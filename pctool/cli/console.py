@@ -6,7 +6,9 @@ import contextlib
 import io
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -27,9 +29,10 @@ def output() -> Console:
 def note(message: str) -> None:
     """A line for the person watching, on stderr, so that stdout stays the command's answer.
 
-    Where nobody reads any more (Ctrl-C ends `2>&1 | tee` before it ends a run) it is dropped: the work goes on.
+    Where nobody reads any more (Ctrl-C ends `2>&1 | tee` before it ends a run), or the disk of a job's log is full, it
+    is dropped: the work goes on.
     """
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         print(f"{message}\n", end="", file=sys.stderr, flush=True)  # one write: threads may say something at once
 
 
@@ -59,13 +62,16 @@ class PatientOutput(io.TextIOWrapper):
 
 
 def outlive_readers() -> None:
-    """Makes stdout a PatientOutput, so that a command ends with its own exit code whoever reads it."""
+    """Makes stdout a PatientOutput, so that a command ends with its own exit code whoever reads it.
+
+    What stdout's encoding lacks is escaped, as on stderr: the names of files may have any bytes.
+    """
     plain = sys.stdout
     if isinstance(plain, io.TextIOWrapper):
         sys.stdout = PatientOutput(
             plain.buffer,
             encoding=plain.encoding,
-            errors=plain.errors,
+            errors="backslashreplace",
             line_buffering=plain.line_buffering,
             write_through=plain.write_through,
         )
@@ -76,6 +82,12 @@ def reader_has_gone() -> bool:
     return isinstance(sys.stdout, PatientOutput) and sys.stdout.gone
 
 
+def clean_up_when_terminated() -> None:
+    """Lets TERM end the command as Ctrl-C does, so that half a file is removed."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def print_json(payload: dict[str, Any]) -> None:
     """The answer of `--json`: one object, in strict JSON (NaN is an error, never a word in the output)."""
     print(json.dumps(payload, indent=2, allow_nan=False))
@@ -83,7 +95,10 @@ def print_json(payload: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Yields `advance(n)`: a bar with speed and remaining time on a terminal, else a line every 10 s on stderr."""
+    """Yields `advance(n)`: a bar with speed and remaining time on a terminal, else a line every 10 s on stderr.
+
+    A `total` of 0 is one that nobody knows.
+    """
     if sys.stderr.isatty():
         with _bar(label, total, unit) as advance:
             yield advance
@@ -98,8 +113,10 @@ def progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None
         if now - last >= SECONDS_BETWEEN_LINES:
             last = now
             speed = done / (now - start)
-            left = f", {speed:,.0f} {unit}/s, {(total - done) / speed:.0f} s left" if done else ""
-            note(f"{label}: {done:,}/{total:,} {unit}{left}")
+            of_all = f"/{total:,}" if total else ""
+            rate = f", {speed:,.0f} {unit}/s" if done else ""
+            left = f", {(total - done) / speed:.0f} s left" if done and total else ""
+            note(f"{label}: {done:,}{of_all} {unit}{rate}{left}")
 
     yield advance_plain
 
@@ -121,5 +138,5 @@ def _bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total)
+        task = bar.add_task(label, total=total or None)
         yield lambda n: bar.advance(task, n)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +13,7 @@ from rich.table import Table
 
 from pctool import files
 from pctool.cli import evaluation_plan, weights
-from pctool.cli.console import note, output, print_json, progress
+from pctool.cli.console import clean_up_when_terminated, note, output, print_json, progress
 from pctool.cli.evaluation_plan import Plan, Request
 from pctool.cli.evaluation_sources import Batches, Trained, check_against, is_images, opened, real_images
 from pctool.data import catalog
@@ -33,8 +31,7 @@ from pctool.training.memory import keep_freed_memory
 
 def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> None:
     """Scores, keeps the answer where it belongs, and prints it."""
-    if threading.current_thread() is threading.main_thread():  # TERM cleans up as Ctrl-C does
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    clean_up_when_terminated()
     _check(request, out, force=force)
     device = torch.device(resolve_device(request.device))
     if device.type == "cpu":

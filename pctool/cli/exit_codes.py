@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from pctool import errors
 
 EXIT_CODES: dict[type[errors.PctoolError], int] = {
@@ -13,6 +15,18 @@ EXIT_CODES: dict[type[errors.PctoolError], int] = {
     errors.SavedInterrupt: 75,
 }
 INTERRUPTED = 130  # where there is nothing to save
+OS_ERRORS = {  # met where no module had a better word for them
+    errno.ENAMETOOLONG: (2, "give a shorter name"),
+    errno.EACCES: (2, "allow it, or name another place"),
+    errno.EPERM: (2, "allow it, or name another place"),
+    errno.ELOOP: (2, "name what the links should lead to"),
+    errno.ENOTDIR: (2, "name a folder, or a file within one"),
+    errno.EROFS: (5, "the output could not be written; choose another place"),
+    errno.ENOSPC: (5, "the output could not be written; free space"),
+    errno.EDQUOT: (5, "the output could not be written; free space"),
+    errno.EIO: (5, "the output could not be written; check the device"),
+    errno.ESTALE: (5, "the file system went away for a moment; run the same command again"),
+}
 
 
 def exit_code(error: BaseException | None) -> int:
@@ -21,4 +35,6 @@ def exit_code(error: BaseException | None) -> int:
         return 0
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
+    if isinstance(error, OSError) and error.errno in OS_ERRORS:
+        return OS_ERRORS[error.errno][0]
     return EXIT_CODES.get(type(error), 1) if isinstance(error, errors.PctoolError) else 1

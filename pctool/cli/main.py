@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import importlib.metadata
 import logging
 import os
@@ -17,7 +16,7 @@ import typer
 from pctool import errors
 from pctool.cli import data, doctor, evaluate, export, fit_poly, report, spectrum, study, train
 from pctool.cli.console import note, outlive_readers
-from pctool.cli.exit_codes import INTERRUPTED, exit_code
+from pctool.cli.exit_codes import INTERRUPTED, OS_ERRORS, exit_code
 
 
 def _show_version(wanted: bool) -> None:
@@ -62,17 +61,6 @@ app.command("doctor")(doctor.doctor)
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where HOME cannot be written it says so, and draws
 
 
-_OS_ERRORS = {  # met where no module had a better word for them
-    errno.ENAMETOOLONG: (2, "give a shorter name"),
-    errno.EACCES: (2, "allow it, or name another place"),
-    errno.EPERM: (2, "allow it, or name another place"),
-    errno.ELOOP: (2, "name what the links should lead to"),
-    errno.EROFS: (5, "the output could not be written; choose another place"),
-    errno.ENOSPC: (5, "the output could not be written; free space"),
-    errno.EIO: (5, "the output could not be written; check the device"),
-}
-
-
 def run(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code; what a user can mend becomes one line on stderr."""
     follows = _follows(sys.argv[1:] if arguments is None else arguments)
@@ -94,10 +82,10 @@ def run(arguments: list[str] | None = None) -> int:
             f"{message.rstrip('.')}{_near(message)}; see '{context.command_path if context else 'pctool'} --help'", 2
         )
     except OSError as error:
-        if error.errno not in _OS_ERRORS:
+        if error.errno not in OS_ERRORS:
             raise
-        code, what = _OS_ERRORS[error.errno]
-        return _fail(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}: {what}", code)
+        what = OS_ERRORS[error.errno][1]
+        return _fail(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}: {what}", exit_code(error))
     if result == INTERRUPTED:  # Typer has turned a KeyboardInterrupt into this code
         return _fail("interrupted", INTERRUPTED)
     return result if isinstance(result, int) else 0

@@ -13,6 +13,7 @@ import typer
 
 from pctool.cli.console import print_json
 from pctool.errors import InputError
+from pctool.files import write_error
 
 WHAT = "What and how (the run's identity)"
 WHERE = "Where and when (may change when a run is continued)"
@@ -221,7 +222,10 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
             study_folder.check_given({key: _spelled(context, key) for key in beside})
         given["out"] = run_folder
         if not (dry_run or preflight):  # so that a task that fails before it begins can say why
-            run_folder.mkdir(parents=True, exist_ok=True)
+            try:
+                run_folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise write_error(run_folder, error) from error
     flags = {key: value for key, value in given.items() if key not in from_environment}
     environment = {key: given[key] for key in from_environment}
     with training_session.task_recorded(None if study is None or dry_run or preflight else Path(given["out"])):

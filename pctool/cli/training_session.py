@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from pctool.cli.console import SECONDS_BETWEEN_LINES, note, print_json, progress
 from pctool.cli.exit_codes import exit_code
 from pctool.core.polynomial_file import read_ladder, read_training_polynomial
+from pctool.core.products import has_fast_bf16
 from pctool.errors import InputError, PartialError, PctoolError, SavedInterrupt, WriteError
 from pctool.training import recipes
 from pctool.training.config import INSTEAD, USED_BY, TrainConfig, resolve, unknown_setting, unused
@@ -119,8 +120,9 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
                 ranks.together(lambda: compiling.check(config.device))
             opened = stack.enter_context(begun)
         except (KeyboardInterrupt, PctoolError) as error:
-            if ranks.main and _is_recorded(config.out, error):
-                RunFolder(config.out).record_early_exit(config, _exit_entry(error, requeue=stop.requeue))
+            folder = RunFolder(config.out)
+            if ranks.main and _is_recorded(config.out, error, finished=folder.saved_step() >= config.steps):
+                folder.record_early_exit(config, _exit_entry(error, requeue=stop.requeue))
             raise
         if not ranks.main:
             opened.train(_Silent())
@@ -155,10 +157,13 @@ def task_recorded(out: Path | None) -> Iterator[None]:
         raise
 
 
-def _is_recorded(out: Path, error: BaseException) -> bool:
-    """Whether exit.json is to say why nothing began: where the folder is there, as a study's is, somebody reads it."""
+def _is_recorded(out: Path, error: BaseException, *, finished: bool) -> bool:
+    """Whether exit.json is to say why nothing began: where the folder is there, as a study's is, somebody reads it.
+
+    Of a run that is finished it goes on saying so.
+    """
     if isinstance(error, KeyboardInterrupt | SavedInterrupt):
-        return True
+        return not finished
     return out.is_dir() and _ended_by(out, error)
 
 
@@ -277,6 +282,8 @@ class _Watcher:
         self.total = total_steps
         if self.bar is not None:
             self.task = self.bar.add_task("train", total=total_steps, completed=step, status="")
+        if self.config.precision == "bf16" and not has_fast_bf16(self.config.device):
+            note("this machine computes bf16 slowly; a run keeps the precision that it began with")
         if self.config.device == "cpu" and total_steps - step >= LONG_ON_A_CPU:
             note("this may take hours on a CPU; a run of minutes: pctool train --preset demo")
         what = f"{self.config.dataset}, {self.config.arch}, {self.config.method}, {self.config.precision}"

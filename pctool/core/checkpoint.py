@@ -27,6 +27,10 @@ FORMAT, VERSION = "pctool-checkpoint", 1
 Network = Literal["D", "G", "G_ema"]
 
 
+class DamagedError(InputError):
+    """A checkpoint file whose bytes are not those that were written."""
+
+
 def write(path: Path, checkpoint: dict[str, Any]) -> None:
     """Writes checkpoint and sum, each whole or not at all; the sum first, since alone it does no harm.
 
@@ -52,19 +56,16 @@ def write(path: Path, checkpoint: dict[str, Any]) -> None:
 def read(path: Path) -> dict[str, Any]:
     """The checkpoint at `path`, its tensors on the CPU.
 
-    Raises InputError for a missing file, one that differs from its SHA-256, or one that is no checkpoint of ours.
+    Raises InputError for a missing file and one that is no checkpoint of ours, DamagedError for one that differs from
+    its SHA-256, or has none and cannot be taken apart.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read checkpoint {path}: {error.strerror}; give a .pt file or a run folder") from None
-    recorded = _recorded_sum(path)
-    if recorded is not None and recorded != _sha256(data):
-        raise InputError(f"{path} differs from its SHA-256: it is damaged; use another checkpoint or a good copy")
+    data, verified = _bytes(path)
     try:
         checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception:  # torch raises whatever its unpickler meets in a foreign or damaged file
-        raise InputError(f"{path} is no checkpoint; give a .pt file that 'pctool train' wrote") from None
+    except Exception as error:  # torch raises whatever its unpickler meets in a foreign or damaged file
+        if verified:  # then the file is what was written, and something else is wrong: no memory, say
+            raise InputError(f"cannot load checkpoint {path}: {' '.join(str(error).split())[:200]}") from None
+        raise DamagedError(f"{path} is no checkpoint; give a .pt file that 'pctool train' wrote") from None
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise InputError(f"{path} is no pctool checkpoint; give a .pt file that 'pctool train' wrote")
     if checkpoint.get("version") != VERSION:
@@ -74,6 +75,26 @@ def read(path: Path) -> dict[str, Any]:
         if not isinstance(checkpoint["step"], int):
             raise ValueError(f"step {checkpoint['step']!r}")
     return checkpoint
+
+
+def _bytes(path: Path) -> tuple[bytes, bool]:
+    """What the file holds, and whether its SHA-256 vouches for it.
+
+    Read twice before it is given up: another process may be replacing file and sum, and network storage may fail once.
+    """
+    for again in (True, False):
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            if again and not isinstance(error, FileNotFoundError | IsADirectoryError):
+                continue
+            raise InputError(
+                f"cannot read checkpoint {path}: {error.strerror}; give a .pt file or a run folder"
+            ) from None
+        recorded = _recorded_sum(path)
+        if recorded is None or recorded == _sha256(data):
+            return data, recorded is not None
+    raise DamagedError(f"{path} differs from its SHA-256: it is damaged; use another checkpoint or a good copy")
 
 
 def list_checkpoints(run: Path) -> list[Path]:

@@ -109,7 +109,7 @@ def precondition_batch(
     """
     W, u, v, tall = _stacked(weights, us, vs)
     precision = available(precision, W)
-    W_hat = _PolynomialOfMatrix.apply(working(W), _unit(u), _unit(v), coeffs, n_coeffs, precision, None).to(W.dtype)
+    W_hat = _value(working(W), _unit(u), _unit(v), coeffs, n_coeffs, precision, None).to(W.dtype)
     values = W_hat.unbind(0) if len(weights) > 1 else (W_hat.squeeze(0),)  # unbind's gradient is a copy
     wide = [x.t() if flip else x for x, flip in zip(weights, tall, strict=True)]
     found = [x if x.shape == own.shape else x[: len(own), : own.shape[1]] for x, own in zip(values, wide, strict=True)]
@@ -160,7 +160,7 @@ def left_factor(
         return torch.diag((coeffs[0] / _sigma(A, u, v)).expand(len(W))).to(W.dtype)
     exact = A.dtype == W.dtype  # else Q's gradient is rounded, and is no sum of few outer products
     how = n_coeffs, available(precision, W), n_vectors if exact else len(W)
-    Q = _PolynomialOfMatrix.apply(A[None], _unit(u)[None], _unit(v)[None], coeffs[None], *how)
+    Q = _value(A[None], _unit(u)[None], _unit(v)[None], coeffs[None], *how)
     return Q.squeeze(0).to(W.dtype)
 
 
@@ -199,7 +199,7 @@ def _oriented(
     A = working(W.t() if tall else W).unsqueeze(0)
     left, right = (v, u) if tall else (u, v)
     left, right = (x if x is None else x.unsqueeze(0) for x in (left, right))
-    W_hat = _PolynomialOfMatrix.apply(A, left, right, rows, n_coeffs, available(precision, W), None).squeeze(0)
+    W_hat = _value(A, left, right, rows, n_coeffs, available(precision, W), None).squeeze(0)
     return (W_hat.t() if tall else W_hat).to(W.dtype)
 
 
@@ -263,6 +263,23 @@ def _evaluate(  # noqa: PLR0917  # the kernel's own arguments, in its order
     if not factor:
         return _times(Q, a0, W, W, precision), B, S, S2, P, sigma
     return Q if precision == "fp32" else _add_identity(Q, a0), B, S, S2, P, sigma
+
+
+def _value(  # noqa: PLR0917  # as `_PolynomialOfMatrix.forward`
+    W: Tensor,
+    u: Tensor | None,
+    v: Tensor | None,
+    coeffs: Tensor,
+    n_coeffs: int,
+    precision: Precision,
+    n_vectors: int | None,
+) -> Tensor:
+    """`_PolynomialOfMatrix`; within `torch.func`'s transforms, which know no such function, left to autograd."""
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        with products(W.device, precision):
+            return _evaluate(W, u, v, coeffs, n_coeffs, precision, n_vectors is not None)[0]
+    value: Tensor = _PolynomialOfMatrix.apply(W, u, v, coeffs, n_coeffs, precision, n_vectors)
+    return value
 
 
 class _PolynomialOfMatrix(torch.autograd.Function):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pctool.errors import MissingError
+from pctool.files import write_error
 
 
 def check() -> Any:
@@ -26,14 +27,18 @@ class Board:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
+        self._folder = folder
         self._writer = check()(str(folder), purge_step=step + 1)
 
     def add(self, group: str, step: int, values: Mapping[str, Any]) -> None:
-        """One point a finite number in `values`, under `group`/name."""
-        for name, value in values.items():
-            if isinstance(value, int | float) and name != "step" and math.isfinite(value):
-                self._writer.add_scalar(f"{group}/{name}", value, step)
-        self._writer.flush()
+        """One point a finite number in `values`, under `group`/name. Raises WriteError."""
+        try:
+            for name, value in values.items():
+                if isinstance(value, int | float) and name != "step" and math.isfinite(value):
+                    self._writer.add_scalar(f"{group}/{name}", value, step)
+            self._writer.flush()
+        except OSError as error:
+            raise write_error(self._folder, error) from error
 
     def close(self) -> None:
         """Writes what is left."""

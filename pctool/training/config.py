@@ -28,6 +28,7 @@ from pctool.data import catalog, datasets, encoded
 from pctool.data.pictures import Crop
 from pctool.errors import InputError, MissingError
 from pctool.training.recipes import default_arch, recipe
+from pctool.training.run_files import read_object
 
 Count = Annotated[int, Field(ge=1)]
 Every = Annotated[int, Field(ge=0)]
@@ -181,7 +182,8 @@ def resolve(flags: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -
     """Flags (environment included) over preset over recipe over defaults; `auto` becomes what this machine has.
 
     What the method has no use for (`USED_BY`) keeps its default, so that it makes no other run of it.
-    A preset's table `[without_bf16]` applies where `precision = "auto"` finds no fast bf16; it is checked everywhere.
+    `precision = "auto"` is what a run in that folder began with, else bf16 where it is fast; a preset's table
+    `[without_bf16]` applies where it is not bf16, and is checked everywhere.
     Raises InputError in one line for an unknown key or a value that is not allowed, MissingError for CUDA
     asked for where there is none.
     """
@@ -194,11 +196,17 @@ def resolve(flags: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -
     given = {**from_preset, **flags}
     slow = {**from_preset, **without_bf16, **flags, "precision": "fp32"}
     device = resolve_device(given.get("device", "auto"))
-    if without_bf16:
-        _checked(slow, flags, device)  # on every machine, or the mistake would wait for another one
-    if given.get("precision") == "auto":
-        given = {**given, "precision": "bf16"} if has_fast_bf16(device) else slow
-    return _checked(given, flags, device)
+    if given.get("precision") != "auto":
+        if without_bf16:
+            _checked(slow, flags, device)  # on every machine, or the mistake would wait for another one
+        return _checked(given, flags, device)
+    config = _checked(slow, flags, device)
+    out = config.out  # the same folder on every machine, so that a job may go on on another one
+    before = read_object(out / "config.json").get("config")
+    begun = before.get("precision") if isinstance(before, dict) else None
+    if (begun or ("bf16" if has_fast_bf16(device) else "fp32")) == "bf16":
+        config = _checked({**given, "precision": "bf16"}, flags, device)
+    return config.model_copy(update={"out": out})
 
 
 def _checked(given: dict[str, Any], flags: Mapping[str, Any], device: str) -> TrainConfig:

@@ -96,7 +96,7 @@ class Recorder:
     def scored(self, scorer: evaluation.Scorer, step: int) -> bool:
         """Whether metrics.jsonl has this step as the run itself scores it."""
         entries = self.folder.read_log("metrics.jsonl")
-        return any(entry["step"] == step and scorer.made(entry["protocol"]) for entry in entries)
+        return any(entry["step"] == step and scorer.made(entry.get("protocol", {})) for entry in entries)
 
     def evaluate(self, scorer: evaluation.Scorer, state: TrainingState) -> None:
         """A line of metrics.jsonl; the checkpoint is kept when it is the best so far. Raises Stopped."""
@@ -104,7 +104,8 @@ class Recorder:
             metrics = scorer.score(state.G_ema, state.step, self.stop, advance)
         assert metrics is not None  # on the one rank that records
         entries = self.folder.read_log("metrics.jsonl")  # `pctool eval` adds lines of other protocols
-        before = [evaluation.distance(entry["scores"]) for entry in entries if scorer.made(entry["protocol"])]
+        own = (entry for entry in entries if scorer.made(entry.get("protocol", {})))
+        before = [evaluation.distance(entry["scores"]) for entry in own]
         if evaluation.distance(metrics["scores"]) < min(before, default=math.inf):
             self.folder.save_best(state.checkpoint())
         self.folder.log("metrics.jsonl", metrics)  # last: a step without its line is scored again

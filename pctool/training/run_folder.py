@@ -128,14 +128,15 @@ class RunFolder:
             raise InputError(f"{self.path} already holds a run; --resume never wants a new --out")
         try:
             old = RunRecord.model_validate_json(recorded.read_bytes()).identity
-        except (OSError, ValidationError):
+            fewer = steps < int(old.get("steps", 0))
+        except (OSError, TypeError, ValueError):
             raise InputError(f"{recorded} is damaged; restore it, or give another --out") from None
         changed = [
             f"{key}: {old.get(key)} -> {identity.get(key)}"
             for key in sorted({*old, *identity} if hashes is not None else identity)
             if old.get(key) != identity.get(key) and key != "steps"
         ]
-        if steps < old.get("steps", 0):
+        if fewer:
             changed.append(f"steps: {old['steps']} -> {steps} (may only grow)")
         if changed and not self._has_results():  # it was refused before its first step: a fork of another shape
             return "new"
@@ -146,11 +147,10 @@ class RunFolder:
     def _has_results(self) -> bool:
         return any(path.is_file() and path.name not in BEFORE_A_STEP for path in self.path.rglob("*"))
 
-    def recorded(self, key: str) -> str | None:
-        """What config.json says of a key of the identity, None where it does not or cannot be read."""
+    def record(self) -> RunRecord | None:
+        """config.json, None where there is none that can be read."""
         with contextlib.suppress(OSError, ValidationError):
-            record = RunRecord.model_validate_json((self.path / "config.json").read_bytes())
-            return record.identity.get(key)
+            return RunRecord.model_validate_json((self.path / "config.json").read_bytes())
         return None
 
     def _sweep(self) -> None:
@@ -170,13 +170,14 @@ class RunFolder:
         """The newest checkpoint that verifies, and a line for each newer one, which is kept as `<file>.damaged`.
 
         None where there has never been one. Raises InputError where there are some and none can be read: to begin anew
-        would be to lose the run without a word. All are left as they are.
+        would be to lose the run without a word. All are left as they are, and so is one that cannot be read for another
+        reason than damage: the storage, the memory.
         """
         problems: dict[Path, str] = {}
         for path in reversed(checkpoints.list_checkpoints(self.path)):
             try:
                 found = checkpoints.read(path)
-            except InputError as error:
+            except checkpoints.DamagedError as error:
                 problems[path] = str(error)
                 continue
             for bad in problems:
@@ -222,7 +223,7 @@ class RunFolder:
     def read_log(self, name: str) -> list[dict[str, Any]]:
         """The entries of a log; none where there is no such file yet."""
         path = self.path / name
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        return [json.loads(line) for line in _lines(path)] if path.exists() else []
 
     def cut_logs(self, step: int) -> None:
         """Drops what logs and alarm say beyond `step`: a resumed run writes it again, once."""
@@ -233,7 +234,7 @@ class RunFolder:
             path = self.path / name
             if not path.exists():
                 continue
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            kept = [line for line in _lines(path) if _step_of(line) <= step]
             files.write_text(path, "".join(line + "\n" for line in kept))
 
     def save_samples(self, step: int, images: torch.Tensor) -> Path:
@@ -257,6 +258,11 @@ def grid_image(images: torch.Tensor) -> Image.Image:
         y, x = divmod(i, columns)
         sheet[y * (height + 2) :, x * (width + 2) :][:height, :width] = image
     return Image.fromarray(sheet.squeeze(2) if channels == 1 else sheet)
+
+
+def _lines(path: Path) -> list[str]:
+    """A log's lines; bytes that a crash of the node left there are no reason to fail."""
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def _step_of(line: str) -> float:

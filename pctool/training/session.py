@@ -20,7 +20,7 @@ from pctool.spectrum.reader import read_spectrum
 from pctool.training import evaluation, images, loop
 from pctool.training.config import TrainConfig
 from pctool.training.memory import keep_freed_memory
-from pctool.training.ranks import Ranks
+from pctool.training.ranks import Ranks, shared_settings
 from pctool.training.recorder import Recorder, Watcher
 from pctool.training.run_folder import RunFolder
 from pctool.training.signals import StopRequest, listen, seconds_left
@@ -61,12 +61,14 @@ def opened(
     Raises InputError (an unknown data set, another run's folder, one in use, a batch that does not divide),
     MissingError (data), WriteError; of an error on any rank all ranks.
     """
+    ranks.check_same(shared_settings(config))
     ranks.together(lambda: _check_batches(config, ranks.size))
     with listen(seconds_left(config.time_limit)) if stop is None else contextlib.nullcontext(stop) as request:
         progress: dict[str, Any] = {"counted": counted, "say": say} if ranks.main else {}
         dataset = ranks.together(lambda: _load(config, request, progress))
         if ranks.any(dataset is None, torch.device(config.device)) or dataset is None:
             raise _interrupted(config, request)
+        ranks.check_same({"data_sha256": dataset.sha256})
         folder = RunFolder(config.out)
         ranks.first(lambda: folder.open(config, identity_hashes(config, dataset), may_resume=may_resume))
         try:
@@ -102,11 +104,14 @@ def _interrupted(config: TrainConfig, stop: StopRequest) -> BaseException:
 
 def identity_hashes(config: TrainConfig, dataset: catalog.ImageSet) -> dict[str, str]:
     """The part of a run's identity that files hold: the data's hash, and of a fork the checkpoint's."""
-    if config.fork is None:
-        return {"data_sha256": dataset.sha256}
-    # A run that has begun no longer needs the checkpoint it came from, which its own run may have removed.
-    known = None if config.fork.exists() else RunFolder(config.out).recorded("fork_sha256")
-    return {"data_sha256": dataset.sha256, "fork_sha256": known or checkpoints.sha256(config.fork)}
+    hashes, folder = {"data_sha256": dataset.sha256}, RunFolder(config.out)
+    # A run that has begun no longer needs the checkpoint it came from, which its own run may have replaced or removed.
+    begun = folder.record() if folder.saved_step() else None
+    known = begun.identity.get("fork_sha256") if begun else None
+    same = begun and (config.fork is None or not config.fork.exists() or str(config.fork) == begun.config.get("fork"))
+    if known and same:
+        return {**hashes, "fork_sha256": known}
+    return {**hashes, "fork_sha256": checkpoints.sha256(config.fork)} if config.fork else hashes
 
 
 @dataclass(frozen=True)
@@ -122,11 +127,17 @@ class Session:
     def train(self, watcher: Watcher) -> Outcome:
         """Trains, or continues; returns how it ended, an interruption by a signal included.
 
-        Raises NonFiniteError, WriteError, InputError for a checkpoint that does not fit, and PctoolError where another
-        process of the run has died.
+        Raises NonFiniteError, WriteError, InputError for a checkpoint that does not fit or a device without enough
+        memory, and PctoolError where another process of the run has died.
         """
         with self.ranks.unbroken():
-            return _train(self, watcher)
+            try:
+                return _train(self, watcher)
+            except torch.OutOfMemoryError as error:
+                raise InputError(
+                    f"the GPU has not enough memory ({str(error).split('. GPU')[0]}); a smaller --batch-size, "
+                    "--width-g or --width-d takes less, and so does --precision bf16: each makes another run"
+                ) from error
 
 
 def _train(session: Session, watcher: Watcher) -> Outcome:

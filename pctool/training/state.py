@@ -21,6 +21,7 @@ from pctool.core.layers.preconditioner import Preconditioner
 from pctool.core.models import DIM_Z, build_discriminator, build_generator
 from pctool.core.seeds import mix
 from pctool.core.snapshot import snapshot
+from pctool.data.datasets import DATASETS
 from pctool.errors import InputError, NonFiniteError
 from pctool.training import ema
 from pctool.training.config import TrainConfig
@@ -170,11 +171,14 @@ class TrainingState:
     def resume(self, checkpoint: dict[str, Any]) -> None:
         """Takes over `checkpoint()` of this run; InputError where it says that it is another run's."""
         try:
-            before = TrainConfig.model_validate_json(checkpoint["config"]).identity()
+            earlier = TrainConfig.model_validate_json(checkpoint["config"])
         except (KeyError, ValueError):
             raise InputError("the checkpoint does not say what run it is of; use the one before it") from None
-        now = self.config.identity()
-        changed = [f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key] and key != "steps"]
+        before, now = earlier.identity(), self.config.identity()
+        aside = {"steps"}
+        if not {earlier.dataset, self.config.dataset} & set(DATASETS):
+            aside.add("dataset")  # folders, which may have moved since: the run folder goes by name and content
+        changed = [f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key] and key not in aside]
         if changed:
             raise InputError(f"the checkpoint is of another run ({'; '.join(changed)}); put this run's own there")
         self.load(checkpoint)

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import re
+import subprocess
 import sys
 
 import pytest
@@ -17,6 +19,29 @@ class Terminal(io.StringIO):
         return True
 
 
+def test_progress_without_a_known_total(monkeypatch, capsys):
+    """Where nobody knows the total, what is done and how fast is said, and no more."""
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0)
+    with console.progress("fetch", 0, "bytes") as advance:
+        advance(5000)
+    assert re.fullmatch(r"fetch: 5,000 bytes, [0-9,]+ bytes/s\n", capsys.readouterr().err)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with console.progress("fetch", 0, "bytes") as advance:
+        advance(5000)
+
+
+def test_names_that_are_not_utf8_are_escaped(monkeypatch, tmp_path):
+    """A file's name may have any bytes: on stdout what the encoding lacks is escaped, and no traceback comes of it."""
+    path = tmp_path / "out"
+    with path.open("w", encoding="utf-8") as plain:
+        monkeypatch.setattr(sys, "stdout", plain)
+        console.outlive_readers()
+        console.output().print("fo\udcff", markup=False)
+        sys.stdout.flush()
+        sys.stdout.detach()
+    assert path.read_bytes() == b"fo\\udcff\n"
+
+
 def test_an_answer_in_a_pipe_is_plain_and_unbroken(capsys):
     """Outside of a terminal neither a line's end nor a colour is added, however long the line."""
     line = "a path/" * 60
@@ -29,6 +54,13 @@ def test_notes_go_to_stderr(capsys):
     console.note("working")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "working\n")
+
+
+def test_a_full_disk_behind_stderr_ends_nothing():
+    """A job's log that takes no more is no reason to lose a run, nor its exit code."""
+    code = "import sys; from pctool.cli.console import note; note('a'); note('b'); sys.exit(3)"
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([sys.executable, "-c", code], check=False, stderr=full).returncode == 3
 
 
 @pytest.mark.parametrize("unbuffered", [True, False])

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from pctool.cli import training_session
 from pctool.cli.main import run
 from pctool.core import checkpoint as checkpoints
 from pctool.core.polynomial import OddPolynomial
+from pctool.errors import SavedInterrupt
 
 SMALL = [
     "--max-images",
@@ -262,6 +264,13 @@ def test_a_signal_saves_and_the_same_command_continues(tmp_path, number, requeue
     ended = json.loads((out / "exit.json").read_text())
     assert (ended["code"], ended["requeue"]) == (75, requeue)
     assert checkpoints.read(checkpoints.latest(out))["step"] == ended["step"] > 0
+
+
+def test_a_finished_run_that_is_looked_at_again_stays_finished(tmp_path):
+    """Interrupted while its data are loaded, it goes on saying that it is done."""
+    for error in (KeyboardInterrupt(), SavedInterrupt("")):
+        assert not training_session._is_recorded(tmp_path, error, finished=True)
+        assert training_session._is_recorded(tmp_path, error, finished=False)
 
 
 SLOW = """

@@ -151,3 +151,19 @@ def test_layer_states_of_a_checkpoint_are_the_runs_own(tmp_path, state):
         )
     assert {s.strength for s in live} == {5, 1}
     assert {s.strength for s in checkpoints.layer_states(loaded, "G")} == {0}
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
+    """best.pt is written anew while a run trains: who meets old bytes and the new sum reads both again."""
+    path = tmp_path / "best.pt"
+    content = {"config": "{}", "value": torch.ones(2)}
+    checkpoints.write(path, {"step": 1, **content})
+    sha256 = checkpoints._sha256
+
+    def replaced_meanwhile(data):
+        monkeypatch.setattr(checkpoints, "_sha256", sha256)
+        checkpoints.write(path, {"step": 2, **content})
+        return "0" * 64
+
+    monkeypatch.setattr(checkpoints, "_sha256", replaced_meanwhile)
+    assert checkpoints.read(path)["step"] == 2

@@ -1,11 +1,13 @@
 """TensorBoard's files, read back by TensorBoard itself."""
 
 import builtins
+import errno
 import math
+import os
 
 import pytest
 
-from pctool.errors import MissingError
+from pctool.errors import MissingError, WriteError
 from pctool.training.board import Board
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own imports
@@ -44,3 +46,15 @@ def test_without_tensorboard_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingError, match=r"pip install 'pctool\[tensorboard\]'"):
         Board(tmp_path, 0)
+
+
+def test_a_full_disk_is_a_write_error(tmp_path, monkeypatch):
+    """As for every other log of a run."""
+    board = Board(tmp_path, 0)
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(board._writer, "add_scalar", full)
+    with pytest.raises(WriteError, match="No space left"):
+        board.add("train", 1, {"loss_d": 0.5})

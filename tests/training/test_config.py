@@ -1,5 +1,6 @@
 """Precedence, recipes and identity of a run's configuration."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,26 @@ def test_auto_precision_is_resolved_and_presets_may_depend_on_it(monkeypatch, fa
     config = resolve({}, preset)
     assert (config.precision, config.steps) == (precision, steps)
     assert resolve({"steps": 9}, preset).steps == 9
+
+
+@pytest.mark.parametrize("out", ["named", None])
+def test_auto_precision_is_what_the_run_began_with(tmp_path, monkeypatch, out):
+    """A job that is queued again may land on another machine: the folder is the same there, and so is the run."""
+    monkeypatch.chdir(tmp_path)
+    flags = {"precision": "auto", **({"out": Path(out)} if out else {})}
+    preset = {"without_bf16": {"steps": 3}, "steps": 7}
+    begun = {}
+    for fast in (True, False):
+        monkeypatch.setattr("pctool.training.config.has_fast_bf16", lambda device, fast=fast: fast)
+        begun[fast] = resolve(flags, preset)
+    assert begun[True].out == begun[False].out
+    assert begun[True].identity() != begun[False].identity()
+    begun[True].out.mkdir(parents=True)
+    for config in begun.values():
+        (config.out / "config.json").write_text(json.dumps({"config": config.model_dump(mode="json")}))
+        for fast in (True, False):
+            monkeypatch.setattr("pctool.training.config.has_fast_bf16", lambda device, fast=fast: fast)
+            assert resolve(flags, preset).identity() == config.identity()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """A run's folder by itself. Whole runs, resumed, refused and in use, are in test_session.py."""
 
+import errno
 import hashlib
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -58,7 +60,12 @@ def test_other_data_is_another_run(folder):
     assert (folder.path / "config.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"config": 1}'])
+WITHOUT_A_NUMBER = (
+    b'{"config": {}, "identity": {"steps": "many"}, "identity_sha256": "", "versions": {}, "command": []}'
+)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"config": 1}', WITHOUT_A_NUMBER])
 def test_a_damaged_record_is_refused_and_kept(folder, content):
     """Without a readable identity nobody can say that it is the same run."""
     folder.path.mkdir()
@@ -111,6 +118,36 @@ def test_every_damaged_checkpoint_is_told_and_kept(folder):
     assert all(path.with_name(path.name + ".damaged").read_bytes() == b"damaged" for path in paths[1:])
 
 
+@pytest.mark.parametrize("fails", ["storage", "memory"])
+def test_only_damage_sets_a_checkpoint_aside(folder, monkeypatch, fails):
+    """Storage or memory that fails ends the command, and the checkpoint keeps its name; once alone, storage is asked
+    again."""
+    for step in (9, 10):
+        folder.save_checkpoint(small_checkpoint(step), keep=3)
+    read, failures = pathlib.Path.read_bytes, [1]
+
+    def stale(path):
+        if failures and path.suffix == ".pt":
+            failures.pop()
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(path)
+
+    def full(*args, **kwargs):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    if fails == "storage":
+        monkeypatch.setattr(pathlib.Path, "read_bytes", stale)
+        assert folder.newest_checkpoint()[0]["step"] == 10
+        failures.extend([1, 1])
+    else:
+        monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(
+        InputError, match=r"cannot (read|load) checkpoint .*00000010.pt: .*(Stale file|allocate memory)"
+    ):
+        folder.newest_checkpoint()
+    assert [path.name for path in checkpoints.list_checkpoints(folder.path)] == ["00000009.pt", "00000010.pt"]
+
+
 def test_a_folder_with_damaged_checkpoints_alone_is_refused(folder):
     """Where none can be read, set aside earlier or not, nothing is renamed; without any there is nothing to refuse."""
     assert folder.newest_checkpoint() == (None, [])
@@ -132,7 +169,7 @@ def test_logs_are_cut_to_a_step_byte_for_byte(folder):
     folder.path.mkdir()
     kept = ['{"step": 1,  "loss": 0.10}', '{"loss": 2, "step": 4}']
     dropped = ['{"step": 5}', '{"step": 40}', "[4]", '{"loss": 1}', '{"step": nul', '{"step": 4, "lo']
-    (folder.path / "stats.jsonl").write_text("\n".join([*kept, *dropped]))
+    (folder.path / "stats.jsonl").write_bytes("\n".join([*kept, *dropped]).encode() + b"\xff\x00")
     folder.cut_logs(4)
     assert (folder.path / "stats.jsonl").read_text() == "".join(line + "\n" for line in kept)
     assert not (folder.path / "metrics.jsonl").exists()

@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import time
+import unittest.mock
 
 import h5py
 import numpy as np
@@ -371,25 +372,30 @@ def test_a_fork_goes_on_from_anothers_checkpoint(tmp_path):
     """--fork with the same settings continues bit for bit in a folder of its own; with another method it takes the
     weights and measures anew; the checkpoint is part of the identity."""
     run(tmp_path / "whole", steps=8)
-    run(tmp_path / "first", steps=8, save_every=4, keep=9)
+    run(tmp_path / "first", Watcher(4), steps=8)
     source = tmp_path / "first/checkpoints/00000004.pt"
     run(tmp_path / "fork", steps=8, fork=source)
     left, right = tensors(tmp_path / "whole"), tensors(tmp_path / "fork")
     assert [name for name in left if not torch.equal(left[name], right[name])] == []
     assert [line["step"] for line in stats(tmp_path / "fork")] == [5, 6, 7, 8]
-    for method in ("none", "sn"):
-        run(tmp_path / method, steps=2, method=method)
-        other = run(tmp_path / f"{method}-apc", fork=tmp_path / method / "checkpoints/00000002.pt", steps=4)
-        assert other.finished
-        assert "strengths" in stats(tmp_path / f"{method}-apc")[0]
+    run(tmp_path / "none", steps=2, method="none")
+    other = tmp_path / "none" / "checkpoints/00000002.pt"
+    assert run(tmp_path / "none-apc", fork=other, steps=4).finished
+    assert "strengths" in stats(tmp_path / "none-apc")[0]
     with pytest.raises(InputError, match="fork_sha256"):
-        run(tmp_path / "fork", steps=8, fork=tmp_path / "first/checkpoints/00000008.pt")
+        run(tmp_path / "fork", steps=8, fork=other)
     with pytest.raises(InputError, match=r"of other networks \(width_d: 8 -> 16\); give its settings"):
         run(tmp_path / "wide", steps=8, fork=source, width_d=16)
     with pytest.raises(InputError, match="of step 4; --steps 4 leaves nothing to train"):
         run(tmp_path / "short", steps=4, fork=source)
     part = run(tmp_path / "wide", Watcher(6), steps=8, fork=source)  # the refused command leaves no run behind
-    source.unlink()  # as its own run does in time
+    config = resolve({**SMALL, "out": tmp_path / "wide", "steps": 8, "fork": source})
+    images = unittest.mock.Mock(sha256="0" * 64)
+    hashes = session.identity_hashes(config, images)
+    for change in (lambda: shutil.copy(other, source), source.unlink):  # best.pt is replaced, others are removed
+        change()
+        assert session.identity_hashes(config, images) == hashes
+        assert session.identity_hashes(config.model_copy(update={"fork": None}), images) == hashes
     assert (part.step, run(tmp_path / "wide", steps=8, fork=source).finished) == (6, True)
     left, right = tensors(tmp_path / "whole"), tensors(tmp_path / "wide")
     assert [name for name in left if not torch.equal(left[name], right[name])] == []
@@ -541,3 +547,14 @@ def test_usr2_asks_for_a_requeue_and_term_does_not():
         with signals.listen() as stop:
             signals.signal.raise_signal(number)
         assert (stop.signal, stop.requeue) == (number, requeue)
+
+
+def test_too_little_memory_is_one_line(tmp_path, monkeypatch):
+    """What the device cannot hold is said with what takes less."""
+
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 80 GiB")
+
+    monkeypatch.setattr(loop, "train", full)
+    with pytest.raises(InputError, match=r"Tried to allocate 2\.00 GiB\); a smaller --batch-size, .*--precision bf16"):
+        run(tmp_path / "run", steps=1)

@@ -88,6 +88,25 @@ def test_a_checkpoint_of_another_shape_is_one_line(other):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("vector", ["u", "v"])
+def test_vectors_of_another_length_are_refused(vector):
+    """A layer's u and v decide its norm: none is cut or filled up."""
+    checkpoint = make(method="apc").checkpoint()
+    entry = checkpoint["preconditioner"]["stages.12"]
+    entry[vector] = entry[vector][:3]
+    with pytest.raises(InputError, match=r"u and v of stages\.12 are of another shape"):
+        make(method="apc").load(checkpoint)
+
+
+def test_images_that_have_moved_are_the_same(tmp_path):
+    """A folder of images has no name of its own within a checkpoint: the run folder compares name and content."""
+    folder = {"dataset": str(tmp_path / "v1"), "resolution": 32}
+    checkpoint, moved = make(**folder).checkpoint(), make(**folder | {"dataset": str(tmp_path / "there" / "v2")})
+    moved.resume(checkpoint)
+    with pytest.raises(InputError, match=r"of another run .*dataset: v1 -> fashion-mnist"):
+        make().resume(checkpoint)
+
+
 @pytest.mark.parametrize("entry", ["G", "D", "G_ema", "optim_g", "optim_d", "preconditioner", "step", "seconds"])
 def test_a_checkpoint_without_an_entry_is_refused(entry):
     """Nothing of a state is optional."""

@@ -255,13 +255,15 @@ class Preconditioner:
         """Takes over `state()` of the same network, the network's weights having been loaded.
 
         What another method's state lacks starts anew: u and v from a state without any, APC without measurements.
-        Raises KeyError for a layer that the state does not name.
+        Raises KeyError for a layer that the state does not name, ValueError for vectors of another shape.
         """
         for layer in self.layers:
             if not state:
                 layer.u, layer.v = initial_vectors(layer.matrix)
                 continue
             entry = state[layer.name]
+            if (entry["u"].shape, entry["v"].shape) != (layer.u.shape, layer.v.shape):
+                raise ValueError(f"u and v of {layer.name} are of another shape")
             layer.u = entry["u"].to(layer.u, copy=True)
             layer.v = _memory_order(entry["v"].to(layer.v, copy=True), _weight(layer.module))
             if layer.adaptive:

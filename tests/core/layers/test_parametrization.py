@@ -162,3 +162,23 @@ def test_compiled_without_a_break_and_equal(method, compiler):
     if method == "apc":
         assert len(changes) > 1, "the weights were to force a change"
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("method", ["sn", "fpc"])
+def test_the_transforms_of_torch_func(method):
+    """Gradients of each sample, Jacobians and Hessians of a preconditioned model equal those taken one by one."""
+    net = pctool.precondition_(model(), method).eval()
+    parameters = {name: value.detach() for name, value in net.named_parameters()}
+    x = images()
+
+    def loss(parameters, image):
+        return torch.func.functional_call(net, parameters, image[None]).square().sum()
+
+    of_each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    for i, image in enumerate(x):
+        net.zero_grad()
+        loss(dict(net.named_parameters()), image).backward()
+        for name, parameter in net.named_parameters():
+            torch.testing.assert_close(of_each[name][i], parameter.grad, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(torch.func.vmap(lambda image: net(image[None])[0])(x), net(x))
+    assert torch.func.jacrev(lambda image: net(image[None])[0])(x[0]).shape == (1, 2, 8, 8)
