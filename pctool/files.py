@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, flushed to the disk, then renamed."""
+"""Files that are whole or absent: written beside their place, flushed to the disk, then renamed. Folders, and locks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import glob
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 
-from pctool.errors import WriteError
+from pctool.errors import InputError, PctoolError, WriteError
 
 
 def _sync_folder(folder: Path) -> None:
@@ -28,12 +29,104 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePath(name).parts)
 
 
-def write_error(path: Path, error: OSError, size: int | None = None) -> WriteError:
-    """The one line for a file that could not be written: path, bytes, the system's reason, what to do."""
+def printable(name: str) -> str:
+    """A file's name for messages, JSON and other names: bytes of it that are not UTF-8 become `\\udc..`."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def is_folder(path: Path, allowed: str) -> bool:
+    """Whether `path` is a folder; otherwise it is a file.
+
+    Raises InputError where it is neither, with what is `allowed`, and where it cannot be looked at.
+    """
+    try:
+        mode = path.stat().st_mode
+    except ValueError:  # no path can be so
+        mode = 0
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}:
+            raise read_error(path, error) from error
+        mode = 0
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        raise InputError(f"{path} does not exist: give {allowed}")
+    return stat.S_ISDIR(mode)
+
+
+def visible_files(folder: Path) -> Iterator[str]:
+    """The files in `folder` and its subfolders, as names with `/` in no order, but for those that are hidden.
+
+    Links to folders are followed, though never to one that they lie in. Raises InputError for what cannot be read.
+    """
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]  # and the folders they lie in
+    try:
+        while waiting:
+            prefix, above = waiting.pop()
+            status = os.stat(folder / prefix)
+            inside = above | {(status.st_dev, status.st_ino)}
+            if inside == above:
+                continue
+            with os.scandir(folder / prefix) as entries:
+                for entry in entries:
+                    if is_hidden(entry.name):
+                        continue
+                    if entry.is_dir():
+                        waiting.append((f"{prefix}{entry.name}/", inside))
+                    elif entry.is_file() or entry.is_symlink():  # a link to nothing fails where it is read
+                        yield prefix + entry.name
+    except OSError as error:
+        raise read_error(error.filename, error) from error
+
+
+def read_error(path: Path | str, error: OSError) -> InputError:
+    """The one line for what is there and cannot be read; raised `from error`, by which `is_unreadable` knows it."""
+    remedy = "; its permissions must allow it" if isinstance(error, PermissionError) else ""
+    return InputError(f"cannot read {path}: {error.strerror or error}{remedy}")
+
+
+def is_unreadable(error: PctoolError) -> bool:
+    """Whether the system did not let a file be read, which says nothing about its content."""
+    return isinstance(error.__cause__, OSError)
+
+
+def write_error(path: Path, error: OSError, size: int | None = None, place: str = "choose another place") -> WriteError:
+    """The one line for a file that could not be written: path, bytes, the system's reason, what to do.
+
+    `place` is how another one is chosen.
+    """
     amount = f" ({size:,} bytes)" if size is not None else ""
     full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None}
-    remedy = "free space or choose another place" if full else "choose another place"
-    return WriteError(f"cannot write {path}{amount}: {error.strerror or error}; {remedy}")
+    return WriteError(
+        f"cannot write {path}{amount}: {error.strerror or error}; {'free space or ' if full else ''}{place}"
+    )
+
+
+@contextlib.contextmanager
+def locked(
+    lock: Path,
+    what: Path,
+    say: Callable[[str], object] = lambda line: None,
+    place: str = "choose another place",
+) -> Iterator[None]:
+    """Lets one process at a time work on `what`: a second waits, says so, and then finds the work done.
+
+    Makes the folder of the file `lock`. Raises WriteError; `place` as in `write_error`.
+    """
+    import filelock  # takes a while, and few commands lock
+
+    held = filelock.FileLock(lock)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held.acquire(timeout=0)
+        except filelock.Timeout:
+            say(f"waiting for another process that writes {what}")
+            held.acquire()
+    except OSError as error:
+        raise write_error(lock, error, place=place) from error
+    try:
+        yield
+    finally:
+        held.release()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 PACKAGE = Path(__file__).parent.parent / "pctool"
-BASE = {"errors", "files", "places"}  # what everything may use
+BASE = {"errors", "files", "picture_files", "places"}  # what everything may use
 MAY_IMPORT = {
     "core": set(),
     "data": {"core"},

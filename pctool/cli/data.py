@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -57,7 +58,7 @@ def verify(
     shown, counted = [], []
     for each in [name] if name else list(catalog.DATASETS):
         states = [] if encoded.is_path(each) else catalog.states(each, data_dir, full=True)
-        states += catalog.cached_states(each)
+        states += catalog.cached_states(each, data_dir)
         if name and not states:
             raise errors.MissingError(f"nothing is prepared of {name}: 'pctool data prepare {name}' does it")
         shown += states
@@ -65,7 +66,7 @@ def verify(
             counted += states
     data_answer.show(shown, as_json)
     for state in counted:
-        if state.state == "damaged":
+        if state.state in ("damaged", "unreadable"):
             raise errors.InputError(str(state.problem))
     for state in counted:
         if state.state == "absent":
@@ -97,6 +98,7 @@ def import_(
     """
     from pctool.data import acquire, catalog
 
+    console.clean_up_when_terminated()
     about = catalog.describe(name)
     total, unit = sum(split.images for split in about.splits.values()), "images"
     if about.form != "arrays":
@@ -126,6 +128,7 @@ def fetch(
     """
     from pctool.data import acquire, catalog
 
+    console.clean_up_when_terminated()
     if name not in catalog.DATASETS:
         from pctool.cli import weights
 
@@ -168,8 +171,14 @@ def prepare(  # noqa: PLR0917  # every setting is a flag of its own
 
     Example: pctool data prepare stl10
     """
-    from pctool.data import acquire, catalog, encoded
+    from pctool.data import acquire, catalog, datasets, encoded
 
+    if not math.isfinite(cache_limit):
+        raise errors.InputError(f"--cache-limit is {cache_limit}: give a number of GB")
+    encoded.check_choice(name, resolution, crop)
+    if not encoded.is_path(name):
+        datasets.split_of(name, split)
+    console.clean_up_when_terminated()
     if not (offline or encoded.is_path(name)) and any(s.state == "absent" for s in catalog.states(name, data_dir)):
         archive = catalog.describe(name).archive
         with console.progress(f"fetching {name}", archive.size if archive else 0, "bytes") as advance:

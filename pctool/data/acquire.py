@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
-import filelock
+import numpy as np
 
-from pctool import places
+from pctool import files, places
 from pctool.data import catalog, cifar, download, landed, lsun, store
-from pctool.errors import InputError, WriteError
+from pctool.errors import InputError
 
 Outcome = Literal["built in", "already here", "imported", "fetched"]
 
@@ -35,8 +34,7 @@ def import_files(
     about = catalog.describe(name)
     if about.asset is not None:
         raise InputError(f"{name} is built in: there is nothing to import")
-    if not os.path.exists(source):  # unlike Path.exists, False for a path that cannot be one
-        raise InputError(f"{source} does not exist: give one of {allowed(name)}")
+    files.is_folder(source, f"one of {allowed(name)}")
     if link and about.form == "arrays":
         raise InputError(f"--link is for official files that are kept as they are; {name} is not")
     if _is_here(name, data_dir):  # before the lock, which a read-only folder does not allow
@@ -80,7 +78,12 @@ def fetch(
 
 
 def _is_here(name: str, data_dir: Path | None) -> bool:
-    return all(state.state == "verified" for state in catalog.states(name, data_dir, full=True))
+    """Raises InputError for what is here and cannot be read: it would be brought again, perhaps in vain."""
+    states = catalog.states(name, data_dir, full=True)
+    for state in states:
+        if state.state == "unreadable":
+            raise InputError(str(state.problem))
+    return all(state.state == "verified" for state in states)
 
 
 def _land(
@@ -94,6 +97,7 @@ def _land(
 ) -> None:
     """Of arrays reads all, verifies all, and only then writes, so that wrong data leave no trace."""
     about = catalog.DATASETS[name]
+    files.remove_leftovers_in(places.data_dir(data_dir) / name)
     if about.form != "arrays":
         _land_files(name, source, places.data_dir(data_dir) / name, advance, say, link=link)
         return
@@ -122,20 +126,21 @@ def _land_files(
 ) -> None:
     """Official files one by one, each verified; LSUN's with the index of its keys; then the manifest of them all."""
     about = catalog.DATASETS[name]
-    files = landed.land(source, folder, about.files, link=link, advance=advance)
-    if about.form == "lsun":
+    keys: list[np.ndarray] = []
+
+    def number(path: Path, what: str) -> None:
         say("numbering the images")
-        data, expected = folder / "data.mdb", about.splits["train"].images
-        try:
-            keys = lsun.index(data)
-            if len(keys) != expected:
-                raise InputError(f"{source} is not the official {name}: {len(keys):,} images, expected {expected:,}")
-        except InputError:
-            data.unlink()
-            raise
-        store.write(folder / lsun.KEYS, keys)
-        files |= {lsun.KEYS: landed.record_of(folder / lsun.KEYS)}
-    landed.write_manifest(folder, landed.Manifest(dataset=name, files=files))
+        found, expected = lsun.index(path, what), about.splits["train"].images
+        if len(found) != expected:
+            raise InputError(f"{source} is not the official {name}: {len(found):,} images, expected {expected:,}")
+        keys.append(found)
+
+    verify = number if about.form == "lsun" else lambda path, what: None
+    known = landed.land(source, folder, about.files, link=link, advance=advance, verify=verify)
+    if keys:
+        store.write(folder / lsun.KEYS, keys[0])
+        known |= {lsun.KEYS: landed.record_of(folder / lsun.KEYS)}
+    landed.write_manifest(folder, landed.Manifest(dataset=name, files=known))
 
 
 def allowed(name: str) -> str:
@@ -147,20 +152,5 @@ def allowed(name: str) -> str:
     }[catalog.describe(name).form]
 
 
-@contextlib.contextmanager
-def _lock(name: str, folder: Path, say: Callable[[str], object]) -> Iterator[None]:
-    """One process a data set: a second waits, says so, and then finds the work done."""
-    store.make_folder(folder / name)
-    lock = filelock.FileLock(folder / name / ".lock")
-    try:
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            say(f"waiting for another process that writes {folder / name}")
-            lock.acquire()
-    except OSError as error:
-        raise WriteError(f"cannot write {lock.lock_file}: {error.strerror or error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
+def _lock(name: str, folder: Path, say: Callable[[str], object]) -> AbstractContextManager[None]:
+    return files.locked(folder / name / ".lock", folder / name, say, "choose another with --data-dir")

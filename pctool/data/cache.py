@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import PIL
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,11 +19,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pctool import files, places
 from pctool.data import decoding, store
 from pctool.data.decoding import EncodedImages
+from pctool.data.pictures import Crop, Pictures
 from pctool.errors import InputError, MissingError, WriteError
 
 DECODER = 1  # raise it with any change of the pixels that `pictures.render` makes
 CHUNK = 256  # images a worker decodes at a time
 CHECKED_WHEN_OPENED = 4 << 30  # bytes: smaller files are hashed each time, larger ones by `pctool data verify` only
+LONGEST_LABEL = 100  # bytes in a file's name, which may have 255 with what is put around it
 
 
 class Record(BaseModel):
@@ -36,7 +39,7 @@ class Record(BaseModel):
     key: str
     images: int
     resolution: int
-    crop: str
+    crop: Crop
     sha256: str
     pillow: str
 
@@ -55,6 +58,7 @@ def key_of(images: EncodedImages, count: int | None = None) -> str:
 
 def path_of(label: str, images: EncodedImages, count: int | None = None) -> Path:
     """Where the decoded array of `images` lies."""
+    label = label.encode()[:LONGEST_LABEL].decode(errors="ignore")
     return folder() / f"{label}-{images.resolution}px-{key_of(images, count)[:16]}.npy"
 
 
@@ -66,26 +70,32 @@ def folder() -> Path:
 def find(label: str, images: EncodedImages) -> np.ndarray | None:
     """The decoded images, memory-mapped read-only, or None where no whole file is here.
 
-    A file of all the pictures also serves a run that takes the first of them.
+    A file of all the pictures also serves a run that takes the first of them. Raises InputError for one that the
+    system does not let be read.
     """
     for count in (images.count, len(images.pictures)):
         try:
             return open_verified(path_of(label, images, count), full=False)[: images.count]
-        except (MissingError, InputError):
+        except MissingError:
             continue
+        except InputError as error:
+            if files.is_unreadable(error):
+                raise
     return None
 
 
 def open_verified(path: Path, *, full: bool) -> np.ndarray:
     """The array of a cache file; small files, and all with `full`, are hashed.
 
-    Raises MissingError where it is not here, InputError where it is damaged.
+    Raises MissingError where it is not here, InputError where it is damaged or unreadable.
     """
     try:
         record = Record.model_validate_json(_record_path(path).read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise MissingError(f"{path} is not there") from None
-    except (OSError, ValidationError) as error:
+    except OSError as error:
+        raise files.read_error(_record_path(path), error) from error
+    except ValidationError as error:
         raise InputError(f"{_record_path(path)} is damaged ({str(error).splitlines()[0]}); remove it") from None
     shape = (record.images, 3, record.resolution, record.resolution)
     expected = record.sha256 if full or np.prod(shape, dtype=np.int64) <= CHECKED_WHEN_OPENED else None
@@ -99,10 +109,12 @@ def build(
     workers: int | None = None,
     advance: Callable[[int], object] = lambda n: None,
     say: Callable[[str], object] = lambda line: None,
+    check: Callable[[], object] = lambda: None,
 ) -> Path:
     """Decodes all of `images` into the cache, unless a whole file is here; of several processes one does the work.
 
-    Raises InputError naming a broken image, and WriteError (checked before the work: the space on the disk).
+    `check` is called when all are decoded and may still refuse them. Raises InputError naming a broken image, and
+    WriteError (checked before the work: the space on the disk).
     """
     path = path_of(label, images)
     with _lock(path, say):
@@ -111,6 +123,7 @@ def build(
         if path.exists():
             say(f"replacing {path}, which was damaged")
         files.remove_leftovers(path)
+        _remove_abandoned()
         free = shutil.disk_usage(path.parent).free
         if free < images.nbytes:
             raise WriteError(
@@ -127,6 +140,7 @@ def build(
                     file.write(batch.data)
                     digest.update(batch.data)
                     advance(len(batch))
+            check()
         record = Record(
             dataset=label,
             key=key_of(images),
@@ -140,14 +154,30 @@ def build(
     return path
 
 
-def of_dataset(label: str) -> list[tuple[Path, Record]]:
-    """The cache files made of a data set, with what is known of them."""
+def _remove_abandoned() -> None:
+    """Takes away what killed processes left of other files: those whose lock is free."""
+    import filelock
+
+    for temporary in folder().glob(f".*.npy.{'[0-9a-f]' * 8}.tmp"):
+        path = temporary.with_name(temporary.name[1 : -len(".01234567.tmp")])
+        with contextlib.suppress(OSError), filelock.FileLock(_lock_path(path)).acquire(timeout=0):
+            files.remove_leftovers(path)
+
+
+def made_of(pictures: Pictures) -> list[tuple[Path, Record]]:
+    """The cache files decoded from `pictures`, with what is known of them. Raises InputError."""
     found = []
-    for path in sorted(folder().glob("*.npy.json")):
-        with contextlib.suppress(OSError, ValidationError):
-            record = Record.model_validate_json(path.read_bytes())
-            if record.dataset == label:
-                found.append((path.with_suffix(""), record))
+    try:
+        names = sorted(name for name in os.listdir(folder()) if name.endswith(".npy.json"))
+        for path in (folder() / name for name in names):
+            with contextlib.suppress(FileNotFoundError, ValidationError):
+                record = Record.model_validate_json(path.read_bytes())
+                if record.key == key_of(EncodedImages(pictures, record.resolution, record.crop, record.images)):
+                    found.append((path.with_suffix(""), record))
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise files.read_error(error.filename, error) from error
     return found
 
 
@@ -155,19 +185,9 @@ def _record_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-@contextlib.contextmanager
-def _lock(path: Path, say: Callable[[str], object]) -> Iterator[None]:
-    store.make_folder(path.parent)
-    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            say(f"waiting for another process that writes {path}")
-            lock.acquire()
-    except OSError as error:
-        raise files.write_error(path, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
+def _lock_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def _lock(path: Path, say: Callable[[str], object]) -> AbstractContextManager[None]:
+    return files.locked(_lock_path(path), path, say, "set PCTOOL_CACHE_DIR to another place")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -10,11 +11,11 @@ from typing import Literal, cast
 
 import numpy as np
 
-from pctool import places
+from pctool import files, places
 from pctool.data import builtin, cache, datasets, encoded, landed, lsun, store
 from pctool.data.datasets import DATASETS, Archive, DataSet, Split, describe
 from pctool.data.decoding import EncodedImages
-from pctool.data.pictures import Crop
+from pctool.data.pictures import Crop, Pictures
 from pctool.errors import InputError, MissingError
 
 __all__ = ["DATASETS", "Archive", "DataSet", "ImageSet", "Split", "SplitState", "describe", "load", "states"]
@@ -91,15 +92,21 @@ def load(
     if found is None and asked.nbytes <= cache_limit:
         say(f"decoding {len(asked):,} images ({asked.nbytes / 1e9:.2f} GB) into {cache.path_of(label, asked)}, once")
         with counted(len(asked)) as advance:
-            cache.build(label, asked, workers=workers, advance=advance, say=say)
+            check = functools.partial(_check_unchanged, name, split, data_dir, source)
+            cache.build(label, asked, workers=workers, advance=advance, say=say, check=check)
         found = cache.find(label, asked)
     if found is None:
-        say(f"{asked.nbytes / 1e9:.0f} GB of decoded images are more than --cache-limit: they are decoded as they come")
+        say(f"{asked.nbytes / 1e9:.2f} GB of decoded images are more than --cache-limit: they are decoded as they come")
     # EncodedImages has what is used of an array here: len, shape, and indexing by a slice or an array.
     return ImageSet(name, split, cast(np.ndarray, asked) if found is None else found, cache.key_of(asked))
 
 
-State = Literal["built in", "verified", "here", "absent", "damaged"]
+def _check_unchanged(name: str, split: str | None, data_dir: Path | None, source: Pictures) -> None:
+    if encoded.open_pictures(name, split, data_dir).fingerprint != source.fingerprint:
+        raise InputError(f"{name} changed while it was decoded; start again")
+
+
+State = Literal["built in", "verified", "here", "absent", "damaged", "unreadable"]
 
 
 @dataclass(frozen=True)
@@ -131,27 +138,9 @@ def read_array(name: str, split: str, data_dir: Path | None) -> np.ndarray:
         return store.read(store.path_of(places.data_dir(data_dir), name, split), shape, expected)
 
 
-def check_files(
-    name: str,
-    split: str,
-    data_dir: Path | None,
-    *,
-    full: bool = False,
-    advance: Callable[[int], object] = lambda n: None,
-) -> landed.Manifest:
-    """The manifest of a split's official files, which have their sizes, and with `full` their sums.
-
-    Raises InputError and MissingError.
-    """
-    with remedied(name, data_dir):
-        about = DATASETS[name]
-        wanted = about.splits[split].files + ((lsun.KEYS,) if about.form == "lsun" else ())
-        return landed.check(places.data_dir(data_dir) / name, wanted, full=full, advance=advance)
-
-
 @contextmanager
 def remedied(name: str, data_dir: Path | None) -> Iterator[None]:
-    """Errors of the files end with the commands that mend them."""
+    """Errors of the files end with the commands that mend them; those of what cannot be read stay as they are."""
     place = f" --data-dir {data_dir}" if data_dir else ""
     remedy = f"'pctool data fetch {name}{place}' or 'pctool data import {name} --from FILE|FOLDER{place}'"
     try:
@@ -160,6 +149,8 @@ def remedied(name: str, data_dir: Path | None) -> Iterator[None]:
         path = str(error).removesuffix(" is not there")
         raise MissingError(f"{name} is not here ({path}): get it with {remedy}") from error
     except InputError as error:
+        if files.is_unreadable(error):
+            raise
         raise InputError(f"{error}; replace it with {remedy}") from error
 
 
@@ -177,6 +168,12 @@ def states(
     about = describe(name)
     folder = places.data_dir(data_dir)
     found = []
+
+    @functools.cache  # splits share files
+    def check(file: str) -> None:
+        with remedied(name, data_dir):
+            landed.check(folder / name, (file,), full=full, advance=advance)
+
     for split, part in about.splits.items():
         path = None if about.asset else store.path_of(folder, name, split)
         state: State = "built in" if about.asset else "verified"
@@ -185,30 +182,43 @@ def states(
             if part.files:
                 path = folder / name / part.files[0] if len(part.files) == 1 else folder / name
                 state = "verified" if full else "here"
-                check_files(name, split, data_dir, full=full, advance=advance)
+                for file in part.files + ((lsun.KEYS,) if about.form == "lsun" else ()):
+                    check(file)
             else:
                 read_array(name, split, data_dir)
         except MissingError as error:
             state, problem = "absent", str(error)
         except InputError as error:
-            state, problem = "damaged", str(error)
+            state, problem = "unreadable" if files.is_unreadable(error) else "damaged", str(error)
         size = (part.images, about.resolution, about.channels, part.sha256)
         found.append(SplitState(name, split, state, path, problem, *size))
     return found
 
 
-def cached_states(name: str) -> list[SplitState]:
-    """What was decoded of a data set, a folder or a ZIP, every byte read; the split says at what resolution."""
-    splits = [None] if encoded.is_path(name) else list(describe(name).splits)
+def cached_states(name: str, data_dir: Path | None = None) -> list[SplitState]:
+    """What was decoded of a data set that is here, a folder or a ZIP, every byte read; the split says at what
+    resolution. Raises InputError for a path where there are no images.
+    """
+    is_path = encoded.is_path(name)
+    splits = [None] if is_path else [split for split, part in describe(name).splits.items() if part.files]
     found = []
     for split in splits:
-        for path, record in cache.of_dataset(encoded.label(name, split)):
+        try:
+            pictures = encoded.open_pictures(name, split, data_dir)
+        except (InputError, MissingError):
+            if is_path:
+                raise
+            continue  # `states` tells of it
+        for path, record in cache.made_of(pictures):
             state: State = "verified"
             problem = None
             try:
                 cache.open_verified(path, full=True)
             except (InputError, MissingError) as error:
-                state, problem = "damaged", f"{error}; remove it: 'pctool data prepare {name}' makes it again"
+                if files.is_unreadable(error):
+                    state, problem = "unreadable", str(error)
+                else:
+                    state, problem = "damaged", f"{error}; remove it: 'pctool data prepare {name}' makes it again"
             part = f"{split or 'all'}, decoded"
             size = (record.images, record.resolution, 3, record.sha256)
             found.append(SplitState(name, part, state, path, problem, *size))

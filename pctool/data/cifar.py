@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import io
 import pickletools
-import struct
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,8 @@ import numpy as np
 
 from pctool.data import sources
 from pctool.errors import InputError
+from pctool.files import read_error
+from pctool.picture_files import PICTURE_ERRORS
 
 BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 CHANNELS, SIDE = 3, 32
@@ -74,23 +74,18 @@ def decode_page(data: bytes, count: int) -> np.ndarray:
     """
     from PIL import Image
 
+    wanted, rows = f"RGB {PIXELS} x {count}", None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             page = Image.open(io.BytesIO(data), formats=["PNG"])
-        if page.mode != "RGB" or page.size != (PIXELS, count):
-            raise ValueError(f"{page.mode} {page.width} x {page.height}, expected RGB {PIXELS} x {count}")
-        rows = np.asarray(page)
-    except (
-        OSError,
-        SyntaxError,  # what Pillow raises for a broken chunk
-        EOFError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
+        found = f"{page.mode} {page.width} x {page.height}"
+        if found == wanted:
+            rows = np.asarray(page)
+    except PICTURE_ERRORS as error:
         raise ValueError(f"not a whole PNG image: {error}") from error
+    if rows is None:
+        raise ValueError(f"{found}, expected {wanted}")
     return rows.transpose(0, 2, 1).reshape(count, CHANNELS, SIDE, SIDE)
 
 
@@ -125,7 +120,7 @@ def read(source: Path, count: int, advance: Callable[[int], object]) -> Mapping[
     try:
         files = _files(source)
     except OSError as error:
-        raise InputError(f"cannot read {source}: {error.strerror or error}") from error
+        raise read_error(source, error) from error
     for name, data in files:
         batch, dot, extension = name.partition(".")
         form = form or next(form for form in FORMS if form.suffix == dot + extension)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pctool import places
+from pctool import files, places
 from pctool.data import folders, landed
 from pctool.data.datasets import DATASETS, describe
 from pctool.data.lsun import KEYS, LmdbPictures
@@ -26,7 +26,7 @@ def is_path(name: str) -> bool:
 
 def label(name: str, split: str | None) -> str:
     """What files made of the images are called after."""
-    return Path(name).resolve().stem if split is None else f"{name}-{split}"
+    return files.printable(Path(os.path.realpath(name)).stem) if split is None else f"{name}-{split}"
 
 
 def check_choice(name: str, resolution: int | None, crop: Crop | None) -> tuple[int, Crop | None]:

@@ -9,18 +9,15 @@ import json
 import os
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pctool import files, places
+from pctool import files, picture_files, places
 from pctool.data import pictures
-from pctool.data.sources import ZIP_ERRORS
 from pctool.errors import InputError, WriteError
 
 if TYPE_CHECKING:
     from PIL import Image
-
-MAX_FILE = 1 << 30  # bytes that an image in a ZIP may unpack to: a bomb would take all memory
 
 
 @dataclass(frozen=True)
@@ -59,54 +56,39 @@ class ZipPictures:
         return f"{self.names[i]} in {self.path}"
 
     def picture(self, i: int) -> Image.Image:
-        """Image `i` in mode RGB. Raises InputError naming one that is broken or unpacks to over MAX_FILE bytes."""
+        """Image `i` in mode RGB. Raises InputError naming one that is broken or too large."""
         try:
-            archive = _archive(self.path, os.getpid())
-            if archive.getinfo(self.names[i]).file_size > MAX_FILE:
-                raise InputError(f"{self.name(i)} unpacks to more than {MAX_FILE:,} bytes")
-            data = archive.read(self.names[i])
-        except ZIP_ERRORS as error:
-            raise InputError(f"{self.name(i)} cannot be read: {error}") from error
+            data = picture_files.read_member(_archive(self.path, os.getpid()), self.names[i])
+        except InputError as error:
+            raise InputError(f"{self.name(i)} {error}") from error
         return pictures.decode(data, self.name(i))
 
 
 def open_path(path: Path) -> FolderPictures | ZipPictures:
     """The images of a folder or a ZIP. Raises InputError where there is nothing, or no images."""
-    path = path.resolve()
-    if path.is_dir():
+    path = Path(os.path.realpath(path))  # Path.resolve raises where links go round in a circle
+    if files.is_folder(path, "the name of a data set, a folder of images or a ZIP"):
         return _open_folder(path)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: give the name of a data set, a folder of images or a ZIP")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = sorted(
-                (info.filename, info.file_size, info.CRC)
-                for info in archive.infolist()
-                if not info.is_dir() and _is_image(info.filename)
-            )
-    except ZIP_ERRORS as error:
-        raise InputError(f"{path} is not a readable ZIP ({error}); give a folder of images or a ZIP") from error
-    _check_some(path, members)
+    with picture_files.open_zip(path, "a folder of images or a ZIP") as archive:
+        found = picture_files.of_zip(archive)
+    picture_files.check_some(path, found)
+    members = sorted((info.filename, info.file_size, info.CRC) for info in found)
     return ZipPictures(path, tuple(name for name, _, _ in members), _digest(members))
-
-
-def _is_image(name: str) -> bool:
-    """By its ending; what is hidden is passed over."""
-    return PurePosixPath(name).suffix.lower() in pictures.SUFFIXES and not files.is_hidden(name)
 
 
 def _open_folder(folder: Path) -> FolderPictures:
     """Contents are hashed once: names, sizes and times that are as before stand for them the next time."""
-    found = ((path, path.relative_to(folder).as_posix()) for path in sorted(folder.rglob("*")))
-    images = [(path, name) for path, name in found if _is_image(name) and path.is_file()]
-    paths, names = [path for path, _ in images], [name for _, name in images]
-    _check_some(folder, names)
-    stats = [path.stat() for path in paths]
-    listing = _digest([(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)])
+    names = sorted(picture_files.of_folder(folder), key=lambda name: name.split("/"))
+    picture_files.check_some(folder, names)
+    # The time of the last change of any kind, too: a program can set that of the content back.
+    stats = [_stat(folder / name) for name in names]
+    listing = _digest(
+        [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in zip(names, stats, strict=True)]
+    )
     known = places.cache_dir() / "folders" / f"{_digest(str(folder))[:16]}.json"
     fingerprint = _remembered(known, listing)
     if fingerprint is None:
-        sums = [hashlib.sha256(_read(path)).hexdigest() for path in paths]
+        sums = [hashlib.sha256(_read(folder / name)).hexdigest() for name in names]
         fingerprint = _digest(list(zip(names, sums, strict=True)))
         with contextlib.suppress(WriteError):  # a cache folder that cannot be written costs a second reading, no more
             files.write_text(known, json.dumps({"folder": str(folder), "listing": listing, "sha256": fingerprint}))
@@ -125,12 +107,14 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        raise files.read_error(path, error) from error
 
 
-def _check_some(path: Path, found: list) -> None:
-    if not found:
-        raise InputError(f"{path} holds no images ({', '.join(sorted(pictures.SUFFIXES))})")
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise files.read_error(path, error) from error
 
 
 def _digest(value: object) -> str:
@@ -139,4 +123,4 @@ def _digest(value: object) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _archive(path: Path, process: int) -> zipfile.ZipFile:  # its file position must not cross a fork
-    return zipfile.ZipFile(path)
+    return picture_files.open_zip(path, "a folder of images or a ZIP")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import tarfile
@@ -15,8 +14,9 @@ from typing import BinaryIO, Literal, cast
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pctool import files
-from pctool.data.sources import GZIP_MAGIC, TAR_ERRORS, ZIP_ERRORS
+from pctool.data.sources import GZIP_MAGIC, TAR_ERRORS
 from pctool.errors import InputError, MissingError
+from pctool.picture_files import ZIP_ERRORS
 
 BLOCK = 1 << 20  # bytes copied at a time
 ZIP_MAGIC = b"PK"
@@ -51,13 +51,15 @@ class Manifest(BaseModel):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises MissingError where there is none, InputError where it is damaged."""
+    """Raises MissingError where there is none, InputError where it is damaged or unreadable."""
     path = folder / "manifest.json"
     try:
         return Manifest.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise MissingError(f"{path} is not there") from None
-    except (OSError, ValidationError) as error:
+    except OSError as error:
+        raise files.read_error(path, error) from error
+    except ValidationError as error:
         raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
 
 
@@ -71,16 +73,16 @@ def check(
 ) -> Manifest:
     """Compares the files with the manifest: sizes, and with `full` every byte (`advance` counts them).
 
-    Raises MissingError where a file or the manifest is not here, InputError where one is damaged.
+    Raises MissingError where a file or the manifest is not here, InputError where one is damaged or unreadable.
     """
     manifest = read_manifest(folder)
     for name in names:
         path = folder / name
         known = manifest.files.get(name)
-        if known is None or not path.exists():
-            raise MissingError(f"{path} is not there")
         try:
             size = path.stat().st_size
+            if known is None:
+                raise FileNotFoundError
             if size != known.size:
                 raise InputError(f"{path} is damaged: {size:,} bytes, expected {known.size:,}")
             if full:
@@ -88,8 +90,10 @@ def check(
                     found = _copy(file, None, advance)[0].sha256
                 if found != known.sha256:
                     raise InputError(f"{path} is damaged: SHA-256 {found}, expected {known.sha256}")
+        except FileNotFoundError:
+            raise MissingError(f"{path} is not there") from None
         except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+            raise files.read_error(path, error) from error
     return manifest
 
 
@@ -100,29 +104,34 @@ def land(
     *,
     link: bool = False,
     advance: Callable[[int], object] = lambda received: None,
+    verify: Callable[[Path, str], object] = lambda path, what: None,
 ) -> dict[str, LandedFile]:
     """Copies the files that `pins` names from `source` into `folder`, each whole, verified and renamed.
 
     `source` is a folder that holds them, or holds a folder that does, or a tar or ZIP archive, or one of the
-    files; with `link` (for a folder or a file) they stay where they are and get a symbolic link. `advance` counts
-    bytes. The caller holds the lock of `folder`. Raises InputError for a file that is missing, cut short, or not the
-    official one, and WriteError.
+    files; with `link` (for a folder or a file) they stay where they are and get a symbolic link. One that lies in its
+    place already is left there. `advance` counts bytes; `verify` looks at each file, named for a message, before
+    anything in `folder` changes. The caller holds the lock of `folder`. Raises InputError for a file that is missing,
+    cut short, or not the official one, and WriteError.
     """
     landed: dict[str, LandedFile] = {}
     for name, stream, path in _members(source, pins):
         if name in landed:
             raise InputError(f"{source} holds {name} twice")
-        target, pin = folder / name, pins[name]
-        files.remove_leftovers(target)
-        with files.write_beside(target, pin.size) if not (link and path) else _no_copy() as temporary:
-            if temporary is None:
-                record, md5 = _copy(stream, None, advance)
-            else:
+        target, pin, what = folder / name, pins[name], f"{name} in {source}"
+        in_place = path is not None and _is_same(path, target) and (link or not target.is_symlink())
+        if path and (link or in_place):
+            record, md5 = _copy(stream, None, advance)
+            _check_pin(what, pin, record, md5)
+            verify(path, what)
+            if not in_place:
+                _link(path, target)
+        else:
+            with files.write_beside(target, pin.size) as temporary:
                 with temporary.open("wb") as file:
                     record, md5 = _copy(stream, file, advance)
-            _check_pin(f"{name} in {source}", pin, record, md5)
-        if link and path:
-            _link(path, target)
+                _check_pin(what, pin, record, md5)
+                verify(temporary, what)
         landed[name] = record
     missing = [name for name in pins if name not in landed]
     if missing:
@@ -136,16 +145,16 @@ def record_of(path: Path) -> LandedFile:
         return _copy(file, None, lambda n: None)[0]
 
 
-@contextlib.contextmanager
-def _no_copy() -> Iterator[None]:
-    yield None
+def _is_same(path: Path, target: Path) -> bool:
+    try:
+        return target.samefile(path)
+    except OSError:
+        return False
 
 
 def _link(path: Path, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.link.tmp")
     try:
-        if target.exists() and target.samefile(path):  # a link to itself would lose the file
-            return
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(path.resolve())

@@ -62,35 +62,35 @@ class LmdbPictures:
         return pictures.decode(value, self.name(i))
 
 
-def index(path: Path) -> np.ndarray:
+def index(path: Path, what: str) -> np.ndarray:
     """`read_keys` in a process of its own: the C library behind it does not survive every damaged file.
 
     Raises InputError as `read_keys` does, and where the process crashed.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as pool:
         try:
-            return pool.submit(read_keys, path).result()
+            return pool.submit(read_keys, path, what).result()
         except BrokenProcessPool:
-            raise InputError(f"{path} is damaged: reading it crashed; copy it again") from None
+            raise InputError(f"{what} is damaged: reading it crashed; copy it again") from None
 
 
-def read_keys(path: Path) -> np.ndarray:
+def read_keys(path: Path, what: str) -> np.ndarray:
     """All keys of an LMDB file in its own order, as byte strings [N].
 
-    Raises InputError for a file that is none, is cut short, or has no entries.
+    Raises InputError, naming `what`, for a file that is none, is cut short, or has no entries.
     """
     import lmdb
 
     try:
         with open_lmdb(path) as environment:
             if path.stat().st_size < (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]:
-                raise InputError(f"{path} is cut short; copy it again")
+                raise InputError(f"{what} is cut short; copy it again")
             with environment.begin() as transaction, transaction.cursor() as cursor:
                 keys = list(cursor.iternext(keys=True, values=False))
     except lmdb.Error as error:
-        raise InputError(f"{path} is not a readable LMDB file ({error})") from error
+        raise InputError(f"{what} is not a readable LMDB file ({error})") from error
     if not keys:
-        raise InputError(f"{path} holds no images")
+        raise InputError(f"{what} holds no images")
     return np.array(keys, f"S{max(map(len, keys))}")
 
 

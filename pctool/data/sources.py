@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
-import lzma
 import tarfile
-import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from pctool import files
 from pctool.errors import InputError
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -19,11 +18,6 @@ GZIP_MAGIC = b"\x1f\x8b"
 MAX_UNPACKED = 256 << 20
 # What Python's tar and gzip readers raise for damaged input (a chain of long-name headers recurses).
 TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, OverflowError, RecursionError)
-# The same for a ZIP: an encrypted member is a RuntimeError, an unknown method a NotImplementedError.
-ZIP_ERRORS = (
-    *(zipfile.BadZipFile, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError),
-    *(RuntimeError, NotImplementedError, KeyError, MemoryError),
-)
 
 
 class _Capped:
@@ -54,7 +48,7 @@ def in_folder(folder: Path, limits: Mapping[str, int]) -> Iterator[tuple[str, by
             with path.open("rb") as file:
                 data = file.read(limit + 1)
         except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+            raise files.read_error(path, error) from error
         _check_size(str(path), len(data), limit)
         yield name, data
 

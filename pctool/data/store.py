@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pctool.errors import InputError, MissingError, WriteError
-from pctool.files import write_beside
+from pctool.errors import InputError, MissingError
+from pctool.files import read_error, write_beside
 
 
 def path_of(data_dir: Path, name: str, split: str) -> Path:
@@ -28,13 +28,15 @@ def read(path: Path, shape: tuple[int, ...], expected: str | None) -> np.ndarray
     `shape` and `expected` (SHA-256) are what the code pins. The check is made at every call, so that nothing
     unverified is ever used: for the 153.6 MB of CIFAR-10's training images it takes 0.15 s (docs/data.md). Only a
     decoded cache too large for that passes None for `expected`.
-    Raises MissingError if there is no file, InputError if it is not the array it should be.
+    Raises MissingError if there is no file, InputError if it is unreadable or not the array it should be.
     """
     try:
         images = np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingError(f"{path} is not there") from error
-    except (OSError, ValueError, SyntaxError, EOFError, tokenize.TokenError) as error:
+    except OSError as error:
+        raise read_error(path, error) from error
+    except (ValueError, SyntaxError, EOFError, tokenize.TokenError) as error:
         raise InputError(f"{path} is damaged: not a readable .npy file ({error})") from error
     if images.shape != shape or images.dtype != np.uint8:
         raise InputError(f"{path} is damaged: {images.dtype} {list(images.shape)}, expected uint8 {list(shape)}")
@@ -48,12 +50,3 @@ def write(path: Path, images: np.ndarray) -> None:
     """Writes the array to `path` as .npy, whole or not at all. Raises WriteError."""
     with write_beside(path, images.nbytes) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array(file, np.ascontiguousarray(images), allow_pickle=False)
-
-
-def make_folder(folder: Path) -> None:
-    """Makes `folder` and those above it. Raises WriteError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise WriteError(f"cannot make the folder {folder}: {reason}; choose another with --data-dir") from error

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import filelock
-
 from pctool.errors import InputError, MissingError
-from pctool.files import write_beside, write_error
+from pctool.files import locked, write_beside
 
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 18  # bytes between two calls of `advance`
@@ -30,13 +29,9 @@ def fetch(
     bytes received. MissingError where the host does not give the file, InputError for other bytes (nothing is kept),
     WriteError.
     """
-    if path.exists():
+    if os.path.exists(path):  # unlike Path.exists, False where a folder above may not be searched
         return False
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from error
-    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+    with locked(path.with_name(f".{path.name}.lock"), path):
         if path.exists():  # another process has fetched it meanwhile
             return False
         digest = hashlib.sha256()

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import io
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from pctool import picture_files
 from pctool.errors import InputError
+from pctool.files import printable
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm"})
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")  # Pillow's readers of these; no other is tried, whatever the file holds
+ALLOWED = "a folder of images, a .zip or a .npz"
 GREY_MODES = frozenset({"1", "L", "LA"})
-TRANSPARENT_MODES = frozenset({"LA", "RGBA", "PA"})
-MODES = GREY_MODES | TRANSPARENT_MODES | {"RGB", "P", "YCbCr", "CMYK"}
-# What Pillow, zipfile and zlib raise for an image that is damaged or foreign.
-UNREADABLE = (
-    *(OSError, ValueError, SyntaxError, RuntimeError, EOFError, Image.DecompressionBombError),
-    *(zlib.error, zipfile.BadZipFile),
-)
 READERS = 4  # threads; decoders release the GIL
 
 
@@ -38,6 +29,7 @@ class _Seen:
     name: str
     sha256: str = ""
     mode: str = ""
+    transparent: bool = False
     size: tuple[int, int] = (0, 0)  # height, width
     problem: str | None = None
 
@@ -61,16 +53,16 @@ class ImageFiles:
     notes: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        if not self.candidates:
-            raise InputError(f"{self.source} holds no images ({', '.join(sorted(SUFFIXES))})")
-        with self._opened() as archive, ThreadPoolExecutor(READERS) as pool:
-            looks = list(pool.map(lambda name: self._look(archive, name), self.candidates))
+        picture_files.check_some(self.source, self.candidates)
+        with self._opened() as read, ThreadPoolExecutor(READERS) as pool:
+            looks = list(pool.map(lambda name: _look(read, name), self.candidates))
         good, broken = ([look for look in looks if (look.problem is None) is usable] for usable in (True, False))
         if not good:
             raise InputError(f"{self.source} holds no readable image: {broken[0].name} {broken[0].problem}")
         colour = any(look.mode not in GREY_MODES for look in good)
         counts = Counter((3 if colour else 1, *look.size) for look in good)
-        digest = hashlib.sha256("".join(f"{look.name}\0{look.sha256}\n" for look in good).encode())
+        listing = "".join(f"{look.name}\0{look.sha256}\n" for look in good)
+        digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape"))
         set_ = object.__setattr__
         set_(self, "names", tuple(look.name for look in good))
         set_(self, "shapes", tuple(shape for shape, _ in counts.most_common()))
@@ -88,74 +80,59 @@ class ImageFiles:
         Each batch is of one size; where sizes differ, one reading of `batch_size` files becomes several batches.
         """
         names = self.names if chosen is None else [self.names[i] for i in chosen]
-        with self._opened() as archive, ThreadPoolExecutor(READERS) as pool:
+        with self._opened() as read, ThreadPoolExecutor(READERS) as pool:
             for start in range(0, len(names), batch_size):
                 groups: dict[tuple[int, ...], list[NDArray[np.uint8]]] = {}
-                for image in pool.map(lambda name: self._read(archive, name), names[start : start + batch_size]):
+                for image in pool.map(lambda name: self._pixels(read, name), names[start : start + batch_size]):
                     groups.setdefault(image.shape, []).append(image)
                 yield from (np.stack(images) for images in groups.values())
 
-    def _opened(self) -> zipfile.ZipFile | _Folder:
-        return _Folder(self.source) if self.source.is_dir() else open_zip(self.source)
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Callable[[str], bytes]]:
+        """Gives the contents of a file by its name, or an InputError that goes behind the name."""
+        if self.source.is_dir():
+            yield self._read_file
+        else:
+            with picture_files.open_zip(self.source, ALLOWED) as archive:
+                yield lambda name: picture_files.read_member(archive, name)
 
-    def _look(self, archive: zipfile.ZipFile | _Folder, name: str) -> _Seen:
+    def _read_file(self, name: str) -> bytes:
         try:
-            data = archive.read(name)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-                picture.load()
-                mode, size = picture.mode, (picture.height, picture.width)
-        except UNREADABLE as error:
-            reason = "of no known format" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
-            return _Seen(name, problem=f"is not a readable image ({reason})")
-        if mode not in MODES:
-            return _Seen(name, problem=f"is of mode {mode}; save it as 8-bit RGB or grey")
-        return _Seen(name, hashlib.sha256(data).hexdigest(), mode, size)
+            return (self.source / name).read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror or error}") from error
 
-    def _read(self, archive: zipfile.ZipFile | _Folder, name: str) -> NDArray[np.uint8]:
+    def _pixels(self, read: Callable[[str], bytes], name: str) -> NDArray[np.uint8]:
         try:
-            with Image.open(io.BytesIO(archive.read(name)), formats=FORMATS) as picture:
-                pixels = np.asarray(picture.convert("L" if self.shape[0] == 1 else "RGB"))
-        except UNREADABLE as error:
-            raise InputError(f"{self.source}: {name} changed while it was scored ({error}); start again") from error
+            picture = picture_files.decode(read(name))
+        except InputError as error:
+            raise InputError(f"{self.source}: {name} changed while it was scored (it {error}); start again") from error
+        pixels = np.asarray(picture_files.flattened(picture, "L" if self.shape[0] == 1 else "RGB"))
         return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+def _look(read: Callable[[str], bytes], name: str) -> _Seen:
+    try:
+        data = read(name)
+        picture = picture_files.decode(data)
+    except InputError as error:
+        return _Seen(name, problem=str(error))
+    size = picture.height, picture.width
+    return _Seen(name, hashlib.sha256(data).hexdigest(), picture.mode, picture.has_transparency_data, size)
+
+
 def _skipped(source: Path, broken: list[_Seen], total: int) -> str:
-    return f"{len(broken):,} of {total:,} files in {source}: the first, {broken[0].name}, {broken[0].problem}"
+    first = f"{broken[0].name}, {broken[0].problem}"
+    return printable(f"{len(broken):,} of {total:,} files in {source}: the first, {first}")
 
 
 def _notes(source: Path, good: list[_Seen], colour: bool, n_other_sizes: int) -> Iterator[str]:
-    transparent = sum(look.mode in TRANSPARENT_MODES for look in good)
+    transparent = sum(look.transparent for look in good)
     grey = sum(look.mode in GREY_MODES for look in good) if colour else 0
+    of_all = f"of {len(good):,} images in {printable(str(source))}"
     if transparent:
-        yield f"{transparent:,} of {len(good):,} images in {source} have transparency, which was dropped"
+        yield f"{transparent:,} {of_all} have transparency, which was dropped"
     if grey:
-        yield f"{grey:,} of {len(good):,} images in {source} are grey and became colour"
+        yield f"{grey:,} {of_all} are grey and became colour"
     if n_other_sizes:
-        yield f"{n_other_sizes:,} of {len(good):,} images in {source} are of another size than the rest"
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """A folder with the methods of a ZipFile that reading takes."""
-
-    path: Path
-
-    def __enter__(self) -> _Folder:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        return None
-
-    def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
-
-
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """The archive at `path`. InputError where it is none."""
-    try:
-        return zipfile.ZipFile(path)
-    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path} is not a readable ZIP ({error}); give a folder of images, a .zip or a .npz"
-        ) from error
+        yield f"{n_other_sizes:,} {of_all} are of another size than the rest"

@@ -7,8 +7,7 @@ import hashlib
 import math
 import tokenize
 import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, ClassVar, Protocol
@@ -16,15 +15,13 @@ from typing import IO, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pctool import picture_files
 from pctool.errors import InputError
-from pctool.evaluation.image_files import SUFFIXES, ImageFiles, open_zip
-from pctool.files import is_hidden
+from pctool.evaluation.image_files import ALLOWED, ImageFiles
+from pctool.files import is_folder
 
-# What numpy, zipfile and zlib raise for an .npz that is damaged, foreign or larger than memory.
-UNREADABLE_NPZ = (
-    *(OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, MemoryError, SyntaxError),
-    *(tokenize.TokenError, zlib.error, zipfile.BadZipFile),
-)
+# What is raised for an .npz that is damaged, foreign or larger than memory.
+UNREADABLE_NPZ = (*picture_files.ZIP_ERRORS, TypeError, SyntaxError, tokenize.TokenError)
 MOST_PACKED = 1032  # no deflated data unpack to more than that many times their size
 Shape = tuple[int, int, int]  # channels, height, width
 
@@ -169,20 +166,14 @@ def open_images(path: Path) -> Images:
 
     Every image of a folder or ZIP is read once here; what is hidden is passed over, as clean-fid does.
     """
-    if path.is_dir():
-        return ImageFiles(path, _images_of(str(file.relative_to(path)) for file in path.rglob("*")))
-    if not path.is_file():
-        raise InputError(f"{path} is not there; give a folder of images, a .zip or a .npz")
+    if is_folder(path, ALLOWED):
+        return ImageFiles(path, tuple(sorted(picture_files.of_folder(path))))
     if path.suffix.lower() == ".npz":
         opened = ArrayFile(path)
         len(opened)  # reads the header, and with it refuses another file
         return opened
-    with open_zip(path) as archive:
-        return ImageFiles(path, _images_of(archive.namelist()))
-
-
-def _images_of(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(name for name in names if Path(name).suffix.lower() in SUFFIXES and not is_hidden(name)))
+    with picture_files.open_zip(path, ALLOWED) as archive:
+        return ImageFiles(path, tuple(sorted(info.filename for info in picture_files.of_zip(archive))))
 
 
 def array_sha256(images: NDArray[np.uint8]) -> str:

@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ import pytest
 
 from pctool.cli.main import run
 from pctool.core.weights_files import WeightsFile
-from pctool.data import catalog, store
+from pctool.data import cache, catalog, store
 from tests.data import small_cifar, small_encoded
 from tests.data.server import Behaviour, serve
 
@@ -243,7 +245,7 @@ def test_prepare_fetches_what_is_not_here(pctool, inception, monkeypatch, tmp_pa
     code, out, err = pctool("prepare", "lsun-tower", "--cache-limit", 0, "--json")
     assert (code, json.loads(out)["streamed"], json.loads(out)["cache"]) == (0, True, None)
     assert json.loads(out)["scores"] == {"extractor": "inception", "weights": "already here", "path": str(file.path)}
-    assert "--cache-limit" in err
+    assert "0.00 GB of decoded images are more than --cache-limit" in err
     flip_last_byte(file.path)
     code, out, err = pctool("prepare", "lsun-tower", "--cache-limit", 0)
     assert (code, out) == (2, "")
@@ -285,6 +287,68 @@ def test_a_folder_is_prepared_and_verified(pctool, tmp_path):
     assert pctool("prepare", "fashion-mnist")[1] == (
         "fashion-mnist: 10,000 images of 32x32x1, inside the package\nscored by fashion-cnn, inside the package\n"
     )
+
+
+def test_another_folders_data_confirm_nothing(pctool, tmp_path):
+    """What was prepared of a folder says nothing of one of the same name elsewhere, nor of one that is not there."""
+    for place, seed in (("a", 0), ("b", 1)):
+        content = {"0.png": small_encoded.encoded(small_encoded.smooth(40, 50, seed))}
+        (tmp_path / place).mkdir()
+        small_cifar.write_folder(tmp_path / place / "faces", content)
+    prepare = ("prepare", tmp_path / "a" / "faces", "--resolution", 32, "--data-workers", 0, "--offline")
+    assert pctool(*prepare)[0] == 0
+    assert pctool("verify", tmp_path / "a" / "faces")[0] == 0
+    assert pctool("verify", tmp_path / "b" / "faces")[0] == 4
+    code, _, err = pctool("verify", tmp_path / "c" / "faces")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "c/faces does not exist" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stl10", "--split", "nope"], "stl10 has no split 'nope'"),
+        (["cifar10", "--resolution", "64"], "cifar10 has no resolution 64"),
+        (["cifar10", "--crop", "centre"], "cifar10 has no crop 'centre'"),
+        (["cifar10", "--cache-limit", "inf"], "--cache-limit is inf: give a number of GB"),
+    ],
+)
+def test_prepare_looks_at_its_options_first(pctool, monkeypatch, arguments, message):
+    """What is not allowed is exit code 2 before anything is fetched."""
+    monkeypatch.setattr("pctool.data.acquire.fetch", lambda *a: pytest.fail("fetched"))
+    code, _, err = pctool("prepare", *arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+
+
+def test_what_cannot_be_read_is_said_so(cifar, pctool, tmp_path):
+    """list shows it, verify ends with 2, and neither speaks of damage or of fetching it again."""
+    path = tmp_path / "data" / "cifar10" / "train.npy"
+    path.mkdir(parents=True)  # what root cannot read either
+    assert json.loads(pctool("list", "--json")[1])["splits"][1]["state"] == "unreadable"
+    code, _, err = pctool("verify", "cifar10")
+    assert (code, err) == (2, f"pctool: cannot read {path}: Is a directory\n")
+
+
+def test_term_leaves_nothing_half_written(pctool, monkeypatch, tmp_path):
+    """A scheduler's TERM ends prepare as Ctrl-C does: code 130, and no part of the decoded file stays."""
+    names = ("0.png", "1.png")
+    content = {name: small_encoded.encoded(small_encoded.smooth(40, 50, 0)) for name in names}
+    folder = small_cifar.write_folder(tmp_path / "faces", content)
+    whole = cache.decoding.decoded
+
+    def decoded(*arguments):
+        yield from whole(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(cache.decoding, "decoded", decoded)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        code, _, _ = pctool("prepare", folder, "--resolution", 32, "--data-workers", 0, "--offline")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert code == 130
+    assert not [path for path in (tmp_path / "cache" / "images").iterdir() if path.suffix != ".lock"]
 
 
 def test_a_link_leaves_the_files_where_they_are(cifar, pctool, monkeypatch, tmp_path):

@@ -80,6 +80,23 @@ def test_nothing_to_import_and_nowhere_to_import_from(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_source_that_cannot_be_looked_at_is_not_called_absent(tmp_path, monkeypatch):
+    """In a folder that may not be searched nobody can tell whether it exists."""
+    (tmp_path / "source").symlink_to("source")
+    with pytest.raises(InputError, match=r"cannot read .*source: Too many levels of symbolic links"):
+        acquire.import_files("cifar10", tmp_path / "source", tmp_path)
+
+
+def test_leftovers_of_a_killed_process_are_removed(cifar, tmp_path):
+    """What a killed import left of any file goes with the next import."""
+    source = small_cifar.write_folder(tmp_path / "source", cifar.files("binary"))
+    left = tmp_path / "data" / "cifar10" / ".train.npy.0123abcd.tmp"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    acquire.import_files("cifar10", source, tmp_path / "data")
+    assert not left.exists()
+
+
 def test_fetch_lands_the_data_and_removes_the_archive(cifar, official, tmp_path):
     """Fetch leaves the two canonical files alone; again, it says they are here and asks the host nothing."""
     told: list[int] = []

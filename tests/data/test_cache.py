@@ -5,6 +5,7 @@ import shutil
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 
+import filelock
 import numpy as np
 import pytest
 
@@ -82,15 +83,17 @@ def test_a_damaged_file_is_made_again(images, damage):
 
 
 def test_leftovers_of_a_killed_process_are_removed(images):
-    """A process killed while it wrote leaves a file of that size; the next to write takes it away, and no other."""
+    """A process killed while it wrote leaves a file of that size; the next to write takes it away, whatever it was to
+    become, unless somebody is writing it; and no other."""
     path = cache.path_of("a", images)
     path.parent.mkdir(parents=True)
-    left = path.with_name(f".{path.name}.0123abcd.tmp")
-    others = [path.with_name(f".{path.name}x.0123abcd.tmp"), path.with_name("mine.tmp")]
-    for file in (left, *others):
+    left = [path.with_name(f".{name}.0123abcd.tmp") for name in (path.name, "b.npy")]
+    others = [path.with_name(name) for name in (f".{path.name}x.0123abcd.tmp", ".c.npy.0123abcd.tmp", "mine.tmp")]
+    for file in (*left, *others):
         file.write_bytes(bytes(10))
-    cache.build("a", images, workers=0)
-    assert not left.exists()
+    with filelock.FileLock(path.with_name(".c.npy.lock")):
+        cache.build("a", images, workers=0)
+    assert not any(file.exists() for file in left)
     assert all(other.exists() for other in others)
 
 
@@ -104,7 +107,7 @@ def test_large_files_are_hashed_by_verify_only(images, monkeypatch):
     assert cache.find("a", images) is not None
     with pytest.raises(InputError, match="is damaged: SHA-256"):
         cache.open_verified(path, full=True)
-    assert [path for path, _ in cache.of_dataset("a")] == [path]
+    assert [path for path, _ in cache.made_of(images.pictures)] == [path]
 
 
 def test_a_disk_that_is_too_small_is_said_before_the_work(images, monkeypatch):
@@ -114,3 +117,45 @@ def test_a_disk_that_is_too_small_is_said_before_the_work(images, monkeypatch):
     monkeypatch.setattr(cache.decoding, "decoded", lambda *a: pytest.fail("decoded"))
     with pytest.raises(WriteError, match=r"\(18,432 bytes\): 1 bytes are free; .*PCTOOL_CACHE_DIR.*--cache-limit 0"):
         cache.build("a", images, workers=0)
+
+
+def test_a_source_that_changes_while_it_is_decoded_is_refused(images, tmp_path, monkeypatch):
+    """An image replaced after the identity was taken and before it was decoded: nothing is kept under that identity."""
+    whole = cache.decoding.decoded
+
+    def decoded(*arguments):
+        (tmp_path / "a" / "0.png").write_bytes((tmp_path / "a" / "2.png").read_bytes())
+        return whole(*arguments)
+
+    monkeypatch.setattr(cache.decoding, "decoded", decoded)
+    with pytest.raises(InputError, match="a changed while it was decoded; start again"):
+        catalog.load(str(tmp_path / "a"), resolution=32, workers=0)
+    assert not list((tmp_path / "cache" / "images").glob("*.npy"))
+
+
+@pytest.mark.parametrize("name", ["n" * 250, "\udcff", "\u00fc" * 120], ids=["long", "not UTF-8", "long in bytes"])
+def test_a_source_of_any_name_can_be_cached(tmp_path, name):
+    """A folder's name may take all that the system allows, and need not be UTF-8."""
+    fill(tmp_path / name)
+    loaded = catalog.load(str(tmp_path / name), resolution=32, workers=0)
+    assert isinstance(loaded.images, np.memmap)
+
+
+def test_what_cannot_be_read_is_not_called_damaged(images, tmp_path):
+    """A file that the system does not let be read is neither used nor replaced; a folder that cannot be listed and one
+    that cannot be made are one line, which names PCTOOL_CACHE_DIR."""
+    path = cache.build("a", images, workers=0)
+    path.unlink()
+    path.mkdir()  # what root cannot read either
+    for find in (cache.find, cache.build):
+        with pytest.raises(InputError, match=rf"cannot read {path}: Is a directory"):
+            find("a", images)
+    folder = path.parent.rename(tmp_path / "elsewhere")
+    path.parent.symlink_to(path.parent.name)
+    with pytest.raises(InputError, match=rf"cannot read {path.parent}: Too many levels of symbolic links"):
+        cache.made_of(images.pictures)
+    path.parent.unlink()
+    path.parent.touch()
+    with pytest.raises(WriteError, match=r"cannot write .*; set PCTOOL_CACHE_DIR to another place"):
+        cache.build("a", images)
+    assert folder.is_dir()

@@ -1,7 +1,9 @@
 """Folders and ZIPs of images."""
 
+import errno
 import os
 import random
+import shutil
 import zipfile
 
 import numpy as np
@@ -166,7 +168,7 @@ def test_changed_archives_raise_only_inputerror(tmp_path):
 def test_a_bomb_in_a_zip_is_refused(tmp_path, monkeypatch):
     """A member that unpacks beyond the limit is refused by name before it is unpacked."""
     packed = small_encoded.zip_folder(fill(tmp_path / "a"), tmp_path / "a.zip", 8)
-    monkeypatch.setattr("pctool.data.folders.MAX_FILE", 100)
+    monkeypatch.setattr("pctool.picture_files.MAX_FILE", 100)
     with pytest.raises(InputError, match=r"0.png in .*a.zip unpacks to more than 100 bytes"):
         catalog.load(str(packed), resolution=64, workers=0)
 
@@ -182,3 +184,61 @@ def test_the_resolution_must_be_given_and_known(tmp_path):
         catalog.load("fashion-mnist", crop="resize")
     with pytest.raises(InputError, match="stl10 has no crop 'centre': allowed are resize"):
         catalog.load("stl10", crop="centre")
+
+
+def test_linked_folders_are_read_and_circles_end(tmp_path):
+    """A link to a folder counts as the folder would, one to a folder above it adds nothing; one to nothing is named."""
+    folder = fill(tmp_path / "a")
+    copied = fill(tmp_path / "copied")
+    shutil.copytree(folder / "b", copied / "c")
+    (folder / "c").symlink_to(folder / "b")
+    (folder / "b" / "up").symlink_to(folder)
+    found, expected = open_path(folder), open_path(copied)
+    assert (len(found), found.fingerprint) == (6, expected.fingerprint)
+    (folder / "gone.png").symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"cannot read .*a/gone.png: No such file"):
+        open_path(folder)
+
+
+def test_what_cannot_be_read_ends_the_work(tmp_path, monkeypatch):
+    """A subfolder that may not be listed, a path in a folder that may not be searched, a link to itself: one line."""
+    folder = fill(tmp_path / "a")
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(InputError, match=r"cannot read .*circle: Too many levels of symbolic links"):
+        catalog.load(str(tmp_path / "circle"), resolution=32)
+    refused = PermissionError(errno.EACCES, "Permission denied", str(folder / "b"))
+    whole = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: refuse(refused) if path == folder / "b/" else whole(path))
+    with pytest.raises(InputError, match=r"cannot read .*a/b: Permission denied; its permissions must allow it"):
+        open_path(folder)
+    monkeypatch.setattr(os, "stat", lambda path, **options: refuse(refused))
+    with pytest.raises(InputError, match=r"cannot read .*a: Permission denied; its permissions must allow it"):
+        open_path(folder)
+
+
+def refuse(error):
+    raise error
+
+
+def test_a_file_changed_under_its_old_time_is_read_again(tmp_path):
+    """Another content of the same size, with the time of the last change of content set back, is another identity."""
+    folder = fill(tmp_path / "a")
+    first = open_path(folder).fingerprint
+    path = folder / "0.png"
+    status, data = path.stat(), bytearray(path.read_bytes())
+    data[-20] ^= 1
+    while path.stat().st_ctime_ns == status.st_ctime_ns:  # the clock of file systems is coarse
+        path.write_bytes(data)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_mtime_ns == status.st_mtime_ns
+    assert open_path(folder).fingerprint != first
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_files_of_one_name_in_a_zip_are_refused(tmp_path):
+    """Only the last of them could be read, and it would count twice."""
+    packed = small_encoded.zip_folder(fill(tmp_path / "a"), tmp_path / "a.zip")
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.writestr("a/0.png", b"")
+    with pytest.raises(InputError, match=r"a.zip holds a/0.png twice"):
+        open_path(packed)

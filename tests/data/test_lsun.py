@@ -126,11 +126,31 @@ def test_a_file_that_already_lies_in_its_place_is_not_lost(tower, tmp_path):
     assert acquire.import_files("lsun-tower", folder, link=True) == "imported"
     assert not (folder / "data.mdb").is_symlink()
     (folder / "manifest.json").unlink()
+    before = (folder / "data.mdb").stat().st_ino
     assert acquire.import_files("lsun-tower", folder) == "imported"
+    assert (folder / "data.mdb").stat().st_ino == before  # nor copied
     assert catalog.load("lsun-tower", resolution=128, workers=0).images.shape == (5, 3, 128, 128)
 
 
-def crash(path):
+@pytest.mark.parametrize("link", [False, True])
+def test_what_is_refused_leaves_the_users_files_alone(tower, tmp_path, link):
+    """A file with another number of images is not removed where it lies in its place, nor does one from elsewhere take
+    the place of what is there."""
+    folder = tmp_path / "data" / "lsun-tower"
+    small_encoded.write_lmdb(folder, small_encoded.lsun_values(6))
+    before = (folder / "data.mdb").read_bytes()
+    for source in (folder, folder / "data.mdb"):
+        with pytest.raises(InputError, match="6 images, expected 5"):
+            acquire.import_files("lsun-tower", source, link=link)
+        assert (folder / "data.mdb").read_bytes() == before
+    (tmp_path / "tower_train_lmdb" / "data.mdb").write_bytes(b"x" * 100)
+    with pytest.raises(InputError, match=r"data.mdb in .*tower_train_lmdb is not a readable LMDB file"):
+        acquire.import_files("lsun-tower", tmp_path / "tower_train_lmdb", link=link)
+    assert (folder / "data.mdb").read_bytes() == before
+    assert {path.name for path in folder.iterdir()} == {"data.mdb", "lock.mdb", ".lock"}
+
+
+def crash(path, what):
     os.kill(os.getpid(), signal.SIGBUS)
 
 
@@ -147,7 +167,7 @@ def test_the_index_is_a_plain_array(tower, tmp_path):
     acquire.import_files("lsun-tower", tmp_path / "tower_train_lmdb")
     path = tmp_path / "data" / "lsun-tower" / "keys.npy"
     assert np.load(path, allow_pickle=False).tolist() == sorted(tower)
-    np.testing.assert_array_equal(lsun.read_keys(tmp_path / "data" / "lsun-tower" / "data.mdb"), sorted(tower))
+    np.testing.assert_array_equal(lsun.read_keys(path.with_name("data.mdb"), "it"), sorted(tower))
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)

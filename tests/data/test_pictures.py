@@ -51,13 +51,23 @@ def half_transparent() -> bytes:
     return saved(picture)
 
 
-def deep_png(colour_type: int) -> bytes:
-    """A PNG of 2 x 2 black pixels with 16 bits a channel, which Pillow reads and cannot write; type 2 RGB, 6 RGBA."""
-    header = struct.pack(">IIBBBBB", 2, 2, 16, colour_type, 0, 0, 0)
-    pixels = zlib.compress(bytes(2 * (1 + 2 * 2 * {2: 3, 6: 4}[colour_type])))
-    parts = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+def png(colour_type: int, bits: int, *early: tuple[bytes, bytes], late: tuple[bytes, bytes] | None = None) -> bytes:
+    """A PNG of 2 x 2 black pixels, as Pillow would not write it: RGB (2), palette (3), RGBA (6); `late` after them."""
+    header = struct.pack(">IIBBBBB", 2, 2, bits, colour_type, 0, 0, 0)
+    pixels = zlib.compress(bytes(2 * (1 + 2 * bits // 8 * {2: 3, 3: 1, 6: 4}[colour_type])))
+    parts = ((b"IHDR", header), *early, (b"IDAT", pixels), *([late] if late else []), (b"IEND", b""))
     chunks = (struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in parts)
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+GREYS = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4))
+PARTLY_CLEAR = (  # images without an alpha channel, and the colour that is transparent in each
+    (GREYS, 3),
+    (GREYS.convert("1"), 0),
+    (GREYS.convert("RGB"), (3, 3, 3)),
+    (GREYS.convert("P"), 3),
+    (GREYS.convert("P"), bytes([255, 128])),
+)
 
 
 @pytest.mark.parametrize(
@@ -65,9 +75,12 @@ def deep_png(colour_type: int) -> bytes:
     [
         (half_transparent(), "x.png is transparent in places"),
         (saved(Image.fromarray(np.arange(16, dtype=np.uint16).reshape(4, 4))), "has 16 bits a channel"),
-        (deep_png(2), "has 16 bits a channel"),
-        (deep_png(6), "has 16 bits a channel"),
+        (png(2, 16), "has 16 bits a channel"),
+        (png(6, 16), "has 16 bits a channel"),
         (b"P6 2 2 65535\n" + bytes(24), "has 16 bits a channel"),
+        *((saved(picture, transparency=clear), "is transparent in places") for picture, clear in PARTLY_CLEAR),
+        (png(2, 8, late=(b"iCCP", b"")), "not a readable image"),
+        (png(3, 8, (b"PLTE", bytes(6)), (b"tRNS", b"\xff" * 300 + b"\0")), "not a readable image"),
         (encoded(smooth(64, 64, 0))[:500], "not a readable image"),
         (encoded(smooth(64, 64, 0), "JPEG")[:300], "not a readable image"),
         (b"GIF89a" + bytes(40), "none of PNG, JPEG"),
@@ -114,3 +127,17 @@ def test_too_small_for_a_cut_is_named():
     """An image smaller than the cut is refused with its size and the other crop."""
     with pytest.raises(InputError, match=r"x is 100 x 90, smaller than 128 px; use --crop resize"):
         render(Image.new("RGB", (100, 90)), 128, "centre", "x")
+
+
+def test_too_long_to_be_resized_is_named():
+    """An image so thin that its short side, brought to the resolution, would take all memory is refused."""
+    with pytest.raises(InputError, match=r"x is 1 x 2000000: too long to be resized"):
+        render(Image.new("RGB", (1, 2_000_000)), 48, "resize", "x")
+
+
+def test_transparency_that_shows_nowhere_is_no_transparency():
+    """A colour that counts as transparent and does not occur leaves an image as it is."""
+    for picture, clear in ((GREYS, 99), (GREYS.convert("RGB"), (9, 9, 8)), (GREYS.convert("P"), bytes([255] * 3))):
+        np.testing.assert_array_equal(
+            np.asarray(decode(saved(picture, transparency=clear), "x")), picture.convert("RGB")
+        )

@@ -116,3 +116,26 @@ def test_the_manifest_names_what_landed(stl, tmp_path):
     manifest = landed.read_manifest(tmp_path / "data" / "stl10")
     for name, data in small_encoded.stl_files(stl).items():
         assert manifest.files[name] == landed.LandedFile(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def test_every_byte_is_hashed_once(stl, tmp_path):
+    """`all` shares the files of the other splits."""
+    acquire.import_files("stl10", write_source(tmp_path / "source", stl, "folder"))
+    counted: list[int] = []
+    assert {state.state for state in catalog.states("stl10", full=True, advance=counted.append)} == {"verified"}
+    assert sum(counted) == sum(map(len, small_encoded.stl_files(stl).values()))
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(stl, tmp_path):
+    """Its state is its own, no remedy would replace it, and neither import nor fetch tries to."""
+    source = write_source(tmp_path / "source", stl, "folder")
+    acquire.import_files("stl10", source)
+    path = tmp_path / "data" / "stl10" / "test_X.bin"
+    path.unlink()
+    path.symlink_to(path.name)  # a link to itself, which root cannot read either
+    states = {state.split: (state.state, state.problem) for state in catalog.states("stl10")}
+    assert states["test"] == ("unreadable", f"cannot read {path}: Too many levels of symbolic links")
+    assert (states["all"], states["train"][0]) == (states["test"], "here")
+    for bring in (acquire.fetch, lambda name: acquire.import_files(name, source)):
+        with pytest.raises(InputError, match=rf"^cannot read {path}: Too many levels of symbolic links$"):
+            bring("stl10")

@@ -71,12 +71,14 @@ def test_mutated_headers_never_raise_anything_else(images, tmp_path):
     assert refused > 200
 
 
-def test_absent_file_and_folder_that_cannot_be_made(images, tmp_path):
-    """No file is a MissingError; a folder below a file is a WriteError that names it."""
-    with pytest.raises(MissingError, match=r"train.npy"):
-        store.read(tmp_path / "train.npy", images.shape, store.sha256(images))
-    (tmp_path / "file").touch()
-    with pytest.raises(WriteError, match="--data-dir"):
-        store.make_folder(tmp_path / "file" / "cifar10")
+def test_what_is_absent_unreadable_or_cannot_be_written(images, tmp_path):
+    """No file is a MissingError; what the system does not let be read is an InputError that does not speak of damage;
+    a folder below a file is a WriteError."""
+    for path in (tmp_path / "train.npy", tmp_path / "train.npy" / "below.npy"):
+        with pytest.raises(MissingError, match=path.name):
+            store.read(path, images.shape, store.sha256(images))
+        (tmp_path / "train.npy").touch()
+    with pytest.raises(InputError, match=rf"^cannot read {tmp_path}: Is a directory$"):
+        store.read(tmp_path, images.shape, store.sha256(images))
     with pytest.raises(WriteError):
-        store.write(tmp_path / "file" / "train.npy", images)
+        store.write(tmp_path / "train.npy" / "below.npy", images)

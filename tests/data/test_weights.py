@@ -3,10 +3,11 @@
 import hashlib
 import os
 
+import filelock
 import pytest
 
 from pctool.data import weights
-from pctool.errors import InputError, MissingError
+from pctool.errors import InputError, MissingError, WriteError
 from tests.data.server import Behaviour, serve
 
 BODY = os.urandom(700_000)
@@ -44,3 +45,16 @@ def test_a_host_that_does_not_give_it(tmp_path, behaviour):
     with serve(behaviour) as url, pytest.raises(MissingError, match=rf"cannot fetch {url}.*bring the file to .*w.pth$"):
         weights.fetch(url, tmp_path / "w.pth", SHA256, timeout=0.5)
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    """A file that is there needs no lock, so a shared folder will do; one that is not is a WriteError."""
+
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    (tmp_path / "w.pth").write_bytes(BODY)
+    assert not weights.fetch("http://nowhere.invalid", tmp_path / "w.pth", SHA256)
+    with pytest.raises(WriteError, match=r"cannot write .*v.pth.lock: Permission denied; choose another place"):
+        weights.fetch("http://nowhere.invalid", tmp_path / "v.pth", SHA256)

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_other_files_are_refused(tmp_path):
         np.save(file, COLOUR)
     for name, match in (
         ("empty", "holds no images"),
-        ("absent", "is not there"),
+        ("absent", "does not exist: give a folder of images, a .zip or a .npz"),
         ("text.zip", "not a readable ZIP"),
         ("text.npz", "arr_0"),
         ("named.npz", "arr_0"),
@@ -120,17 +121,18 @@ def test_transparency_is_dropped_and_counted(tmp_path):
 
 @pytest.mark.parametrize("as_zip", [False, True], ids=["folder", "zip"])
 def test_unreadable_files_are_skipped_and_counted(as_zip, tmp_path):
-    """A PNG cut short, text called .png and a 16-bit image are left out, counted, and the first is named."""
+    """A PNG cut short, text called .png and 16-bit images are left out, counted, and the first is named."""
     folder = write_folder(tmp_path / "images", COLOUR)
     whole = (folder / "a" / "00.png").read_bytes()
     (folder / "a" / "01.png").write_bytes(whole[: len(whole) // 2])
     (folder / "y.png").write_text("text")
     Image.fromarray(np.zeros((5, 6), np.uint16)).save(folder / "z.png")
+    (folder / "z.ppm").write_bytes(b"P6 6 5 65535\n" + bytes(180))  # colour, of which Pillow would drop the lower bits
     path = zipped(folder) if as_zip else folder
     opened = open_images(path)
     assert len(opened) == 7
     [skipped] = opened.skipped
-    assert skipped.startswith(f"3 of 10 files in {path}: the first, a/01.png, is not a readable image")
+    assert skipped.startswith(f"4 of 11 files in {path}: the first, a/01.png, is not a readable image")
     np.testing.assert_array_equal(everything(path), everything_of_colour())
 
 
@@ -145,10 +147,73 @@ def test_hidden_files_are_no_images(as_zip, tmp_path):
     assert (len(opened), opened.skipped) == (len(COLOUR), ())
 
 
+def test_a_colour_that_is_transparent_is_counted(tmp_path):
+    """Transparency without an alpha channel, of RGB, grey and palettes, is dropped and counted as well."""
+    colour = Image.fromarray(COLOUR[0].transpose(1, 2, 0))
+    for i, (picture, clear) in enumerate(((colour, (1, 2, 3)), (colour.convert("L"), 3), (colour.convert("P"), b"\1"))):
+        picture.save(tmp_path / f"{i}.png", transparency=clear)
+    opened = open_images(tmp_path)
+    assert opened.notes[0] == f"3 of 3 images in {tmp_path} have transparency, which was dropped"
+    np.testing.assert_array_equal(everything(tmp_path)[0], COLOUR[0])
+
+
+def test_linked_folders_are_read_and_circles_end(tmp_path):
+    """A link to a folder counts as the folder would, as with clean-fid; one to a folder above it adds nothing."""
+    folder = write_folder(tmp_path / "images", COLOUR)
+    (folder / "c").symlink_to(folder / "a")
+    (folder / "a" / "up").symlink_to(folder)
+    assert len(open_images(folder)) == 11
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(InputError, match=r"cannot read .*circle: Too many levels of symbolic links"):
+        open_images(tmp_path / "circle")
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    """They count in the hash; what is said of them can be printed and written as JSON."""
+    folder = write_folder(tmp_path / "\udcff", COLOUR)
+    (folder / "\udcfe.png").write_text("text")
+    opened = open_images(folder)
+    assert opened.sha256 == open_images(write_folder(tmp_path / "plain", COLOUR)).sha256
+    [skipped] = opened.skipped
+    assert skipped.encode().startswith(rf"1 of 8 files in {tmp_path}/\udcff: the first, \udcfe.png".encode())
+    (folder / "a" / "00.png").rename(folder / "a" / "\udcfd.png")
+    assert open_images(folder).sha256 != opened.sha256
+
+
+def test_damage_that_pillow_and_zipfile_say_in_other_words(tmp_path):
+    """An empty chunk behind a PNG's pixels (IndexError), a damaged LZMA stream: left out, with one line."""
+    folder = write_folder(tmp_path / "images", COLOUR)
+    whole = (folder / "a" / "00.png").read_bytes()
+    (folder / "a" / "00.png").write_bytes(whole[:-12] + b"\0\0\0\0iCCP" + zlib.crc32(b"iCCP").to_bytes(4) + whole[-12:])
+    assert "the first, a/00.png, is not a readable image" in open_images(folder).skipped[0]
+    path = tmp_path / "packed.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("0.png", whole)
+        archive.writestr("1.png", whole)
+    data = bytearray(path.read_bytes())
+    data[30 + len("0.png") + 4] = 255  # LZMA's properties of the first
+    path.write_bytes(data)
+    assert "the first, 0.png, cannot be read" in open_images(path).skipped[0]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_archives_that_are_not_what_they_seem(tmp_path, monkeypatch):
+    """Two files of one name are refused; a file that unpacks beyond the limit is left out before it is unpacked."""
+    packed = zipped(write_folder(tmp_path / "images", COLOUR))
+    monkeypatch.setattr("pctool.picture_files.MAX_FILE", 170)
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.writestr("z.png", bytes(171))
+    assert "the first, z.png, unpacks to more than 170 bytes" in open_images(packed).skipped[0]
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.writestr("a/00.png", b"")
+    with pytest.raises(InputError, match=r"images.zip holds a/00.png twice"):
+        open_images(packed)
+
+
 def test_nothing_readable(tmp_path):
     """Where no file can be read the first is named in an InputError."""
     (tmp_path / "z.png").write_text("text")
-    with pytest.raises(InputError, match=r"no readable image: z.png is not a readable image \(of no known format\)"):
+    with pytest.raises(InputError, match=r"no readable image: z.png is not a readable image: none of PNG, JPEG"):
         open_images(tmp_path)
 
 

@@ -22,6 +22,12 @@ from tests.training import forked
 SMALL = ["--max-images", "60", "--width-g", "8", "--width-d", "8", "--batch-size", "4", "--save-every", "2"]
 
 
+@pytest.fixture(autouse=True)
+def _one_reference(tmp_path_factory, monkeypatch):
+    """The built-in images go through the network once for all these tests."""
+    monkeypatch.setenv("PCTOOL_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "scores"))
+
+
 def test_scores_in_the_run_equal_those_of_eval(tmp_path, monkeypatch, capsys):
     """At the end and every --eval-every steps a line of metrics.jsonl; `pctool eval` with its counts finds the same."""
     monkeypatch.setattr(evaluation, "N_FAKE", 80)
