@@ -38,9 +38,10 @@ from torch._dynamo.utils import counters
 
 from pctool.core.layers.preconditioner import preconditioned_layers
 from pctool.core.layers.strength import Ladder
-from pctool.core.linalg import coefficient_rows, initial_vectors, precondition_batch
+from pctool.core.linalg import coefficient_rows, precondition_batch
 from pctool.core.models import build_discriminator, default_widths
 from pctool.core.polynomial import IDENTITY, PUBLISHED
+from pctool.core.power_iteration import initial_vectors
 from pctool.core.products import Precision, available
 from pctool.errors import PctoolError
 from pctool.spectrum.reader import read_spectrum

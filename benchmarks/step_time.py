@@ -39,9 +39,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from pctool.core.layers.plugin import precondition_
 from pctool.core.layers.preconditioner import METHODS, Preconditioner, last_linear, preconditioned_layers
 from pctool.core.layers.strength import Ladder
-from pctool.core.linalg import initial_vectors, power_iteration
 from pctool.core.models import DIM_Z, build_discriminator, build_generator, default_widths, resampling
 from pctool.core.polynomial import IDENTITY, PUBLISHED
+from pctool.core.power_iteration import initial_vectors, power_iteration
 from pctool.core.products import Precision
 from pctool.training import ema
 from pctool.training.cuda import beside

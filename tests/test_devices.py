@@ -16,6 +16,7 @@ from pctool.core.layers.preconditioner import Preconditioner
 from pctool.core.models import DIM_Z, build_discriminator, build_generator
 from pctool.core.models.resampling import convolve_and_halve, double_and_convolve
 from pctool.core.polynomial import PUBLISHED
+from pctool.core.power_iteration import initial_vectors, power_iteration
 from pctool.core.products import available
 from pctool.core.snapshot import snapshot
 from pctool.errors import NonFiniteError
@@ -37,7 +38,7 @@ def test_singular_values_and_gradients_against_float64(device, degree, precision
     torch.manual_seed(0)
     Q, Z = torch.linalg.qr(torch.randn(48, 48).double()).Q, torch.linalg.qr(torch.randn(200, 48).double()).Q
     W = (Q * torch.logspace(0, -2, 48, dtype=torch.float64)) @ Z.T
-    u, v = linalg.power_iteration(W, *linalg.initial_vectors(W), 50)
+    u, v = power_iteration(W, *initial_vectors(W), 50)
     G, coeffs = torch.randn_like(W), PUBLISHED[degree].coeffs
 
     def values_and_gradient(device, dtype, precision):

@@ -1,4 +1,4 @@
-"""The kernel: spectral norm by power iteration, and an odd polynomial of a matrix, forward and backward.
+"""The kernel: spectral norm, and an odd polynomial of a matrix, forward and backward.
 
 With A = W / sigma, sigma = u^T W v and S = A A^T (the smaller side n of an n x m matrix), the effective
 weight is g(A) = P(S) A, P(S) = a0 I + a1 S + a2 S^2 + ... (paper, Claim 3.2: its singular values are
@@ -13,57 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import normalize
 
 from pctool.core.outer_products import as_outer_products, through_outer_products
+from pctool.core.power_iteration import padded, times_vectors
 from pctool.core.products import Precision, available, mul, products, rounded, symmetric, working
 
 MAX_COEFFS = 5  # degree 9, the strongest polynomial the paper uses (Sec. 3.3, "Search space")
-WARM_UP_ITERATIONS = 15  # as `torch.nn.utils.parametrizations.spectral_norm`; one cold iteration is far below sigma
-
-
-@torch.no_grad()
-def power_iteration(W: Tensor, u: Tensor, v: Tensor, n_iterations: int) -> tuple[Tensor, Tensor]:
-    """`n_iterations` of u <- W v / |W v|, v <- W^T u / |W^T u| (paper, Sec. 3.3; SN-GAN, Algorithm 1).
-
-    W [n, m], u [n], v [m]; returns new tensors of u's and v's dtype, computed in float32 or better. Starting
-    from v is PyTorch's order, and the better one after a weight update.
-    """
-    kept = u.dtype
-    with torch.autocast(W.device.type, enabled=False):
-        W = working(W)
-        u, v, eps = u.to(W.dtype), v.to(W.dtype), torch.finfo(W.dtype).tiny
-        for _ in range(n_iterations):
-            u = normalize(torch.mv(W, v), dim=0, eps=eps)
-            v = normalize(torch.mv(W.t(), u), dim=0, eps=eps)
-    return u.to(kept), v.to(kept)
-
-
-@torch.no_grad()
-def power_iteration_(weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor], n_iterations: int) -> None:
-    """`power_iteration` of several matrices at once, zero-padded to the largest, in place of us and vs.
-
-    weights: [n_i, m_i] each way round; for many small ones, whose launches would cost more than their products.
-    """
-    if len(weights) == 1:
-        for kept, new in zip((us[0], vs[0]), power_iteration(weights[0], us[0], vs[0], n_iterations), strict=True):
-            kept.copy_(new)
-        return
-    W, v = working(_padded(weights)), working(_padded(vs))
-    with torch.autocast(W.device.type, enabled=False):
-        eps = torch.finfo(W.dtype).tiny
-        for _ in range(n_iterations):
-            u = normalize(_times_vectors(W, v), dim=1, eps=eps)
-            v = normalize(_times_vectors(W.mT, u), dim=1, eps=eps)
-    for old, new in ((us, u), (vs, v)):
-        torch._foreach_copy_(list(old), [x[: len(kept)] for x, kept in zip(new, old, strict=True)])
-
-
-def initial_vectors(W: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Unit vectors u [n], v [m] after `WARM_UP_ITERATIONS` from a Gaussian start, in W's dtype and device."""
-    u = torch.randn(W.shape[0], generator=generator, dtype=torch.float64).to(W)
-    v = torch.randn(W.shape[1], generator=generator, dtype=torch.float64).to(W)
-    return power_iteration(W.detach(), normalize(u, dim=0), normalize(v, dim=0), WARM_UP_ITERATIONS)
 
 
 def spectral_norm(W: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -126,15 +82,7 @@ def _stacked(
     right = [u if flip else v for u, v, flip in zip(us, vs, tall, strict=True)]
     if len(weights) == 1:
         return wide[0].unsqueeze(0), left[0].unsqueeze(0), right[0].unsqueeze(0), tall
-    return _padded(wide), _padded(left), _padded(right), tall
-
-
-def _padded(tensors: Sequence[Tensor]) -> Tensor:
-    """One tensor of several with as many dimensions, each zero-padded to the largest."""
-    shape = torch.Size(map(max, zip(*(x.shape for x in tensors), strict=True)))
-    missing = ([k - own for k, own in zip(shape, x.shape, strict=True)] for x in tensors)
-    margins = ([n for k in reversed(sides) for n in (0, k)] for sides in missing)
-    return torch.stack([pad(x, m) if any(m) else x for x, m in zip(tensors, margins, strict=True)])
+    return padded(wide), padded(left), padded(right), tall
 
 
 def left_factor(
@@ -253,7 +201,7 @@ def _evaluate(  # noqa: PLR0917  # the kernel's own arguments, in its order
     sigma = W.new_ones(())
     if u is not None and v is not None:
         with products(W.device, "fp32"):
-            sigma = _dot_exactly(u, _times_vectors(W, v))
+            sigma = _dot_exactly(u, times_vectors(W, v))
     if n_coeffs == 1:
         return W * (a[0] / sigma), W, sigma, sigma, sigma, sigma
     B = rounded(W, precision)
@@ -276,8 +224,8 @@ def _value(  # noqa: PLR0917  # as `_PolynomialOfMatrix.forward`
 ) -> Tensor:
     """`_PolynomialOfMatrix`; within `torch.func`'s transforms, which know no such function, left to autograd."""
     if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        with products(W.device, precision):
-            return _evaluate(W, u, v, coeffs, n_coeffs, precision, n_vectors is not None)[0]
+        with products(W.device, "fp32"):
+            return _evaluate(W, u, v, coeffs, n_coeffs, "fp32", n_vectors is not None)[0]
     value: Tensor = _PolynomialOfMatrix.apply(W, u, v, coeffs, n_coeffs, precision, n_vectors)
     return value
 
@@ -322,10 +270,11 @@ class _PolynomialOfMatrix(torch.autograd.Function):
         factor = n_vectors is not None
         nothing = (None,) * 6
         a = [x.view(-1, 1, 1) for x in coeffs.unbind(-1)]
-        with products(G.device, precision):
-            if torch.is_grad_enabled():  # create_graph: the gradient itself will be differentiated, so autograd's road
-                value, *_ = _evaluate(W, u, v, coeffs, n_coeffs, precision, factor)
+        if torch.is_grad_enabled():  # create_graph: the gradient itself will be differentiated, so autograd's road
+            with products(G.device, "fp32"):  # exact: not every rough product has a gradient
+                value, *_ = _evaluate(W, u, v, coeffs, n_coeffs, "fp32", factor)
                 return *torch.autograd.grad(value, W, G, create_graph=True), *nothing
+        with products(G.device, precision):
             if n_coeffs == 1:
                 dW, c = G * (a[0] / sigma), _dot_exactly(G, value)
                 return _without_norm(dW, c, sigma, u, v), *nothing
@@ -378,13 +327,3 @@ def _dot_exactly(X: Tensor, Y: Tensor) -> Tensor:
         if len(X) == 1:
             return torch.dot(X[0], Y[0]).view(1, 1, 1)
         return (X * Y).sum(1).view(-1, 1, 1)
-
-
-def _times_vectors(W: Tensor, x: Tensor) -> Tensor:
-    """W x of each layer, [layers, n], for W [layers, n, m] and x [layers, m].
-
-    A product of matrices with one column is no work for a GPU's kernels: as such 6 MB took an H100 56 microseconds.
-    """
-    if len(W) == 1:
-        return torch.mv(W[0], x[0]).unsqueeze(0)
-    return (W * x.unsqueeze(-2)).sum(-1) if W.is_cuda else (W @ x.unsqueeze(-1)).squeeze(-1)

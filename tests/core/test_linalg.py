@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pctool.core import linalg
 from pctool.core.layers.preconditioner import Preconditioner
 from pctool.core.polynomial import PUBLISHED, OddPolynomial
+from pctool.core.power_iteration import initial_vectors, power_iteration, power_iteration_
 
 SHAPES = {"wide": (5, 11), "tall": (11, 5), "square": (6, 6), "row": (1, 7), "column": (7, 1)}
 COEFFS = [PUBLISHED[d].coeffs for d in (3, 5, 7, 9)]
@@ -54,7 +55,7 @@ def test_gradients_pass_gradcheck(shape, n_coeffs):
     """The closed-form backward, spectral norm included, equals finite differences for every degree and shape."""
     W = matrix(shape).requires_grad_()
     coeffs = torch.linspace(0.7, -1.3, n_coeffs, dtype=torch.float64).tolist()
-    u, v = linalg.initial_vectors(W, torch.Generator().manual_seed(1))
+    u, v = initial_vectors(W, torch.Generator().manual_seed(1))
     assert torch.autograd.gradcheck(lambda W: linalg.precondition(W, u, v, coeffs), (W,))
     assert torch.autograd.gradcheck(lambda W: linalg.polynomial_of_matrix(W, coeffs), (W,))
 
@@ -105,7 +106,7 @@ def test_value_and_gradient_equal_autograd_of_a_naive_horner(name, coeffs):
     sigma's share, u and v swapped.
     """
     W = HARD[name]
-    u, v = linalg.power_iteration(W, *linalg.initial_vectors(W, torch.Generator().manual_seed(5)), 1)
+    u, v = power_iteration(W, *initial_vectors(W, torch.Generator().manual_seed(5)), 1)
     (value, gradient), (value_naive, gradient_naive) = (
         gradients(function, W, u, v, coeffs) for function in (linalg.precondition, naive)
     )
@@ -119,7 +120,7 @@ def test_value_and_gradient_equal_autograd_of_a_naive_horner(name, coeffs):
 def test_the_left_factor_times_w_is_the_weight(name, coeffs):
     """Q W, differentiated through Q and W, equals autograd through the textbook form to 1e-10 of the largest entry."""
     W = HARD[name]
-    u, v = linalg.power_iteration(W, *linalg.initial_vectors(W, torch.Generator().manual_seed(5)), 1)
+    u, v = power_iteration(W, *initial_vectors(W, torch.Generator().manual_seed(5)), 1)
     rows = linalg.coefficient_rows([coeffs], W)[0]
 
     def factored(W):
@@ -143,7 +144,7 @@ def outer_products(weight: list[float]) -> torch.Tensor:
 def factor_gradient(G: torch.Tensor, coeffs: tuple[float, ...], n_vectors: int) -> tuple[torch.Tensor, bool]:
     """dL/dW for dL/dQ = G, W being 200 x 900; and whether outer products made it."""
     W = matrix((200, 900)).to(G.dtype).requires_grad_()
-    u, v = linalg.initial_vectors(W.detach(), torch.Generator().manual_seed(1))
+    u, v = initial_vectors(W.detach(), torch.Generator().manual_seed(1))
     rows = linalg.coefficient_rows([coeffs], W)[0]
     Q = linalg.left_factor(W, u, v, rows, n_vectors=n_vectors, n_coeffs=len(coeffs))
     with mock.patch.object(linalg, "_gradient_of_gram", wraps=linalg._gradient_of_gram) as usual:
@@ -160,7 +161,7 @@ def test_few_vectors_make_the_gradient_from_outer_products(coeffs, weight):
     found, by_outer_products = factor_gradient(G, coeffs, n_vectors=3)
     assert by_outer_products
     W = matrix((200, 900)).requires_grad_()
-    u, v = linalg.initial_vectors(W.detach(), torch.Generator().manual_seed(1))
+    u, v = initial_vectors(W.detach(), torch.Generator().manual_seed(1))
     sigma = torch.dot(u, W @ v)
     S = W @ W.T / sigma.square()
     Q = sum(a * torch.linalg.matrix_power(S, k) for k, a in enumerate(coeffs)) / sigma
@@ -206,7 +207,7 @@ def test_the_documented_flop_of_few_vectors(degree, expected):
     """docs/performance.md: of D's last convolution at 48 px, 64 vectors, in n^2 m, the search for outer products and
     the products of n x n included."""
     W = matrix((1024, 4608)).float().requires_grad_()
-    u, v = linalg.initial_vectors(W.detach())
+    u, v = initial_vectors(W.detach())
     coeffs = PUBLISHED[degree].coeffs
     G = matrix((1024, 64)).float() @ matrix((64, 1024), 1).float()
     with FlopCounterMode(display=False) as counter:
@@ -218,7 +219,7 @@ def test_the_documented_flop_of_few_vectors(degree, expected):
 def test_weights_in_half_precision_search_for_nothing():
     """Their gradient by Q is rounded, and so no sum of few outer products: no time is spent on that."""
     W = matrix((200, 900)).bfloat16().requires_grad_()
-    u, v = linalg.initial_vectors(W.detach().float())
+    u, v = initial_vectors(W.detach().float())
     Q = linalg.left_factor(W, u, v, linalg.coefficient_rows([COEFFS[0]], W)[0], n_vectors=3, n_coeffs=2)
     with mock.patch.object(torch.linalg, "qr") as search:
         Q.backward(outer_products([1.0]).bfloat16())
@@ -228,7 +229,7 @@ def test_weights_in_half_precision_search_for_nothing():
 def test_a_large_matrixs_gradient_differentiates():
     """With `create_graph`, autograd's own road through the mirrored products: the same gradient to 1e-10."""
     W = matrix((520, 530)).requires_grad_()
-    u, v = linalg.initial_vectors(W.detach(), torch.Generator().manual_seed(1))
+    u, v = initial_vectors(W.detach(), torch.Generator().manual_seed(1))
     for coeffs in COEFFS:
         value = linalg.precondition(W, u, v, coeffs)
         closed, through = (
@@ -241,7 +242,7 @@ def test_a_large_matrixs_gradient_differentiates():
 def test_the_left_factor_differentiates_twice():
     """A double backward in W itself, as a penalty on W's gradient needs, gives finite differences' answer."""
     W = matrix((4, 7)).requires_grad_()
-    u, v = linalg.initial_vectors(W.detach(), torch.Generator().manual_seed(1))
+    u, v = initial_vectors(W.detach(), torch.Generator().manual_seed(1))
     rows = linalg.coefficient_rows([PUBLISHED[7].coeffs], W)[0]
     assert torch.autograd.gradcheck(lambda W: linalg.left_factor(W, u, v, rows, n_vectors=4), (W,))
     assert torch.autograd.gradgradcheck(lambda W: linalg.left_factor(W, u, v, rows, n_vectors=4), (W,))
@@ -251,7 +252,7 @@ def test_the_left_factor_differentiates_twice():
 def test_the_scale_of_float32_weights_does_not_matter(scale):
     """Norms of 1e-15 and 1e15: the value is that of norm 1, and the gradient times the norm too."""
     W = (matrix((20, 50)) / torch.linalg.matrix_norm(matrix((20, 50)), 2)).float()
-    u, v = linalg.initial_vectors(W, torch.Generator().manual_seed(1))
+    u, v = initial_vectors(W, torch.Generator().manual_seed(1))
     for coeffs in COEFFS:
         value, gradient = gradients(linalg.precondition, W, u, v, coeffs)
         scaled, its_gradient = gradients(linalg.precondition, W * scale, u, v, coeffs)
@@ -266,7 +267,7 @@ def test_a_batch_equals_its_members_one_by_one(max_degree):
     shapes = [(6, 20), (6, 6), (13, 6), (6, 9), (20, 6), (1, 4), (2, 2)]
     rows = [PUBLISHED[d].coeffs for d in (9, 3, 5, 7, 3, 9, 5)] if max_degree > 1 else [(1.0,), (0.5,)] * 3 + [(2.0,)]
     weights = [matrix(shape, seed).requires_grad_() for seed, shape in enumerate(shapes)]
-    vectors = [linalg.initial_vectors(W, torch.Generator().manual_seed(1)) for W in weights]
+    vectors = [initial_vectors(W, torch.Generator().manual_seed(1)) for W in weights]
     coeffs = linalg.coefficient_rows(rows, weights[0])
     us, vs, n_coeffs = [u for u, _ in vectors], [v for _, v in vectors], max(map(len, rows))
     batch = linalg.precondition_batch(weights, us, vs, coeffs, n_coeffs=n_coeffs)
@@ -277,8 +278,8 @@ def test_a_batch_equals_its_members_one_by_one(max_degree):
         torch.testing.assert_close(value, alone, rtol=1e-13, atol=1e-13)
         (expected,) = torch.autograd.grad((matrix(tuple(alone.shape), 7) * alone).sum(), W)
         torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
-    iterated = [linalg.power_iteration(W, u, v, 2) for W, u, v in zip(weights, us, vs, strict=True)]
-    linalg.power_iteration_(weights, us, vs, 2)
+    iterated = [power_iteration(W, u, v, 2) for W, u, v in zip(weights, us, vs, strict=True)]
+    power_iteration_(weights, us, vs, 2)
     for found, expected in zip(zip(us, vs, strict=True), iterated, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
 
@@ -287,7 +288,7 @@ def test_bf16_products_compile_without_a_break(compiler):
     """Whether the machine has units for them is asked outside of the graph."""
     torch._dynamo.reset()
     W = matrix((8, 20)).float()
-    u, v = linalg.initial_vectors(W, torch.Generator().manual_seed(1))
+    u, v = initial_vectors(W, torch.Generator().manual_seed(1))
     low = functools.partial(linalg.precondition, u=u, v=v, coeffs=PUBLISHED[5].coeffs, precision="bf16")
     torch.testing.assert_close(torch.compile(low, fullgraph=True)(W), low(W), rtol=2e-2, atol=2e-2)
 
@@ -298,7 +299,7 @@ def test_coefficients_are_values_compiled_once(compiler):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     W = matrix(SHAPES["wide"])
-    u, v = linalg.initial_vectors(W, torch.Generator().manual_seed(1))
+    u, v = initial_vectors(W, torch.Generator().manual_seed(1))
     compiled = torch.compile(lambda W, coeffs: linalg.precondition(W, u, v, coeffs), fullgraph=True)
     for degree in (3, 9):
         (row,) = linalg.coefficient_rows([PUBLISHED[degree].coeffs], W)
@@ -316,7 +317,7 @@ def test_low_precision_keeps_a0_times_a_exact(degree, tolerance, monkeypatch):
     Q = torch.linalg.qr(matrix((64, 64))).Q
     Z = torch.linalg.qr(matrix((200, 64), seed=1)).Q
     W = (Q * torch.logspace(0, -3, 64, dtype=torch.float64)) @ Z.T
-    u, v = linalg.power_iteration(W, *linalg.initial_vectors(W, torch.Generator().manual_seed(1)), 50)
+    u, v = power_iteration(W, *initial_vectors(W, torch.Generator().manual_seed(1)), 50)
     coeffs = PUBLISHED[degree].coeffs
     (exact, exact_gradient) = gradients(linalg.precondition, W, u, v, coeffs)
     low, low_gradient = gradients(
@@ -357,9 +358,9 @@ def test_power_iteration_converges_from_below_to_the_spectral_norm():
     """u^T W v never exceeds the spectral norm and reaches it to 1e-10 with enough iterations."""
     W = matrix((20, 30))
     true = torch.linalg.matrix_norm(W, 2)
-    u, v = linalg.initial_vectors(W, torch.Generator().manual_seed(0))
+    u, v = initial_vectors(W, torch.Generator().manual_seed(0))
     assert torch.dot(u, W @ v) <= true
-    u, v = linalg.power_iteration(W, u, v, 300)
+    u, v = power_iteration(W, u, v, 300)
     torch.testing.assert_close(torch.dot(u, W @ v), true, rtol=1e-10, atol=0)
 
 
@@ -368,14 +369,14 @@ def test_power_iteration_converges_from_below_to_the_spectral_norm():
 def test_second_derivatives_in_the_weight_are_right(shape, coeffs):
     """Differentiating the gradient again (create_graph) passes gradgradcheck: right, not silently zero."""
     W = matrix(shape).requires_grad_()
-    u, v = linalg.initial_vectors(W, torch.Generator().manual_seed(1))
+    u, v = initial_vectors(W, torch.Generator().manual_seed(1))
     assert torch.autograd.gradgradcheck(lambda W: linalg.precondition(W, u, v, coeffs), (W,))
 
 
 def test_gradient_penalty_in_the_input_reaches_the_raw_weight():
     """A penalty on dD/dx (double in x, first order in the weights' graph) equals the naive Horner's gradient."""
     W = (matrix(SHAPES["wide"]) / 5).requires_grad_()
-    u, v = linalg.initial_vectors(W, torch.Generator().manual_seed(2))
+    u, v = initial_vectors(W, torch.Generator().manual_seed(2))
     results = []
     for function in (linalg.precondition, naive):
         x = torch.linspace(-1, 1, 11, dtype=torch.float64).requires_grad_()
@@ -389,12 +390,12 @@ def test_gradient_penalty_in_the_input_reaches_the_raw_weight():
 def test_autocast_leaves_the_kernel_in_full_precision(coeffs):
     """Under bf16 autocast the result is bit for bit the float32 one, forward and backward, vectors included."""
     W = matrix((16, 40)).float().requires_grad_()
-    u, v = linalg.initial_vectors(W, torch.Generator().manual_seed(0))
+    u, v = initial_vectors(W, torch.Generator().manual_seed(0))
     plain = linalg.precondition(W, u, v, coeffs)
     (gradient,) = torch.autograd.grad(plain.square().sum(), W)
     with torch.autocast("cpu", torch.bfloat16):
         under = linalg.precondition(W, u, v, coeffs)
-        for a, b in zip(linalg.power_iteration(W, u, v, 1), linalg.power_iteration(W.double(), u, v, 1), strict=True):
+        for a, b in zip(power_iteration(W, u, v, 1), power_iteration(W.double(), u, v, 1), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
         (gradient_under,) = torch.autograd.grad(under.square().sum(), W)
     assert torch.equal(plain, under)
@@ -405,7 +406,7 @@ def test_autocast_leaves_the_kernel_in_full_precision(coeffs):
 def test_half_precision_weights_are_computed_in_float32(coeffs):
     """A bfloat16 weight gives the float32 result of that weight, rounded once."""
     W = matrix((16, 40)).bfloat16()
-    u, v = linalg.initial_vectors(W.float(), torch.Generator().manual_seed(0))
+    u, v = initial_vectors(W.float(), torch.Generator().manual_seed(0))
     half, full = linalg.precondition(W, u, v, coeffs), linalg.precondition(W.float(), u, v, coeffs)
     assert half.dtype == torch.bfloat16
     assert torch.equal(half, full.bfloat16())

@@ -20,12 +20,11 @@ from pctool.core.layers.strength import DELAY, AdaptiveStrength
 from pctool.core.linalg import (
     MAX_COEFFS,
     coefficient_rows,
-    initial_vectors,
-    power_iteration,
     precondition_batch,
     spectral_norm,
 )
 from pctool.core.polynomial import IDENTITY, OddPolynomial
+from pctool.core.power_iteration import initial_vectors, power_iteration
 from pctool.core.products import Precision
 
 # Compiled code cannot hold Python objects: it counts its forwards through an operator that finds them here.

@@ -21,13 +21,12 @@ from pctool.core.layers.strength import AdaptiveStrength, Ladder
 from pctool.core.layers.svd import SvdWeights
 from pctool.core.linalg import (
     coefficient_rows,
-    initial_vectors,
     left_factor,
-    power_iteration_,
     precondition_batch,
 )
 from pctool.core.models.factored import factored_layers
 from pctool.core.polynomial import IDENTITY, PUBLISHED, OddPolynomial
+from pctool.core.power_iteration import initial_vectors, power_iteration_
 from pctool.core.products import Precision
 from pctool.core.snapshot import snapshot
 

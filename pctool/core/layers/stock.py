@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook, SpectralNormStateDictHook
 
 from pctool.core.layers.parametrization import preconditioning, weight_parametrizations
-from pctool.core.linalg import initial_vectors
+from pctool.core.power_iteration import initial_vectors
 
 
 def take_off_spectral_norm(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
