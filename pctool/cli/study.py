@@ -60,28 +60,34 @@ def write(  # noqa: PLR0917  # every setting is a flag of its own
     """
     from pctool.cli import training_session
     from pctool.training import studies, study_folder
+    from pctool.training.study_status import other_settings
 
     grid = studies.read_grid(name)
     tasks = studies.tasks(grid, studies.parse_seeds(seeds), dict(_setting(text) for text in settings or ()))
     label = studies.plain(Path(name).stem)
     folder = out or Path("studies") / label
-    texts = []
+    texts, stale = list[str](), dict[str, str]()
     for task in tasks:
+        run = study_folder.run_folder(folder, task.name)
         # A login node need not have what the settings ask of the nodes that train.
-        config = training_session.configure({**task.settings, "device": "auto"}, None)
+        config = training_session.configure({**task.settings, "device": "auto", "out": run}, None)
         texts.append(study_folder.task_text(label, task, config))
+        if held := other_settings(run, tomllib.loads(texts[-1])):
+            stale[task.name] = held
     study = study_folder.StudyFile(
         name=label, seeds=studies.parse_seeds(seeds), tasks=tuple(task.name for task in tasks)
     )
     if not dry_run:
         study_folder.write(folder, study, texts, force=force)
+    for task_name, held in stale.items():
+        console.note(f"{task_name}: {held}")
     commands = {
         "one here": ["pctool", "train", "--study", str(folder), "--task", "0"],
         "on a cluster": ["sbatch", str(folder / "array.sbatch")],
         "how they stand": ["pctool", "study", "status", str(folder)],
     }
     if as_json:
-        named = {"study": label, "folder": str(folder), "seeds": study.seeds, "tasks": study.tasks}
+        named = {"study": label, "folder": str(folder), "seeds": study.seeds, "tasks": study.tasks, "stale": stale}
         console.print_json({**named, "written": not dry_run})
         return
     if dry_run:

@@ -116,8 +116,7 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
             note("SLURM_JOB_END_TIME does not say when the job ends: --time-limit auto is no limit here")
         begun = session.opened(config, ranks, stop=stop, may_resume=may_resume, counted=decoding, say=note)
         try:
-            if config.compile:
-                ranks.together(lambda: compiling.check(config.device))
+            ranks.together(lambda: compiling.check(config.device) if config.compile else None)
             opened = stack.enter_context(begun)
         except (KeyboardInterrupt, PctoolError) as error:
             folder = RunFolder(config.out)

@@ -1,23 +1,47 @@
-"""Which of a run's processes this one is, by what torchrun or srun say; without torch, since a refusal needs it too."""
+"""Which of a run's processes this one is, by what torchrun or srun say, and where all of them meet.
+
+Without torch but in `meet`, since a refusal needs to know the place too.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import socket
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from pctool.errors import InputError
 
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]  # it is documented, and there on every system
 
-def placement(environment: Mapping[str, str]) -> tuple[int, int, int, str] | None:
-    """(rank, processes, local rank, where they meet) by torchrun's or srun's variables; None for one process."""
+ARRIVAL = timedelta(minutes=10)  # for all to come: imports from network storage may put nodes minutes apart
+HEARING = timedelta(seconds=10)  # for the others to hear what the first process has found, before its store goes
+POLL = 0.1  # seconds; PyTorch's own waiting ends with pages of C++ frames on stderr
+PORTS = range(20_000, 32_000)  # below those that Linux gives to outgoing connections
+
+Place = tuple[int, int, int, str]
+
+
+def placement(environment: Mapping[str, str]) -> Place | None:
+    """(rank, processes, local rank, where they meet) by torchrun's or srun's variables; None for one process.
+
+    They meet at `env://`, which torchrun's agents keep, or at `tcp://host:port/`, of srun with job and step behind it.
+    """
     if "TORCHELASTIC_RUN_ID" in environment or {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= environment.keys():
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-        address = "env://"
+        by_hand = f"tcp://{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT', '29500')}/"
+        address = "env://" if "TORCHELASTIC_RUN_ID" in environment else by_hand
     elif int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
         host = environment.get("MASTER_ADDR") or first_host(environment.get("SLURM_STEP_NODELIST", "localhost"))
-        port = environment.get("MASTER_PORT") or str(20_000 + int(environment.get("SLURM_JOB_ID", "0")) % 20_000)
-        address = f"tcp://{host}:{port}"
+        step = f"{environment.get('SLURM_JOB_ID', '0')}.{environment.get('SLURM_STEP_ID', '0')}"
+        port = environment.get("MASTER_PORT") or PORTS[zlib.crc32(step.encode()) % len(PORTS)]
+        address = f"tcp://{host}:{port}/{step}"
     else:
         return None
     try:
@@ -32,3 +56,104 @@ def first_host(nodes: str) -> str:
     match = re.match(r"([^\[,]*)(?:\[([^-,\]]*)[^\]]*\])?([^,]*)", nodes)
     assert match is not None  # every part may be empty
     return "".join(part or "" for part in match.groups())
+
+
+def meet(place: Place, device: str) -> Store:
+    """The store by which the processes can join, once all are there; the first one keeps it.
+
+    Raises InputError on all, and the first says it, where one does not come within ARRIVAL or trains on another device;
+    where the port is another's; and where the first itself does not come.
+    """
+    import torch.distributed as dist
+
+    rank, size, _, address = place
+    try:
+        store = _store(place)
+        problem = _found(store, size, device) if rank == 0 else _heard(store, rank, address, device)
+    except dist.DistError as error:
+        why = str(error).splitlines()[0].rpartition("message: ")[2].rstrip(".")
+        raise _aloud(
+            f"process {rank} cannot meet the others at {address} ({why}); set MASTER_PORT to a free port"
+        ) from None
+    if problem:
+        raise InputError(problem)
+    return store
+
+
+def _store(place: Place) -> Store:
+    """The store at the place, which the first process opens and the others look for."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # as Store
+    from torch.distributed.rendezvous import rendezvous
+
+    rank, size, _, address = place
+    if address == "env://":
+        agents: Store = next(rendezvous(address, rank, size, timeout=ARRIVAL))[0]
+        return agents
+    host, port = urlsplit(address).hostname or "", urlsplit(address).port or 0
+    if rank and not _wait(lambda: _answers(host, port), ARRIVAL):
+        raise _aloud(f"process 0 of {size} did not come to {host}:{port} within {_minutes()}; look at its own output")
+    store: Store = TCPStore(host, port, is_master=rank == 0, timeout=ARRIVAL, wait_for_workers=False)
+    if rank == 0:
+        store.set("step", urlsplit(address).path)
+    return store
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _found(store: Store, size: int, device: str) -> str:
+    """What the first process finds wrong with the others, nothing for all being well; tells them."""
+    others = range(1, size)
+    _wait(lambda: store.check([f"device/{rank}" for rank in others]), ARRIVAL)
+    devices = {rank: store.get(f"device/{rank}").decode() for rank in others if store.check([f"device/{rank}"])}
+    problem = ""
+    if missing := [rank for rank in others if rank not in devices]:
+        named = f"process{'es' if missing[1:] else ''} {', '.join(map(str, missing))} of {size}"
+        problem = (
+            f"{named} did not come within {_minutes()}; look at their own output, and at the PCTOOL_* variables and "
+            "the package on their nodes"
+        )
+    elif others_device := next((item for item in devices.items() if item[1] != device), None):
+        problem = (
+            f"process {others_device[0]} of {size} would train on {others_device[1]}, process 0 on {device}; all need "
+            "the same --device"
+        )
+    store.set("problem", problem)
+    if problem:
+        _wait(lambda: store.check([f"heard/{rank}" for rank in devices]), HEARING)
+    return problem
+
+
+def _heard(store: Store, rank: int, address: str, device: str) -> str:
+    """What the first process has found, as another one hears it."""
+    if address != "env://" and (theirs := store.get("step").decode()) != urlsplit(address).path:
+        return f"{address} is taken by the job step {theirs[1:]}; set MASTER_PORT to a free port"
+    store.set(f"device/{rank}", device)
+    _wait(lambda: store.check(["problem"]), ARRIVAL + HEARING)
+    problem = store.get("problem").decode()
+    store.set(f"heard/{rank}", "")
+    return problem
+
+
+def _wait(there: Callable[[], bool], limit: timedelta) -> bool:
+    """Whether it is there within the limit."""
+    end = time.monotonic() + limit.total_seconds()
+    while not (found := there()) and time.monotonic() < end:
+        time.sleep(POLL)
+    return found
+
+
+def _minutes() -> str:
+    return f"{ARRIVAL.total_seconds() / 60:g} minutes"
+
+
+def _aloud(message: str) -> InputError:
+    """An error that this process says, whichever it is."""
+    error = InputError(message)
+    error.said = False
+    return error

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pctool.errors import PctoolError
+from pctool.errors import InputError, PctoolError
 from pctool.training.lifeline import Lifeline
-from pctool.training.placement import placement
+from pctool.training.placement import meet, placement
+
+if TYPE_CHECKING:
+    from pctool.training.config import TrainConfig
 
 T = TypeVar("T")
 
@@ -91,6 +94,23 @@ class Ranks:
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return bool(found)
 
+    def check_same(self, values: Mapping[str, Any]) -> None:
+        """Raises InputError, on all ranks, where one has other values than rank 0, which names them."""
+        if self.size == 1:
+            return
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, dict(values))
+        for rank, its in enumerate(found):
+            if its != found[0]:
+                differing = [key for key in values if its[key] != found[0][key]]
+                said, wanted = (", ".join(f"{key} {of[key]}" for key in differing) for of in (its, found[0]))
+                error = InputError(
+                    f"process {rank} of {self.size} has {said} where process 0 has {wanted}: a run needs the same on "
+                    "all; for independent runs start each with its own srun -n 1, or unset SLURM_STEP_NUM_TASKS"
+                )
+                error.said = not self.main
+                raise error
+
     def first(self, work: Callable[[], T]) -> T | None:
         """Rank 0 does the work while the others wait; None for them. An error on rank 0 ends them in the same way."""
         return self.together(work if self.main else lambda: None)
@@ -154,12 +174,22 @@ class Ranks:
         return values[0]
 
 
+def shared_settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings that all processes of a run need the same: its identity, and what else makes them compute together.
+
+    Not where a node has its data, nor what rank 0 alone does.
+    """
+    others = config.model_dump(mode="json", include={"compile", "eval_every", "eval_extractor", "fork"})
+    return {**config.identity(), **others, "out": str(config.out.absolute())}
+
+
 @contextlib.contextmanager
 def joined(device: str, say: Callable[[str], object] = lambda line: None) -> Iterator[Ranks]:
     """Joins the processes that torchrun or srun started, by their environment; alone without either.
 
     On CUDA each takes the device of its local rank, by NCCL; on CPUs gloo. Where one dies all end within seconds; `say`
-    is told what a process has to say then. Raises InputError for an environment that contradicts itself.
+    is told what a process has to say then. Raises InputError for an environment that contradicts itself, and where not
+    all come (`placement.meet`).
     """
     place = placement(os.environ)
     if place is None:
@@ -169,7 +199,9 @@ def joined(device: str, say: Callable[[str], object] = lambda line: None) -> Ite
     if device == "cuda":
         torch.cuda.set_device(local % torch.cuda.device_count())
     backend = "nccl" if device == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=address, rank=rank, world_size=size, timeout=PATIENCE)
+    store = meet(place, device)
+    store.set_timeout(PATIENCE)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     lifeline, failed = Lifeline(rank, size, say), True
     lifeline.tie(urlsplit(address).hostname or os.environ["MASTER_ADDR"], Ranks(rank, size).from_first)
     try:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from pctool.core.layers.state import LayerState
 from pctool.core.polynomial_report import LAYER_UPPER
 from pctool.spectrum.measure import Row, measure
-from pctool.spectrum.reader import read_spectrum
+from pctool.spectrum.reader import read_summary
 from pctool.spectrum.store import SpectrumWriter
 from pctool.training import evaluation
 from pctool.training.alarm import collapse
@@ -133,6 +133,6 @@ def _recorded_kappas(folder: RunFolder) -> list[tuple[int, float, float]]:
     """What the kappa alarm goes by, of the rows that an earlier process recorded."""
     if not folder.spectrum_path.exists():
         return []
-    recorded = read_spectrum(folder.spectrum_path)
+    recorded = read_summary(folder.spectrum_path)
     columns = (recorded.steps, recorded.summary["mean_modified_kappa"], recorded.summary["max_modified_kappa"])
     return [(int(step), float(mean), float(worst)) for step, mean, worst in zip(*columns, strict=True)]

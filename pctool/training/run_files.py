@@ -57,10 +57,10 @@ def last_kappa(run: Path) -> Kappa | None:
     """The last whole row of spectrum.h5; None where there is none to read."""
     if not (run / "spectrum.h5").exists():
         return None
-    from pctool.spectrum.reader import read_spectrum  # late: without a spectrum h5py is not needed
+    from pctool.spectrum.reader import read_summary  # late: without a spectrum h5py is not needed
 
     try:
-        spectrum = read_spectrum(run / "spectrum.h5")
+        spectrum = read_summary(run / "spectrum.h5")
     except InputError:
         return None
     if not len(spectrum.steps):

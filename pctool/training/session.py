@@ -14,9 +14,9 @@ import torch
 from pctool.core import checkpoint as checkpoints
 from pctool.data import catalog, feed
 from pctool.data.sampler import SampleOrder
-from pctool.errors import InputError, SavedInterrupt
+from pctool.errors import InputError, PctoolError, SavedInterrupt
 from pctool.spectrum.plots import evolution_figure
-from pctool.spectrum.reader import read_spectrum
+from pctool.spectrum.reader import read_summary
 from pctool.training import evaluation, images, loop
 from pctool.training.config import TrainConfig
 from pctool.training.memory import keep_freed_memory
@@ -171,20 +171,25 @@ def _train(session: Session, watcher: Watcher) -> Outcome:
     if recorder is None:
         return Outcome(folder.path, state.step, finished, requeue, stop.collapse)
     recorder.close()
-    outcome = _outcome(folder, state.step, finished=finished, requeue=requeue)
+    outcome = _outcome(folder, state.step, watcher.note, finished=finished, requeue=requeue)
     outcome.collapse = stop.collapse
     return outcome
 
 
-def _outcome(folder: RunFolder, step: int, *, finished: bool, requeue: bool) -> Outcome:
+def _outcome(
+    folder: RunFolder, step: int, note: Callable[[str], object], *, finished: bool, requeue: bool
+) -> Outcome:
     """What the folder holds at `step`: files, the last row's condition numbers, the scores of this step."""
     outcome = Outcome(folder.path, step, finished, requeue)
     if folder.spectrum_path.exists():
-        spectrum = read_spectrum(folder.spectrum_path)
-        outcome.kappas = {name: float(values[-1]) for name, values in spectrum.summary.items() if len(values)}
+        recorded = read_summary(folder.spectrum_path)
+        outcome.kappas = {name: float(values[-1]) for name, values in recorded.summary.items() if len(values)}
         if finished:
             title = f"{folder.path.name}: D's spectra while training"
-            evolution_figure(folder.spectrum_path, folder.figure_path, title)
+            try:
+                evolution_figure(folder.spectrum_path, folder.figure_path, title)
+            except PctoolError as error:  # the run itself is done and saved
+                note(f"{folder.figure_path.name} was not drawn: {error}")
     for entry in folder.read_log("metrics.jsonl"):
         if entry["step"] == step:
             outcome.scores = entry["scores"]

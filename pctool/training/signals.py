@@ -18,12 +18,13 @@ SLURM_MARGIN = 120.0
 
 
 class StopRequest:
-    """Who asked the run to stop: a signal, the time limit, or the kappa alarm with its reason."""
+    """Who asked the run to stop: the first signal, the time limit, or the kappa alarm with its reason."""
 
     def __init__(self, seconds: float | None = None) -> None:
         self.signal: signal.Signals | None = None
         self.collapse: str | None = None
         self.interrupts = False
+        self._was_late = False  # whether the time limit had passed when the signal came
         self._deadline = None if seconds is None else time.monotonic() + seconds
 
     @property
@@ -38,8 +39,21 @@ class StopRequest:
 
     @property
     def requeue(self) -> bool:
-        """Whether to start the job again: USR2 and the time limit say so, TERM may be a cancellation."""
-        return self.signal is signal.SIGUSR2 or (self.signal is None and self.collapse is None and self.out_of_time)
+        """Whether to start the job again: USR2 and the time limit say so, TERM may be a cancellation.
+
+        What came first counts: at the end of a job's time SLURM sends TERM too.
+        """
+        return self.signal is signal.SIGUSR2 or self._by_time
+
+    @property
+    def _by_time(self) -> bool:
+        return self._was_late if self.signal else self.collapse is None and self.out_of_time
+
+    def hear(self, number: int) -> None:
+        """Notes a signal, unless one came before."""
+        if self.signal is None:
+            self._was_late = self._by_time
+            self.signal = signal.Signals(number)
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
@@ -68,7 +82,7 @@ class StopRequest:
 
     def describe(self) -> str:
         """Who asked, in a word: TERM, time limit."""
-        return self.signal.name.removeprefix("SIG") if self.signal else "time limit"
+        return self.signal.name.removeprefix("SIG") if self.signal and not self._was_late else "time limit"
 
 
 def _in_main_thread() -> bool:
@@ -95,7 +109,8 @@ def listen(seconds: float | None = None) -> Iterator[StopRequest]:
     request = StopRequest(seconds)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        again, request.signal = request.signal is not None, signal.Signals(number)
+        again = request.signal is not None
+        request.hear(number)
         if again and number == signal.SIGINT:
             raise KeyboardInterrupt
         request.interrupt()

@@ -52,8 +52,10 @@ def task_text(study: str, task: Task, config: TrainConfig) -> str:
     }
     if task.settings.get("precision") == "auto":  # the machine that trains decides, not the one that writes
         values["precision"] = "auto"
-    if encoded.is_path(config.dataset):  # a job may start in another folder
-        values["dataset"] = str(Path(config.dataset).absolute())
+    for key in values:  # a job may start in another folder
+        value = getattr(config, key)
+        if isinstance(value, Path) or (key == "dataset" and encoded.is_path(value)):
+            values[key] = str(Path(value).absolute())
     return f"# Task {task.number} of the study {study}.\n{recipes.as_toml(values)}"
 
 

@@ -2,7 +2,7 @@
 
 waiting    not begun, or stopped with the state saved: the same task continues it
 running    files changed lately, or a process holds the folder
-stale      no sign of life, or ended by an error: somebody has to look
+stale      no sign of life, ended by an error, or a run of other settings than the task's: somebody has to look
 diverged   training became non-finite
 done       all steps
 """
@@ -12,11 +12,13 @@ from __future__ import annotations
 import fcntl
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from pctool.data import encoded
 from pctool.errors import InputError
 from pctool.training.run_files import (
     Alarm,
@@ -41,6 +43,7 @@ QUIET_INTERVALS = 10  # or as many times the usual interval between two lines
 HELD_QUIET = 3600.0  # and with the folder held, which a long evaluation does: an hour
 SIGNS = ("config.json", "stats.jsonl", "metrics.jsonl", "spectrum.h5", "samples", "checkpoints")
 SAVED, NON_FINITE = 75, 3  # exit codes (docs/cli.md)
+MAY_BE_UNSET = ("split", "max_images", "crop", "poly", "ladder", "decay_from")  # of a run's identity; TOML has no null
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,16 @@ def study_status(folder: Path, stale_after: float | None = None) -> list[TaskSta
 
 def _task_status(folder: Path, task: int, name: str, stale_after: float | None) -> TaskStatus:
     run, path = run_folder(folder, name), task_file(folder, name)
-    steps = read_toml(path).get("steps")
+    settings = read_toml(path)
+    steps = settings.get("steps")
     if not isinstance(steps, int):
         raise InputError(f"{path} does not say its steps; write the study again with --force")
     stats = [line for line in last_lines(run / "stats.jsonl") if number(line.get("step")) is not None]
     ended = read_object(run / "exit.json")
     step = max([_saved_step(run), *(int(line["step"]) for line in stats), int(number(ended.get("step")) or 0)])
     quiet_for = _patience(stats) if stale_after is None else stale_after
-    state, reason = _state(run, ended, step=step, steps=steps, quiet_for=quiet_for)
+    held = other_settings(run, settings)
+    state, reason = ("stale", held) if held else _state(run, ended, step=step, steps=steps, quiet_for=quiet_for)
     speed = _speed(stats)
     return TaskStatus(
         task=task,
@@ -95,6 +100,24 @@ def _task_status(folder: Path, task: int, name: str, stale_after: float | None) 
         kappa=last_kappa(run),
         alarm=alarm(run),
     )
+
+
+def other_settings(run: Path, settings: Mapping[str, Any]) -> str | None:
+    """Where a run folder holds a run that is not of these settings of a task, which `train` refuses there: the line."""
+    begun = read_object(run / "config.json").get("identity")
+    if not isinstance(begun, dict) or not any((run / sign).exists() for sign in SIGNS[1:]):  # nothing would be lost
+        return None
+    task = {**dict.fromkeys(MAY_BE_UNSET), **settings}
+    if encoded.is_path(str(task.get("dataset", ""))):
+        task["dataset"] = Path(task["dataset"]).resolve().name
+    if task.get("precision") == "auto":  # a run keeps the one that it began with
+        del task["precision"]
+    differing = sorted(key for key in task.keys() & begun.keys() - {"steps"} if task[key] != begun[key])
+    if (number(begun.get("steps")) or 0) > (number(task.get("steps")) or 0):  # they may grow
+        differing.append("steps")
+    changes = "; ".join(f"{key}: {begun[key]} -> {task[key]}" for key in differing)
+    remedy = "write the study as it was, or move the folder away"
+    return f"its folder holds a run of other settings ({changes}); {remedy}" if changes else None
 
 
 def _saved_step(run: Path) -> int:

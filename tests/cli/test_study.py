@@ -218,6 +218,34 @@ def test_a_task_whose_settings_cannot_be_had_here_says_why(pctool, tmp_path, mon
     assert status() == ("done", None)
 
 
+def test_another_study_over_runs_names_them(pctool, tmp_path):
+    """--force with another learning rate: the finished task is named and stale, as the command refuses it; the study
+    as it was finds it done."""
+    grid, folder = tmp_path / "g.toml", tmp_path / "s"
+    small = "threads = 1\nwidth_g = 8\nwidth_d = 8\nbatch_size = 2\nsteps = 1\nmax_images = 4\nspectrum_every = 0\n"
+    grid.write_text(f'axes = [[{{method = "sn"}}, {{method = "svd"}}]]\n[settings]\n{small}')
+    assert pctool("study", grid, "--out", folder)[0] == 0
+    assert pctool("train", "--study", folder, "--task", 0)[0] == 0
+    assert states(pctool, folder) == ["done", "waiting"]
+    code, out, err = pctool("study", grid, "--out", folder, "--set", "lr_d=0.5", "--force", "--json")
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith("0000-sn-s0: its folder holds a run of other settings (lr_d: 0.0002 -> 0.5);")
+    assert list(json.loads(out)["stale"]) == ["0000-sn-s0"]
+    assert states(pctool, folder) == ["stale", "waiting"]
+    assert "lr_d: 0.0002 -> 0.5" in pctool("train", "--study", folder, "--task", 0)[2]
+    assert pctool("study", grid, "--out", folder, "--force")[::2] == (0, "")
+    assert states(pctool, folder) == ["done", "waiting"]
+
+
+def test_a_study_may_fork(pctool, grid, tmp_path, monkeypatch):
+    """Every task starts from the same checkpoint, in its own folder."""
+    monkeypatch.chdir(tmp_path)
+    assert pctool("study", grid, "--out", "s", "--set", "fork=a.pt")[0] == 0
+    text = (tmp_path / "s" / "tasks" / "0000-fashion-mnist-sn-s0.toml").read_text()
+    assert f'fork = "{tmp_path / "a.pt"}"\n' in text
+    assert "\nout" not in text
+
+
 @pytest.mark.slow
 def test_status_follows_a_job_that_runs_is_killed_and_is_stopped(pctool, grid, tmp_path):
     """running while it trains, stale once it is killed, waiting once it has saved; the run is never disturbed."""

@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
 
 from pctool.core.models import build_discriminator
 from pctool.core.models.factored import factored_layers
 from pctool.errors import InputError
-from pctool.training import lifeline
-from pctool.training.placement import first_host, placement
-from pctool.training.ranks import Ranks
+from pctool.training import lifeline, session
+from pctool.training.config import resolve
+from pctool.training.ranks import Ranks, shared_settings
 
 from . import forked
 
@@ -138,11 +139,14 @@ def test_the_command_runs_under_torchrun_and_a_dead_rank_ends_the_job(tmp_path):
 
 
 def srun(*arguments: object) -> list[subprocess.Popen]:
-    """Two processes of `pctool train` as srun starts them; unlike `srun --kill-on-bad-exit=1` it leaves them alone."""
+    """Two processes of `pctool train` as srun starts them; unlike `srun --kill-on-bad-exit=1` it leaves them alone.
+
+    `{rank}` in an argument is the process's number, as a shell would put in $SLURM_PROCID.
+    """
     step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid())}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "pctool", "train", *map(str, arguments)],
+            [sys.executable, "-m", "pctool", "train", *(str(argument).format(rank=rank) for argument in arguments)],
             env={**os.environ, **ALONE, **step, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
@@ -250,45 +254,54 @@ def test_a_refusal_is_said_once(tmp_path, arguments, code, words):
     assert not (tmp_path / "run").exists()
 
 
-TORCHRUN_VARIABLES = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "h", "MASTER_PORT": "1"}
-SRUN_VARIABLES = {
-    "SLURM_PROCID": "5",
-    "SLURM_STEP_NUM_TASKS": "8",
-    "SLURM_LOCALID": "1",
-    "SLURM_STEP_NODELIST": "gpu[03-05],gpu9",
-    "SLURM_JOB_ID": "41000",
-}
+def test_independent_runs_in_one_step_are_refused(tmp_path):
+    """Processes that a shell gave a seed and a folder each are no one run: one line names both, and there is neither
+    folder."""
+    first, second = refused("--steps", 1, "--width-g", 8, "--out", tmp_path / "run{rank}", "--seed", "{rank}")
+    assert (first[0], first[1].count("\n")) == (2, 1)
+    assert f"process 1 of 2 has seed 1, out {tmp_path}/run1 where process 0 has seed 0, out {tmp_path}/run0" in first[1]
+    assert "srun -n 1" in first[1]
+    assert second == (2, "")
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, None),
-        (TORCHRUN_VARIABLES, (3, 4, 1, "env://")),
-        ({**TORCHRUN_VARIABLES, "WORLD_SIZE": "1", "RANK": "0"}, None),
-        (SRUN_VARIABLES, (5, 8, 1, "tcp://gpu03:21000")),
-        ({**SRUN_VARIABLES, "MASTER_ADDR": "a", "MASTER_PORT": "7"}, (5, 8, 1, "tcp://a:7")),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, None),  # the batch script itself, outside srun
-    ],
-)
-def test_placement(environment, expected):
-    """torchrun's variables, srun's, and neither."""
-    assert placement(environment) == expected
+def test_what_must_be_the_same_and_what_need_not(tmp_path, monkeypatch):
+    """Settings that decide the result or when the processes meet, and the folder; not where a node has its data."""
+    for node in ("a", "b"):
+        (tmp_path / node / "faces").mkdir(parents=True)
+    common = {"resolution": 32, "steps": 5, "out": tmp_path / "run"}
+    a = resolve({**common, "dataset": str(tmp_path / "a" / "faces"), "data_dir": "/a", "data_workers": 2})
+    b = resolve({**common, "dataset": str(tmp_path / "b" / "faces"), "data_dir": "/b", "log_every": 3})
+    assert shared_settings(a) == shared_settings(b)
+    for key, value in (("eval_every", 7), ("lr_d", 0.5), ("out", tmp_path / "other")):
+        found_on = [shared_settings(a), shared_settings(b.model_copy(update={key: value}))]
+        monkeypatch.setattr(dist, "all_gather_object", lambda found, own, of=found_on: found.__setitem__(slice(2), of))
+        for rank in (0, 1):
+            with pytest.raises(
+                InputError, match=f"process 1 of 2 has {key} {value} where process 0 has {key} "
+            ) as caught:
+                Ranks(rank, 2).check_same(found_on[rank])
+            assert caught.value.said == (rank == 1)
 
 
-def test_a_contradicting_environment_is_refused():
-    """srun's count without a rank: one line."""
-    with pytest.raises(InputError, match="SLURM_PROCID"):
-        placement({"SLURM_STEP_NUM_TASKS": "2"})
-
-
-@pytest.mark.parametrize(
-    ("nodes", "host"),
-    [("gpu1", "gpu1"), ("gpu[03-05,9],x", "gpu03"), ("a-[7,9]-ib", "a-7-ib"), ("n1,n2", "n1"), ("a.b.c", "a.b.c")],
-)
-def test_first_host(nodes, host):
-    """SLURM's compressed node lists."""
-    assert first_host(nodes) == host
+def test_the_settings_and_the_images_are_compared(tmp_path, monkeypatch):
+    """The settings before anything is loaded, the images' hash before the folder is taken."""
+    asked = []
+    monkeypatch.setattr(Ranks, "check_same", lambda ranks, values: asked.append((values, (tmp_path / "run").exists())))
+    config = resolve(
+        {
+            "max_images": 4,
+            "batch_size": 2,
+            "width_g": 8,
+            "width_d": 8,
+            "steps": 1,
+            "device": "cpu",
+            "out": tmp_path / "run",
+        }
+    )
+    with session.opened(config) as opened:
+        pass
+    assert asked == [(shared_settings(config), False), ({"data_sha256": opened.dataset.sha256}, False)]
 
 
 def test_one_process_pays_nothing():

@@ -562,3 +562,18 @@ def test_too_little_memory_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "train", full)
     with pytest.raises(InputError, match=r"Tried to allocate 2\.00 GiB\); a smaller --batch-size, .*--precision bf16"):
         run(tmp_path / "run", steps=1)
+
+
+def test_a_figure_that_cannot_be_drawn_ends_no_run(tmp_path, monkeypatch):
+    """The run is done and saved; a note says what is missing."""
+
+    def refuse(*args):
+        raise WriteError("no room")
+
+    monkeypatch.setattr(session, "evolution_figure", refuse)
+    watcher = Watcher()
+    outcome = run(tmp_path / "run", watcher, steps=1)
+    assert outcome.finished
+    assert "figure" not in outcome.files
+    assert outcome.kappas
+    assert watcher.notes[-1] == "spectrum.png was not drawn: no room"

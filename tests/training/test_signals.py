@@ -27,7 +27,18 @@ def test_term_after_interrupt_does_not_cut_the_save_short():
     with listen() as stop:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
             signal.raise_signal(number)
-    assert stop.signal is signal.SIGTERM
+    assert stop.signal is signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("signals", "requeue"), [((signal.SIGUSR2, signal.SIGTERM), True), ((signal.SIGTERM, signal.SIGUSR2), False)]
+)
+def test_the_first_signal_has_the_say(signals, requeue):
+    """At the end of a job's time SLURM sends TERM after USR2: the run is still to be queued again."""
+    with listen() as stop:
+        for number in signals:
+            signal.raise_signal(number)
+    assert (stop.signal, stop.requeue) == (signals[0], requeue)
 
 
 def test_the_handlers_before_are_put_back_whatever_happens():
@@ -60,7 +71,8 @@ def test_in_a_thread_nothing_is_installed():
 
 
 def test_the_time_limit_asks_and_wants_a_requeue():
-    """Past its seconds a request stands, with a requeue; a signal or a collapse that came first has the say."""
+    """Past its seconds a request stands, with a requeue, also where TERM follows as SLURM sends it then; a signal or a
+    collapse that came first has the say."""
     with listen(3600) as stop:
         assert not stop.requested
     with listen(0) as stop:
@@ -70,7 +82,14 @@ def test_the_time_limit_asks_and_wants_a_requeue():
         assert not stop.requeue
     with listen(0) as stop:
         signal.raise_signal(signal.SIGTERM)
+        assert stop.requeue
+        assert stop.describe() == "time limit"
+    with listen(0.2) as stop:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert stop.out_of_time
         assert not stop.requeue
+        assert stop.describe() == "TERM"
 
 
 def test_seconds_left(monkeypatch):
@@ -97,7 +116,7 @@ def test_at_once_interrupts_once_and_ends_with_its_block():
         with pytest.raises(KeyboardInterrupt), stop.at_once():
             load()
         signal.raise_signal(signal.SIGUSR2)
-        assert stop.signal is signal.SIGUSR2
+        assert stop.signal is signal.SIGTERM
         with pytest.raises(KeyboardInterrupt), stop.at_once():
             raise AssertionError("not reached")
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)

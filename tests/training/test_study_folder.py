@@ -57,6 +57,18 @@ def test_a_folder_of_images_is_written_with_its_whole_path(tmp_path, monkeypatch
     assert resolve({}, table).identity() == before
 
 
+def test_every_path_is_written_whole(tmp_path, monkeypatch):
+    """Data, weights and the checkpoint to start from are found wherever the job starts."""
+    monkeypatch.chdir(tmp_path)
+    given = {"data_dir": "data", "eval_weights": "w.pth", "eval_every": 1, "fork": "runs/a/checkpoints/best.pt"}
+    (task,) = studies.tasks(studies.Grid(axes=(({"method": "sn"},),)), (0,), given)
+    table = tomllib.loads(study_folder.task_text("mine", task, resolve({**task.settings, "out": "x"})))
+    assert {key: table[key] for key in ("data_dir", "eval_weights", "fork")} == {
+        key: str(tmp_path / given[key]) for key in ("data_dir", "eval_weights", "fork")
+    }
+    assert "out" not in table
+
+
 def test_auto_precision_is_left_to_the_machine_that_trains():
     """What the machine that writes would choose is not written."""
     (task,) = studies.tasks(studies.Grid(axes=(({"method": "sn"},),)), (0,), {"precision": "auto"})

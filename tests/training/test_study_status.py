@@ -13,7 +13,9 @@ import pytest
 from pctool.errors import InputError
 from pctool.spectrum.store import SpectrumWriter
 from pctool.training import study_folder
-from pctool.training.study_status import study_status
+from pctool.training.config import OPERATIONAL, TrainConfig
+from pctool.training.recipes import as_toml
+from pctool.training.study_status import MAY_BE_UNSET, study_status
 from tests.spectrum.samples import row
 
 NAME = "0000-a-s0"
@@ -206,6 +208,41 @@ def test_the_score_is_a_distance_if_there_is_one(study, run, scores, name):
     """FID where there is one, then any Frechet distance, then the first score."""
     (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "scores": scores}) + "\n")
     assert only(study).score.name == name
+
+
+TASK = {"dataset": "/here/faces", "method": "sn", "lr_d": 2e-4, "precision": "auto", "seed": 0}
+BEGUN = {"dataset": "faces", "method": "sn", "lr_d": 2e-4, "precision": "bf16", "seed": 0, "poly": None, "steps": 1000}
+
+
+@pytest.mark.parametrize(
+    ("begun", "changes"),
+    [
+        ({"data_sha256": "x", "layer_precision": "fp32", "steps": 400}, None),  # of the files; of a later version
+        ({"lr_d": 0.5, "method": "apc"}, "lr_d: 0.5 -> 0.0002; method: apc -> sn"),
+        ({"max_images": 9, "poly": [1.5, -0.5]}, "max_images: 9 -> None; poly: [1.5, -0.5] -> None"),
+        ({"dataset": "cats"}, "dataset: cats -> faces"),
+        ({"steps": 2000}, "steps: 2000 -> 1000"),
+    ],
+)
+def test_a_run_of_other_settings_is_stale(study, run, begun, changes):
+    """`train` would refuse the task there, however far the run is; steps may grow, and `auto` takes what there is."""
+    (study / "tasks" / f"{NAME}.toml").write_text(as_toml({**TASK, "steps": 1000}))
+    (run / "config.json").write_text(json.dumps({"identity": {**BEGUN, **begun}}))
+    assert only(study).state == "running"  # it was refused before its first step, or begins: nothing would be lost
+    stats(run, 20)
+    ended(run, 0, 1000)
+    task = only(study)
+    assert task.state == ("stale" if changes else "done")
+    assert task.reason == (
+        changes
+        and f"its folder holds a run of other settings ({changes}); write the study as it was, or move the folder away"
+    )
+
+
+def test_what_toml_cannot_say_is_known():
+    """A setting of the identity that may be unset is missing in a task's file."""
+    identity = TrainConfig.model_fields.keys() - set(OPERATIONAL)
+    assert {key for key in identity if TrainConfig.model_fields[key].default is None} == set(MAY_BE_UNSET)
 
 
 DAMAGE = [b"", b"\xff\xfe", b"[", b"3", b'{"step": NaN}', b'{"step": 1e999, "seconds": 1}', b"[" * 100_000, b"\0" * 99]
