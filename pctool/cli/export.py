@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Literal
@@ -41,7 +42,7 @@ def export(
     loaded = checkpoints.read(path)
     step = int(loaded["step"])
     target = out or Path(f"{_run_name(path)}-{step:08d}-{network}.safetensors")
-    if target.is_dir():
+    if os.path.isdir(target):  # False, not an error, where it may not be looked at: then writing says so
         raise InputError(f"--out {target} is a folder; give a file name such as {target / 'G.safetensors'}")
     if target.resolve() == path.resolve():
         raise InputError(f"--out {target} is the checkpoint itself; give another name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -16,7 +17,8 @@ def write_new(contents: Mapping[Path, bytes], *, force: bool, own: Collection[Pa
     Raises InputError for a file in the way, WriteError.
     """
     missing = {path: data for path, data in contents.items() if not _holds(path, data)}
-    in_the_way = [path for path in missing if path.exists() and path not in own]
+    # What may not even be looked at counts as absent: writing it says why it cannot be.
+    in_the_way = [path for path in missing if os.path.exists(path) and path not in own]
     if in_the_way and not force:
         raise InputError(f"{in_the_way[0]} exists with other content; add --force to overwrite, or name another place")
     for path, data in missing.items():

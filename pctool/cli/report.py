@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -25,11 +26,11 @@ def report(  # noqa: PLR0917  # every setting is a flag of its own
     ],
     select: Annotated[
         Literal["final", "best"],
-        typer.Option("--select", help="A run's last evaluation, or the one of its smallest distance."),
+        typer.Option("--select", help="A run's last evaluation, or its best one."),
     ] = "final",
     metric: Annotated[
         str | None,
-        typer.Option("--metric", help="The distance to tabulate. [fid, else the fd_... there is]", show_default=False),
+        typer.Option("--metric", help="The score to tabulate. [fid, else the fd_... there is]", show_default=False),
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write into.")] = Path("report"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that hold something else.")] = False,
@@ -48,14 +49,14 @@ def report(  # noqa: PLR0917  # every setting is a flag of its own
     from pctool.report.rows import one_a_seed, rows_of
     from pctool.report.runs import find_runs, read_run
 
-    if out.exists() and not out.is_dir():
+    if os.path.exists(out) and not os.path.isdir(out):  # neither where it may not be looked at: then writing says so
         raise InputError(f"--out {out} is a file; give a folder")
     runs, left_out = one_a_seed([read_run(path) for path in find_runs(inputs)])
     rows = rows_of(runs, metric, select)
     remarks = [*left_out, *_remarks(rows, select)]
     figures = overlays(rows)
     spectra = {run: spectra_of(run) for row in rows for run in row.runs}
-    which = {"final": "last evaluation", "best": "evaluation of smallest distance"}[select]
+    which = {"final": "last evaluation", "best": "best evaluation"}[select]
     about = f"Of each run its {which}, and the condition numbers recorded at that step."
     contents = {
         "report.md": tables.markdown(rows, remarks).encode(),
@@ -93,20 +94,13 @@ def _remarks(rows: Sequence[Row], select: Literal["final", "best"]) -> list[str]
 
 
 def _show(rows: Sequence[Row], out: Path, figures: Collection[str]) -> None:
-    from rich.table import Table
-
-    from pctool.report.tables import DEPARTING, heading, lines, notes
+    from pctool.report.tables import DEPARTING, notes, plain
 
     console = output()
     for setting in dict.fromkeys(row.setting for row in rows):
         found = [row for row in rows if row.setting == setting]
-        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-        for i, name in enumerate(heading(found)[1:]):
-            table.add_column(name, justify="right" if i else "left", overflow="fold")
-        for line in lines(found, short=True):
-            table.add_row(*line[1:])
-        console.print(setting, markup=False)
-        console.print(table)
+        for line in [setting, *plain(found)]:
+            console.print(line.replace("±", "+-") if console.options.ascii_only else line, markup=False)
         console.print()
     if notes(rows):
         console.print(DEPARTING, markup=False)

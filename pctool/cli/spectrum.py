@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -66,13 +69,26 @@ def spectrum(  # noqa: PLR0917  # every setting is a flag of its own
     given = {"--network": network, "--out": out, "--jobs": jobs, "--grid": grid}
     changed = [name for name, value in given.items() if value is not None]
     changed += ["--layers"] * (layers != "*") + ["--operator"] * (operator != "matrix")
-    from pctool.cli import spectrum_session as session
+    recorded = watch or inputs[0].endswith((".h5", ".hdf5"))
+    if recorded and (len(inputs) > 1 or changed):
+        what = "--watch follows one run" if watch else "a spectrum file is shown as it is"
+        raise InputError(f"{what}: leave out {', '.join([*changed, *inputs[1:]])}")
+    with _interruptible():
+        from pctool.cli import spectrum_session as session
 
-    if watch or inputs[0].endswith((".h5", ".hdf5")):
-        if len(inputs) > 1 or changed:
-            what = "--watch follows one run" if watch else "a spectrum file is shown as it is"
-            raise InputError(f"{what}: leave out {', '.join([*changed, *inputs[1:]])}")
-        session.show_recorded(inputs[0], watch=watch, plot=plot, force=force, as_json=as_json)
-        return
-    settings = session.Settings(inputs, network, layers, (grid or 16) if operator == "fft" else None, out, plot, jobs)
-    session.measure(settings, force=force, as_json=as_json)
+        if recorded:
+            session.show_recorded(inputs[0], watch=watch, plot=plot, force=force, as_json=as_json)
+            return
+        points = (grid or 16) if operator == "fft" else None
+        settings = session.Settings(inputs, network, layers, points, out, plot, jobs)
+        session.measure(settings, force=force, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM is a Ctrl-C from the start: the imports alone take seconds."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -43,6 +43,17 @@ def too_small_estimates(measured: Spectrum) -> str | None:
     )
 
 
+def taken_as_dense(measured: Spectrum) -> str | None:
+    """What to say of operators of convolutions with one input channel, which may be depthwise."""
+    names = [layer.name for layer in measured.layers if layer.kind == "conv" and layer.shape[1] == 1 < layer.shape[0]]
+    if not names:
+        return None
+    return (
+        f"{len(names)} of {len(measured.layers)} layers have one input channel, the first {names[0]}: weights do not "
+        "tell groups, and the operator of a depthwise convolution is another one than measured here"
+    )
+
+
 def follow_up(target: Path, plot: Path | None, command: Sequence[str], scored: str) -> None:
     """Names the files, and the next command: figures first, then the scores of `scored` where that is a run."""
     console = output()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,11 +33,11 @@ def default_out(
 
 def check_places(target: Path | None, plot: Path | None, paths: Sequence[Path]) -> None:
     """Before any work: InputError for what could not be written in any case."""
-    if target and target.is_dir():
+    if target and os.path.isdir(target):  # False, not an error, where it may not be looked at: then writing says so
         raise InputError(f"--out {target} is a folder; give a file name such as {target / 'spectrum.h5'}")
     if target and target.resolve() in {path.resolve() for path in paths}:
         raise InputError(f"--out {target} is one of the checkpoints to read; give another name")
-    if plot and plot.exists() and not plot.is_dir():
+    if plot and os.path.exists(plot) and not os.path.isdir(plot):
         raise InputError(f"--plot {plot} is a file; give a folder")
 
 

@@ -18,11 +18,20 @@ if "numpy" not in sys.modules:  # before it loads: one thread for linear algebra
     os.environ.update({f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")})
 
 from pctool import files
-from pctool.cli.spectrum_answer import follow_up, show, summary, too_small_estimates
+from pctool.cli.spectrum_answer import follow_up, show, summary, taken_as_dense, too_small_estimates
 from pctool.cli.spectrum_plan import check_one_run, check_places, default_out
 from pctool.spectrum.reader import Spectrum, parse_spectrum, read_spectrum
 from pctool.spectrum.resume import already_measured, unfinished_image
-from pctool.spectrum.sources import Measured, Request, Unread, chosen_network, find_checkpoints, measure_all, merged
+from pctool.spectrum.sources import (
+    Measured,
+    Request,
+    Unread,
+    chosen_network,
+    find_checkpoints,
+    is_ours,
+    measure_all,
+    merged,
+)
 from pctool.spectrum.store import file_image
 from pctool.training.signals import StopRequest, listen
 from pctool.training.study_status import is_held
@@ -89,6 +98,8 @@ def measure(settings: Settings, *, force: bool, as_json: bool) -> None:
         command = _again(settings)
         follow_up(target, settings.plot, command, settings.inputs[0])
     _warn(measured)
+    if request.grid is not None and not is_ours(paths[0]) and (remark := taken_as_dense(measured)):
+        note(remark)
     _report([f"step {row.step}: {problem}" for row in rows for problem in row.problems], collected.skipped)
 
 
@@ -102,7 +113,7 @@ class _Collected:
         self.measured = list(begun)
         self.skipped: dict[str, str] = {}
         self.left_out: list[str] = []
-        self.may_save = may_save or not target.exists()
+        self.may_save = may_save or not os.path.exists(target)
         self.saved = False
         self.last_save = time.monotonic()
 

@@ -134,18 +134,26 @@ def settings(path: Path) -> dict[str, Any] | None:
 def generator(checkpoint: dict[str, Any], network: Literal["G", "G_ema"] = "G_ema") -> nn.Module:
     """The generator in eval mode: z float32 [n, dim_z] -> images float32 [n, C, H, W] in [-1, 1]."""
     with _well_formed():
-        settings = config(checkpoint)
-        G = build_generator(
-            settings["arch"], settings["resolution"], settings["channels"], settings["width_g"], settings["variant"]
-        )
+        G = _built_generator(config(checkpoint))
         G.load_state_dict(checkpoint[network])
     return G.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def layer_states(checkpoint: dict[str, Any], network: Network = "D") -> list[LayerState]:
-    """Every weight of a network with what is applied to it; only D has normalisation."""
+    """Every weight of a network with what is applied to it; only D has normalisation, only G transposed layers."""
     with _well_formed():
-        return states_of_weights(checkpoint[network], checkpoint["preconditioner"] if network == "D" else None)
+        if network == "D":
+            return states_of_weights(checkpoint["D"], checkpoint["preconditioner"])
+        with torch.device("meta"):
+            G = _built_generator(config(checkpoint))
+        transposed = {name for name, module in G.named_modules() if isinstance(module, nn.ConvTranspose2d)}
+        return states_of_weights(checkpoint[network], transposed=transposed)
+
+
+def _built_generator(settings: dict[str, Any]) -> nn.Module:
+    return build_generator(
+        settings["arch"], settings["resolution"], settings["channels"], settings["width_g"], settings["variant"]
+    )
 
 
 @contextlib.contextmanager

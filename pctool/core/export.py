@@ -56,7 +56,7 @@ def description(checkpoint: dict[str, Any], network: Network) -> dict[str, str]:
     """What a reader of the plain tensors needs to know: of which network they are, and how it is built."""
     config = checkpoints.config(checkpoint)
     known = {key: str(config[key]) for key in MODEL_KEYS if key in config}
-    # A safetensors file does not keep the order of its tensors, by which readers know the last layer.
+    # A safetensors file does not keep the order of its tensors, in which readers show the layers.
     layers = [key.removesuffix(".weight") for key, value in checkpoint[network].items() if _is_layer(key, value)]
     about = {"format": "pt", "network": network, "step": str(checkpoint["step"]), **known}
     about["layers"] = json.dumps(layers)

@@ -47,7 +47,8 @@ def singular_values(W: torch.Tensor | NDArray[np.floating]) -> Array:
 def _entries(W: torch.Tensor | NDArray[np.floating]) -> NDArray[np.floating]:
     if isinstance(W, torch.Tensor):
         W = W.detach().cpu()
-        W = (W.float() if W.dtype == torch.bfloat16 else W).numpy()  # NumPy has no bfloat16
+        short = W.is_floating_point() and W.element_size() < 4
+        W = (W.float() if short else W).numpy()  # NumPy has no bfloat16 and no float8
     if W.ndim != 2 or not W.size or not np.issubdtype(W.dtype, np.floating):
         raise ValueError(f"singular values need a real floating-point matrix, not {W.dtype} of shape {tuple(W.shape)}")
     return W

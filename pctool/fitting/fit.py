@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.polynomial import Chebyshev
@@ -66,6 +67,7 @@ def fit_polynomial(
     g(1) = 1. `target` is "pl" (PL_b, with b = `cutoff`), "one" (f = 1; gamma_lower above 0), or knots; the last
     two take no cutoff. The result carries its `fit`. Raises InputError for anything out of range.
     """
+    degree, points, seed = (_integer(number) for number in (degree, points, seed))
     if not (isinstance(degree, int) and degree % 2 == 1 and 3 <= degree <= MAX_DEGREE):
         raise InputError(f"degree {degree} is not allowed: an odd number from 3 to {MAX_DEGREE}; try 7")
     if sampling == "uniform" and seed is None:
@@ -86,6 +88,11 @@ def fit_polynomial(
     except ValidationError as error:
         raise InputError(f"cannot fit: {first_problem(error)}") from error
     return _solve(fit, (degree + 1) // 2)
+
+
+def _integer(number: Any) -> Any:
+    """NumPy's integers as Python's, which the models ask for; anything else as it is, for them to refuse."""
+    return operator.index(number) if isinstance(number, np.integer) else number
 
 
 def _solve(fit: Fit, size: int) -> OddPolynomial:

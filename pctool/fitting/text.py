@@ -11,6 +11,13 @@ from pctool.core.polynomial_models import Fit, report
 from pctool.fitting.diagnosis import DEFAULT_RANGE, Diagnosis
 from pctool.fitting.ladder import Ladder
 
+LADDER_NOTES = (
+    "most: the largest value of g",
+    "falls on: the part of [0, 1] where g falls and singular values change their",
+    "order; by: the deepest fall",
+    "g(1.2), g(1.5): met where the power iteration underestimates sigma",
+    "float32, bfloat16: what their rounding costs",
+)
 Intervals = tuple[tuple[float, float], ...]
 
 
@@ -106,18 +113,16 @@ def curve(g: OddPolynomial, width: int = 66, height: int = 14) -> str:
 def ladder_table(ladder: Ladder) -> str:
     """A line a rung: when APC takes it, what it does to kappa, and what that costs."""
     lines = [
-        f"a layer is left alone up to a kappa of {ladder.goal:g}; each rung keeps it there up to the next",
-        f"{'above':>8} {'degree':>7} {'kappa -> after':>18} {'g(1)':>7} {'largest':>8} {'falls on':>9} {'by':>6}"
-        f" {'g(1.2)':>7} {'g(1.5)':>7} {'float32':>8} {'bfloat16':>8}",
+        f"a layer is left alone up to a kappa of {ladder.goal:g}; rungs keep it there up to the next",
+        f"{'':>7} {'':>3} {'kappa':>9} {'':>5} {'':>5} {'':>6} {'falls':>5} {'':>4} {'':>7} {'':>7} {'float':>5}"
+        f" {'bfloat':>6}",
+        f"{'above':>7} {'deg':>3} {'up to':>9} {'after':>5} {'g(1)':>5} {'most':>6} {'on':>5} {'by':>4} {'g(1.2)':>7}"
+        f" {'g(1.5)':>7} {'32':>5} {'16':>6}",
     ]
     for tau, g, rung in zip(ladder.taus, ladder.polynomials, ladder.outcomes(), strict=True):
-        change = f"{rung.reach:g} -> {rung.kappa_after:.3g}"
-        costs = f"{rung.at_one:>7.3f} {rung.largest:>8.3f} {rung.falls_on:>9.0%} {rung.falls_by:>6.2f}"
+        change = f"{rung.reach:>9g} {rung.kappa_after:>5.3g}"
+        costs = f"{rung.at_one:>5.3f} {rung.largest:>6.3f} {rung.falls_on:>5.0%} {rung.falls_by:>4.2f}"
         growth = " ".join(f"{value:>7.3g}" for value in rung.beyond.values())
-        rounding = f"{rung.float32_error:>8.0e} {rung.bfloat16_error:>8.1g}"
-        lines.append(f"{tau:>8g} {g.degree:>7} {change:>18} {costs} {growth} {rounding}")
-    lines.append(
-        "falls on: the part of [0, 1] where g falls and singular values change their order; by: the deepest fall"
-    )
-    lines.append("g(1.2), g(1.5): met where the power iteration underestimates sigma; then what the roundings cost")
-    return "\n".join(lines)
+        rounding = f"{rung.float32_error:>5.0e} {rung.bfloat16_error:>6.1g}"
+        lines.append(f"{tau:>7g} {g.degree:>3} {change} {costs} {growth} {rounding}")
+    return "\n".join([*lines, *LADDER_NOTES])

@@ -13,7 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from pctool.report.rows import Row
 from pctool.report.runs import Run
@@ -21,9 +21,10 @@ from pctool.report.tables import title_of
 from pctool.spectrum.drawing import DASHES, STYLE, render
 from pctool.spectrum.normalisation_plots import strength_figure
 from pctool.spectrum.plots import heatmap_figure
-from pctool.spectrum.reader import Array, Spectrum
+from pctool.spectrum.reader import Array, Spectrum, read_spectrum
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MANY_DECADES = 1e3  # over more, the numbers between the powers of ten would overlap
 Series = tuple[Any, Any]  # steps and values, as arrays or lists
 
 
@@ -48,10 +49,11 @@ def spectra_of(run: Run) -> dict[str, bytes]:
     """A run's own spectra as captions -> PNG: its worst layer's as a heat map, and the strengths; {} without any."""
     if run.spectrum is None or not len(run.spectrum.steps):
         return {}
+    whole = read_spectrum(run.path / "spectrum.h5")
     with mpl.rc_context(STYLE):
         drawn = {
-            "All singular values of the worst-conditioned layer over the steps.": heatmap_figure(run.spectrum),
-            "The polynomial's degree of each layer over the steps.": strength_figure(run.spectrum),
+            "All singular values of the worst-conditioned layer over the steps.": heatmap_figure(whole),
+            "The polynomial's degree of each layer over the steps.": strength_figure(whole),
         }
         return {caption: render(figure, "png") for caption, figure in drawn.items() if figure}
 
@@ -137,8 +139,10 @@ def _figure(
         if log and ax.lines:
             ax.set_yscale("log")
             ax.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
-            for axis_formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-                axis_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
+            low, high = ax.get_ylim()
+            plain = FuncFormatter(lambda number, _: f"{number:g}")
+            ax.yaxis.set_major_formatter(plain)
+            ax.yaxis.set_minor_formatter(plain if high < MANY_DECADES * low else NullFormatter())
     if not handles:
         return None
     for ax in grid[-1]:

@@ -8,9 +8,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from pctool.report.rows import Row
+from pctool.report.rows import Row, higher_is_better
 from pctool.report.runs import Run
-from pctool.report.tables import ABOUT, TITLES, heading, lines, notes, tables_of
+from pctool.report.tables import ABOUT, TITLES, heading, lines, notes, tables_of, title_of
 
 # The policy makes a browser refuse whatever a run's own texts might ask it to load.
 HEAD = """<!doctype html>
@@ -40,7 +40,7 @@ pre { background: #f5f5f5; padding: .7rem; overflow-x: auto; font-size: 13px }
 CAPTIONS = {
     "condition": "Condition numbers of D's effective weights over the steps (the paper's Fig. 2).",
     "smallest": "Smallest singular value of any layer of D, before and after the polynomial (the paper's Fig. 1).",
-    "scores": "Distance to the data over the steps; lower is better.",
+    "scores": "Scores over the steps",
     "losses": "Losses of D and G.",
 }
 
@@ -67,10 +67,17 @@ def html(
     parts.append("<h2>Over the steps</h2>")
     for name, caption in CAPTIONS.items():
         if f"{name}.png" in figures:
-            parts.append(_captioned(figures[f"{name}.png"], caption))
+            parts.append(_captioned(figures[f"{name}.png"], caption + (_directions(rows) if name == "scores" else "")))
     parts.append("<h2>Runs</h2>")
     parts += [_run(row, run, spectra.get(run, {})) for row in rows for run in row.runs]
     return "\n".join([*parts, "</body>", "</html>", ""])
+
+
+def _directions(rows: Sequence[Row]) -> str:
+    """Of each score whether lower or higher is better."""
+    metrics = dict.fromkeys(row.metric for row in rows if row.metric)
+    found = [f"{title_of(name)}: {'higher' if higher_is_better(name) else 'lower'} is better" for name in metrics]
+    return f" ({'; '.join(found)})."
 
 
 def _table(rows: Sequence[Row]) -> str:

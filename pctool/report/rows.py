@@ -167,7 +167,7 @@ def departures(config: dict[str, Any]) -> str:
         plain = resolve({**{key: config[key] for key in named}, "out": "-"}).identity()
     except (InputError, KeyError, TypeError, ValueError):
         return ""
-    apart = [key for key in plain if key in config and config[key] != plain[key]]
+    apart = [key for key in plain if key not in named and key in config and config[key] != plain[key]]
     return ", ".join(f"{key} {_short(config[key])} (recipe {_short(plain[key])})" for key in apart)
 
 
@@ -177,7 +177,7 @@ def _short(value: object) -> str:
 
 
 def metric_of(runs: Sequence[Run], wanted: str | None = None) -> str | None:
-    """The distance to tabulate: `wanted`, else `fid`, else the first `fd_...` there is; None without scores.
+    """The score to tabulate: `wanted`, else `fid`, else the first `fd_...` there is; None without scores.
 
     Raises InputError where no run has the wanted one.
     """
@@ -199,23 +199,33 @@ def _scores(entry: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in numbers if isinstance(value, int | float) and not name.endswith("_std")}
 
 
+def higher_is_better(metric: str) -> bool:
+    """Inception scores, precision and recall; everything else is a distance to the data."""
+    return metric.startswith(("inception_score", "is_", "precision", "recall"))
+
+
 def chosen(run: Run, metric: str | None, select: Select) -> dict[str, Any] | None:
-    """The evaluation that stands for a run: its last one, or that of the smallest distance."""
+    """The evaluation that stands for a run: its last one, or the best."""
     entries = [entry for entry in run.metrics if metric in _scores(entry)]
     if not entries:
         return None
     if select == "best":
-        return min(entries, key=lambda entry: float(entry["scores"][metric]))
+        sign = -1 if higher_is_better(str(metric)) else 1
+        return min(entries, key=lambda entry: sign * float(entry["scores"][metric]))
     last = max(entry["step"] for entry in entries)
     return [entry for entry in entries if entry["step"] == last][-1]
 
 
 def kappas_at(run: Run, step: int | None) -> dict[str, float] | None:
-    """The summary of the recorded spectrum at `step`, or the last row before it; at the end for None."""
-    if run.spectrum is None or not len(run.spectrum.steps):
+    """The summary of the recorded spectrum at `step`, or the last row before it; at the end for None.
+
+    None where there is no such row, or where it could not be measured.
+    """
+    steps = run.spectrum.steps if run.spectrum else np.zeros(0)
+    before = len(steps) if step is None else int(np.searchsorted(steps, step, side="right"))
+    if run.spectrum is None or not before:
         return None
-    before = len(run.spectrum.steps) if step is None else int(np.searchsorted(run.spectrum.steps, step, side="right"))
-    found = {name: float(values[max(0, before - 1)]) for name, values in run.spectrum.summary.items()}
+    found = {name: float(values[before - 1]) for name, values in run.spectrum.summary.items()}
     return found if not any(math.isnan(value) for value in found.values()) else None
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn
 
 from pydantic import ValidationError
 
+from pctool.core.checkpoint import list_checkpoints
 from pctool.errors import InputError
 from pctool.spectrum.reader import Spectrum, read_spectrum
 from pctool.training.run_folder import RunRecord
@@ -19,12 +20,22 @@ Ended = Literal["finished", "diverged", "unfinished"]
 NON_FINITE = 3  # the exit code of a run whose training became non-finite (docs/cli.md)
 MAX_LOG_BYTES = 2**28  # a line a log step: 200,000 steps make 1 MB
 MAX_PICTURE_BYTES = 2**25
+DAMAGED = "is damaged or cannot be read; restore it, or leave it out"
+# Of the settings that rows are named and sorted by.
+TYPES: dict[str, type] = {
+    **dict.fromkeys(("dataset", "arch", "method"), str),
+    **dict.fromkeys(("resolution", "degree", "d_iters", "g_iters", "seed", "steps"), int),
+}
+MAX_DIGITS = 18  # of a number that any array can hold
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run. `stats` and `metrics` are the lines of its logs; `samples` its newest grid of images, PNG."""
+    """One run. `stats` and `metrics` are the lines of its logs; `samples` its newest grid of images, PNG.
+
+    `spectrum` has of each layer's singular values the two smallest.
+    """
 
     path: Path
     record: RunRecord
@@ -60,12 +71,15 @@ def read_run(path: Path) -> Run:
     try:
         record = RunRecord.model_validate_json((path / "config.json").read_bytes())
     except (OSError, ValidationError):
-        raise InputError(f"{path / 'config.json'} is damaged or cannot be read; restore it, or leave it out") from None
+        raise InputError(f"{path / 'config.json'} {DAMAGED}") from None
+    if any(not isinstance(record.config.get(key, kind()), kind) for key, kind in TYPES.items()):
+        raise InputError(f"{path / 'config.json'} {DAMAGED}")
     stats, metrics = _log(path / "stats.jsonl"), _log(path / "metrics.jsonl")
-    spectrum = read_spectrum(path / "spectrum.h5") if (path / "spectrum.h5").exists() else None
+    spectrum = read_spectrum(path / "spectrum.h5", smallest=2) if (path / "spectrum.h5").exists() else None
     recorded = spectrum.steps.tolist() if spectrum else []
-    step = max([0, *recorded, *(entry["step"] for entry in stats)])
-    code = _exit_code(path / "exit.json")
+    code, last = _ending(path / "exit.json")
+    saved = [int(checkpoint.stem) for checkpoint in list_checkpoints(path)]
+    step = max([0, last, *saved[-1:], *recorded, *(entry["step"] for entry in stats)])
     wanted = record.config.get("steps")
     done = code == 0 and isinstance(wanted, int) and step >= wanted - 1  # the last log line may be a step short
     ended: Ended = "diverged" if code == NON_FINITE else "finished" if done else "unfinished"
@@ -85,7 +99,7 @@ def _log(path: Path) -> tuple[dict[str, Any], ...]:
     entries = []
     for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line, parse_constant=_refuse)
+            entry = json.loads(line, parse_constant=_refuse, parse_int=_integer)
             if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
                 raise ValueError("no step")
         except (ValueError, RecursionError):
@@ -100,13 +114,18 @@ def _refuse(word: str) -> NoReturn:
     raise ValueError(word)
 
 
-def _exit_code(path: Path) -> int | None:
-    """How the last process ended; None while it runs, or where that cannot be known."""
+def _integer(digits: str) -> int | None:
+    return int(digits) if len(digits) <= MAX_DIGITS else None
+
+
+def _ending(path: Path) -> tuple[int | None, int]:
+    """How the last process ended, and at which step; None and 0 while it runs, or where that cannot be known."""
     try:
-        code = json.loads(path.read_bytes()).get("code")
+        said = json.loads(path.read_bytes(), parse_int=_integer)
+        code, step = said.get("code"), said.get("step")
     except (OSError, ValueError, AttributeError, RecursionError):
-        return None
-    return code if isinstance(code, int) else None
+        return None, 0
+    return code if isinstance(code, int) else None, step if isinstance(step, int) else 0
 
 
 def _newest_picture(folder: Path) -> bytes | None:

@@ -77,11 +77,13 @@ def seeds(row: Row) -> str:
 
 
 def value(number: Value | None, *, spread: bool = True) -> str:
-    """`12.06`, over several seeds `12.06 ± 0.31`, and `-` for nothing."""
+    """`12.06`, over several seeds `12.06 ± 0.31`, and `-` for nothing. Below 1 three digits: `0.00410 ± 0.00032`."""
     if number is None:
         return "-"
-    text = f"{number.mean:.2f}" if number.mean < 1e5 else f"{number.mean:.1e}"
-    return text + (f" ± {number.std:.2f}" if spread and number.std is not None and math.isfinite(number.std) else "")
+    size = abs(number.mean)
+    digits = ".1e" if size >= 1e5 else f".{min(6, 2 - math.floor(math.log10(size)))}f" if 0 < size < 1 else ".2f"
+    spread = spread and number.std is not None and math.isfinite(number.std)
+    return f"{number.mean:{digits}}" + (f" ± {number.std:{digits}}" if spread else "")
 
 
 def lines(rows: Sequence[Row], short: bool = False) -> list[list[str]]:
@@ -91,6 +93,22 @@ def lines(rows: Sequence[Row], short: bool = False) -> list[list[str]]:
     for row in rows:
         found.append(cells(row, named, short))
         found += [paper_cells(row.paper)] if row.paper else []
+    return found
+
+
+def plain(rows: Sequence[Row]) -> list[str]:
+    """The lines of one table in 80 columns: above each row's numbers its method, seeds and step."""
+    texts = lines(rows, short=True)
+    top = ["", "kappa", "", "", "mod. kappa", "", ""]
+    names = [heading(rows)[4], *("max", "2nd", "mean") * 2]
+    widths = [max(map(len, column)) for column in zip(top, names, *(cells[4:] for cells in texts), strict=True)]
+
+    def numbers(cells: Sequence[str]) -> str:
+        return "  ".join(["", *(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))]).rstrip()
+
+    found = [numbers(top), numbers(names)]
+    for _, method, seeds, step, *cells in texts:
+        found += [f"{method}: seeds {seeds}, step {step}" if seeds else method, numbers(cells)]
     return found
 
 

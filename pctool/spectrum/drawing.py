@@ -19,6 +19,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from pctool.spectrum.reader import Array, Spectrum
+from pctool.spectrum.tables import short_name
 
 STYLE: Any = {
     "font.size": 8.0,
@@ -32,9 +33,13 @@ STYLE: Any = {
     "lines.linewidth": 1.3,
     "svg.hashsalt": "pctool",  # the same figure gives the same bytes
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name may hold a "$"
 }
 DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 PNG_DPI = 160
+LONG_NAME = 28  # letters of a layer's name in a legend or above a panel; the end of a longer one is shown
+AXES_WIDTH = 5.5  # inches beside a legend
+LETTER, HANDLE = 0.065, 0.6  # inches of a legend: a letter of 8 points, and what stands beside a name
 
 
 def edges(steps: NDArray[np.int64]) -> Array:
@@ -66,7 +71,12 @@ def log_scale(ax: Axes) -> None:
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     ax.set_ylim(min(low, 0.9), max(high, 12.0))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_major_formatter(plain_numbers())
+
+
+def plain_numbers() -> FuncFormatter:
+    """0.01 and 1000, not powers of ten."""
+    return FuncFormatter(lambda value, _: f"{value:g}")
 
 
 def from_zero(*axes: Axes) -> None:
@@ -84,9 +94,14 @@ def label_steps(axes: Sequence[Axes], spectrum: Spectrum) -> None:
 
 
 def layer_legend(figure: Figure, ax: Axes) -> None:
-    """Beside the axes; in columns of 20, so that a deep network's names stay on the page."""
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", ncols=math.ceil(len(labels) / 20), handlelength=2.6)
+    """Beside the axes, which the figure's title keeps to; in columns of 20, for which the figure is made wider."""
+    names = [short_name(str(line.get_label()), LONG_NAME) for line in ax.lines]  # also those that begin with "_"
+    columns = math.ceil(len(names) / 20)
+    wide = columns * (HANDLE + LETTER * max(map(len, names), default=0))
+    width = max(figure.get_figwidth(), AXES_WIDTH + wide)
+    figure.set_figwidth(width)
+    figure.suptitle(figure.get_suptitle(), x=(width - wide) / width / 2, fontsize=10)
+    figure.legend(ax.lines, names, loc="outside right upper", ncols=columns, handlelength=2.6)
 
 
 def render(figure: Figure, ending: str) -> bytes:

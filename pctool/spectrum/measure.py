@@ -13,7 +13,7 @@ import numpy as np
 from pctool.core.layers.state import LayerState
 from pctool.core.spectra import Array, condition_number, modified_condition_number, singular_values
 from pctool.errors import InputError
-from pctool.spectrum.operator import operator_singular_values
+from pctool.spectrum.operator import operator_singular_values, operator_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ def measure(
     if not layers:
         names = ", ".join(state.name for state in states) or "none"
         raise InputError(f"no layer fits {pattern!r}; its layers are: {names}")
-    return Row(step, layers, summarise(layers, head=head_name(states)))
+    return Row(step, layers, summarise(layers))
 
 
 def measure_layer(state: LayerState, grid: int | None = None, threads: int = 1) -> LayerSpectrum:
@@ -85,11 +85,13 @@ def measure_layer(state: LayerState, grid: int | None = None, threads: int = 1) 
     W = state.weight.flatten(1)
     if state.kind == "linear":
         grid = None  # it has no places to move along
-    count = min(W.shape) if grid is None else grid ** (state.weight.dim() - 2) * min(state.weight.shape[:2])
+    count = min(W.shape) if grid is None else operator_size(state.weight.shape, grid)
     raw = normalized = effective = np.full(count, math.nan)
     ratio = math.nan
     problem = None
     try:
+        if state.problem:
+            raise ValueError(state.problem)
         matrix = singular_values(W)
         raw = matrix if grid is None else operator_singular_values(_kernel(state), grid, threads)
         of_matrix, effective_of_matrix = _applied(matrix, state)
@@ -161,19 +163,15 @@ def _or_nan(number: Callable[[Array], float], sigmas: Array) -> float:
     return number(sigmas) if np.isfinite(sigmas).all() else math.nan
 
 
-def head_name(states: Sequence[LayerState]) -> str | None:
-    """The name of the network's last layer if that is a linear one, as in every discriminator."""
-    return states[-1].name if states and states[-1].kind == "linear" else None
+def summarise(layers: Sequence[LayerSpectrum]) -> dict[str, float]:
+    """Table 1's columns by both definitions: largest, second largest and mean over the layers but a head.
 
-
-def summarise(layers: Sequence[LayerSpectrum], head: str | None) -> dict[str, float]:
-    """Table 1's columns by both definitions: largest, second largest and mean over the layers but `head`.
-
-    The authors leave out the last linear layer, whose one row always has kappa 1. Where nothing but the head
-    was measured, it counts. With one layer the second largest is the largest. A layer that could not be
-    measured makes its column NaN: a mean over fewer layers would not be comparable.
+    The authors leave out the last linear layer, whose one row always has kappa 1. A head is known by that row and
+    not by its place, since not every file keeps the order. Where nothing else was measured, it counts. With one
+    layer the second largest is the largest. A layer that could not be measured makes its column NaN: a mean over
+    fewer layers would not be comparable.
     """
-    counted = [layer for layer in layers if layer.name != head] or list(layers)
+    counted = [layer for layer in layers if layer.kind != "linear" or layer.shape[0] > 1] or list(layers)
     summary = {}
     for definition in ("kappa", "modified_kappa"):
         values = np.sort([getattr(layer, definition) for layer in counted])[::-1]

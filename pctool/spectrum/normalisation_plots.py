@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
-from pctool.spectrum.drawing import edges, label_steps, layer_legend, layer_lines
+from pctool.spectrum.drawing import LONG_NAME, edges, label_steps, layer_legend, layer_lines
 from pctool.spectrum.reader import Spectrum
+from pctool.spectrum.tables import short_name
 
 GAMMA_UPPER = 1.1  # where the published polynomials' range ends (Sec. 3.3)
 STRENGTHS = (0, 1, 3, 5, 7, 9)
@@ -63,7 +64,7 @@ def strength_figure(spectrum: Spectrum) -> Figure | None:
         rasterized=True,
     )
     ax.hlines(np.arange(1, len(degrees)) - 0.5, *ax.get_xlim(), color="white", linewidth=2.0)
-    ax.set_yticks(range(len(degrees)), [layer.name for layer in spectrum.layers])
+    ax.set_yticks(range(len(degrees)), [short_name(layer.name, LONG_NAME) for layer in spectrum.layers])
     ax.invert_yaxis()
     ax.grid(visible=False)
     bar = figure.colorbar(mesh, ax=ax, label="degree")

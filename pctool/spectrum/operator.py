@@ -22,6 +22,7 @@ from pctool.errors import InputError
 Complex = NDArray[np.complex128]
 Frequencies = NDArray[np.int64]
 
+MOST_VALUES = 2**25  # of a layer: 2048 channels on a 128 x 128 torus
 TASK = 2**17  # complex numbers a task, 2 MiB: as much as a core's cache holds
 
 # The Gram matrices below sum over pairs of points, and may lose a digit more than a product of two matrices does:
@@ -35,12 +36,10 @@ def operator_singular_values(kernel: Array, grid: int, threads: int = 1) -> Arra
     float64 [grid^d min(out, in)] for d spatial sides, each within 1e-10 of the largest of them: square roots of
     the eigenvalues of the smaller Gram matrix a frequency, or an SVD where that would cost digits. Only one of
     the frequencies f and -f is computed, the kernel being real. So many `threads` share the frequencies and
-    change no bit. Raises InputError for a grid smaller than the kernel, ValueError for a kernel
-    that is not finite.
+    change no bit. Raises InputError as `operator_size`, ValueError for a kernel that is not finite.
     """
+    operator_size(kernel.shape, grid)
     spatial = kernel.shape[2:]
-    if grid < max(spatial):
-        raise InputError(f"--grid {grid} is smaller than a kernel of {max(spatial)}; give at least {max(spatial)}")
     if not np.isfinite(kernel).all():
         raise ValueError("the kernel has non-finite entries")
     largest = float(np.abs(kernel).max())
@@ -66,6 +65,21 @@ def operator_singular_values(kernel: Array, grid: int, threads: int = 1) -> Arra
         if rough.any():
             sigmas[rough] = np.concatenate(list(pool.map(by_svd, _tasks(frequencies[rough], gram.size))))
     return np.sort(np.repeat(sigmas, counts, axis=0), axis=None)[::-1] * scale
+
+
+def operator_size(shape: Sequence[int], grid: int) -> int:
+    """How many singular values a kernel [out, in, k, ...] has on a torus.
+
+    Raises InputError for a grid smaller than the kernel, or one of more than 2^25 values.
+    """
+    spatial = shape[2:]
+    if grid < max(spatial):
+        raise InputError(f"--grid {grid} is smaller than a kernel of {max(spatial)}; give at least {max(spatial)}")
+    count = grid ** len(spatial) * min(shape[:2])
+    if count > MOST_VALUES:
+        limit = f"at most {MOST_VALUES:,} are computed; give a smaller grid"
+        raise InputError(f"--grid {grid} gives a layer {count:,} singular values, {limit}")
+    return int(count)
 
 
 class _Gram:

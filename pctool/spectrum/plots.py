@@ -12,9 +12,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from pctool import files
 from pctool.spectrum.drawing import (
+    LONG_NAME,
     STYLE,
     edges,
     from_zero,
@@ -23,11 +25,12 @@ from pctool.spectrum.drawing import (
     layer_lines,
     line,
     log_scale,
+    plain_numbers,
     render,
 )
 from pctool.spectrum.normalisation_plots import ratio_figure, strength_figure
 from pctool.spectrum.reader import Array, LayerSeries, Spectrum, read_spectrum
-from pctool.spectrum.tables import smallest
+from pctool.spectrum.tables import short_name, smallest
 
 COLUMNS = 4  # of panels
 LONG_TITLE = 48  # letters
@@ -58,7 +61,7 @@ def evolution_figure(spectrum_path: Path, png_path: Path, title: str) -> None:
     value (the linear head) are left out, their kappa being 1 for ever. An existing file is replaced.
     Raises InputError for what is no spectrum file, WriteError where the picture cannot be written.
     """
-    spectrum = read_spectrum(spectrum_path)
+    spectrum = read_spectrum(spectrum_path, smallest=2)
     layers = tuple(layer for layer in spectrum.layers if layer.raw.shape[1] > 1)
     spectrum = replace(spectrum, layers=layers or spectrum.layers)
     with mpl.rc_context(STYLE):
@@ -90,7 +93,7 @@ def smallest_figure(spectrum: Spectrum) -> Figure:
         colours = mpl.colormaps["viridis"](np.linspace(0, 0.85, 5))
         drawn = [line(ax, spectrum, values[:, i], colours[i], i) for i in range(values.shape[1])]
         lines = max(lines, drawn, key=len)
-        ax.set_title(layer.name)
+        ax.set_title(short_name(layer.name, LONG_NAME))
         from_zero(ax)
     figure.suptitle(f"{spectrum.network}: the five smallest singular values of each effective weight", fontsize=10)
     figure.legend(lines, ["smallest", "2nd", "3rd", "4th", "5th"][: len(lines)], loc="outside lower center", ncols=5)
@@ -135,8 +138,9 @@ def heatmap_figure(spectrum: Spectrum) -> Figure:
         ax.grid(visible=False)
     axes[0].invert_yaxis()
     axes[0].set_ylabel("index, largest first")
-    figure.colorbar(mesh, ax=axes, label="singular value")
-    figure.suptitle(f"{spectrum.network}: {layer.name} over the steps", fontsize=10)
+    bar = figure.colorbar(mesh, ax=axes, label="singular value", format=plain_numbers())
+    bar.minorformatter = LogFormatter()  # within a decade it numbers some of what lies between
+    figure.suptitle(f"{spectrum.network}: {short_name(layer.name, LONG_TITLE)} over the steps", fontsize=10)
     label_steps(axes, spectrum)
     return figure
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -17,9 +18,10 @@ from pctool.spectrum.store import FORMAT, SCALARS, SPECTRA, SUMMARY, VERSION
 
 Array = NDArray[np.float64]
 
-MAX_BYTES = 2**30  # all arrays of a file together; 200,000 steps of the paper's largest D make 0.1 GB
+MAX_BYTES = 2**30  # that all arrays of a file together may claim, whatever its size
+PACKED = 4  # how many times its size a larger file may claim: whole ones are compressed
 MAX_LAYERS = 10_000
-HEAP = b"GCOL\x01\x00\x00\x00"
+HEAP = b"GCOL\x01\x00\x00\x00"  # the signature of a global heap
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,27 +58,40 @@ class Spectrum:
     summary: dict[str, Array]
 
 
-def read_spectrum(path: Path) -> Spectrum:
+def read_spectrum(path: Path, smallest: int | None = None) -> Spectrum:
     """Reads the file at `path`, also while a run writes it: a row that is not whole yet is left out.
 
+    With `smallest` every spectrum has so many columns at most, those of the smallest values: what figures over the
+    steps need of a file that may be larger than memory.
     Raises InputError for what is no spectrum file, is damaged, links to other files, or claims absurd sizes.
     """
-    try:
-        size = path.stat().st_size
-        if not path.is_file() or size > MAX_BYTES:
-            raise InputError(f"{path} is no file of at most {MAX_BYTES:,} bytes; give a spectrum file")
-        image = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; give a spectrum file") from None
-    return parse_spectrum(image, str(path))
+    return _read(path, lambda reader: reader.spectrum(smallest))
+
+
+def read_summary(path: Path) -> Spectrum:
+    """The steps and the summary alone, without layers: quick also where the file is huge. Otherwise as above."""
+    return _read(path, lambda reader: reader.spectrum(layers=False))
 
 
 def parse_spectrum(image: bytes, name: str) -> Spectrum:
     """Reads a file's bytes, `name` standing for its path in messages; otherwise as `read_spectrum`."""
+    return _parse(io.BytesIO(image), len(image), name, _Reader.spectrum)
+
+
+def _read(path: Path, what: Callable[[_Reader], Spectrum]) -> Spectrum:
     try:
-        _check_heaps(image)
-        with h5py.File(h5py.h5f.open_file_image(image, flags=0)) as file:
-            return _Reader(file).spectrum()
+        if path.exists() and not path.is_file():  # to open a pipe would wait
+            raise InputError(f"{path} is no file; give a spectrum file")
+        with path.open("rb", buffering=0) as file:
+            return _parse(file, path.stat().st_size, str(path), what)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; give a spectrum file") from error
+
+
+def _parse(raw: BinaryIO, size: int, name: str, what: Callable[[_Reader], Spectrum]) -> Spectrum:
+    try:
+        with h5py.File(_Checked(raw), "r") as file:
+            return what(_Reader(file, max(MAX_BYTES, PACKED * size)))
     except _Refused as error:
         raise InputError(f"{name} is no spectrum file to read: {error}") from None
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
@@ -84,22 +99,55 @@ def parse_spectrum(image: bytes, name: str) -> Spectrum:
         raise InputError(f"{name} is damaged or no spectrum file ({type(error).__name__}: {error})") from None
 
 
-def _check_heaps(image: bytes) -> None:
-    """Refuses a free block of no size in the heaps that hold the attributes' text: HDF5 would never return.
+class _Checked(io.RawIOBase):
+    """What HDF5 reads a file through: it refuses a free block of no size in the heaps that hold the attributes' text.
 
-    A heap (the format's "global heap") is GCOL, version 1, its size, and blocks of index, references and size.
+    HDF5 would never return from such a heap (the format's "global heap"): GCOL, version 1, its size, and blocks of
+    index, references and size.
     """
-    start = image.find(HEAP)
-    while start >= 0:
-        end = min(start + int.from_bytes(image[start + 8 : start + 16], "little"), len(image))
-        block = start + 16
-        while block + 16 <= end:
-            index = int.from_bytes(image[block : block + 2], "little")
-            size = int.from_bytes(image[block + 8 : block + 16], "little")
-            if index == 0 and size < 16:
-                raise _Refused("it is damaged")
-            block += size if index == 0 else 16 + (size + 7) // 8 * 8
-        start = image.find(HEAP, start + 1)
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self.raw = raw
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self.raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.raw.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        """The whole buffer: HDF5 looks at no count, and takes what lies behind the end for zeros."""
+        place = self.raw.tell()
+        before = min(place, len(HEAP) - 1)  # a signature may lie across two reads
+        data = self._at(place - before, before + len(buffer) + len(HEAP) - 1)
+        start = data.find(HEAP)
+        while start >= 0:
+            self._check_heap(place - before + start)
+            start = data.find(HEAP, start + 1)
+        found = data[before : before + len(buffer)]
+        memoryview(buffer).cast("B")[:] = found + bytes(len(buffer) - len(found))
+        self.raw.seek(place + len(buffer))
+        return len(buffer)
+
+    def _at(self, place: int, count: int) -> bytes:
+        self.raw.seek(place)
+        parts = []
+        while count > 0 and (part := self.raw.read(count)):
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)
+
+    def _check_heap(self, start: int) -> None:
+        end = self.raw.seek(0, io.SEEK_END)
+        size = int.from_bytes(self._at(start + 8, 8), "little")
+        heap = self._at(start, min(size, end - start))
+        block = 16
+        while block + 16 <= len(heap):
+            index = int.from_bytes(heap[block : block + 2], "little")
+            length = int.from_bytes(heap[block + 8 : block + 16], "little")
+            if index == 0 and length < 16:
+                raise OSError("a heap is damaged")
+            block += length if index == 0 else 16 + (length + 7) // 8 * 8
 
 
 class _Refused(Exception):
@@ -107,13 +155,14 @@ class _Refused(Exception):
 
 
 class _Reader:
-    """Keeps the sum of the sizes met so far."""
+    """Keeps the sum of the sizes met so far, `most` at most."""
 
-    def __init__(self, file: h5py.File) -> None:
+    def __init__(self, file: h5py.File, most: int) -> None:
         self.file = file
+        self.most = most
         self.bytes = 0
 
-    def spectrum(self) -> Spectrum:
+    def spectrum(self, smallest: int | None = None, *, layers: bool = True) -> Spectrum:
         """The whole file; raises _Refused, and whatever h5py raises of a damaged one."""
         attrs = self.file.attrs
         if attrs.get("format") != FORMAT or attrs.get("version") != VERSION:
@@ -127,12 +176,12 @@ class _Reader:
             network=str(attrs.get("network", "")),
             operator=str(attrs.get("operator", "")),
             steps=steps,
-            layers=tuple(self.layers(len(steps))),
+            layers=tuple(self.layers(len(steps), smallest)) if layers else (),
             summary={name: self.array(summary, name, np.float64, len(steps)) for name in SUMMARY},
         )
 
-    def layers(self, T: int) -> Iterator[LayerSeries]:
-        """The layers in the file's order, the first T rows of each."""
+    def layers(self, T: int, smallest: int | None) -> Iterator[LayerSeries]:
+        """The layers in the file's order, the first T rows of each, the last columns of their spectra."""
         groups = self.group(self.file, "layers")
         if len(groups) > MAX_LAYERS:
             raise _Refused(f"it has {len(groups)} layers, at most {MAX_LAYERS} are read")
@@ -145,7 +194,7 @@ class _Reader:
                 strength=self.array(group, "strength", np.int64, T),
                 problem=str(group.attrs["problem"]) if "problem" in group.attrs else None,
                 **{
-                    key: self.array(group, key, np.float64, T, ndim=2 if key in SPECTRA else 1)
+                    key: self.array(group, key, np.float64, T, smallest)
                     for key in (*SPECTRA, *SCALARS)
                     if key in group or key not in ("normalized", "sigma_over_sigma_hat")
                 },
@@ -158,19 +207,20 @@ class _Reader:
             raise _Refused(f"{name} is no group")
         return found
 
-    def array(self, parent: h5py.Group, name: str, dtype: type, T: int | None, ndim: int = 1) -> NDArray[Any]:
-        """The first T rows (None: all) of a dataset whose data lie in this file and have the right type."""
+    def array(self, parent: h5py.Group, name: str, dtype: type, T: int | None, last: int | None = None) -> NDArray[Any]:
+        """The first T rows and `last` columns (None: all) of a dataset whose data lie in this file, of that type."""
+        ndim = 2 if name in SPECTRA else 1
         found = self.linked(parent, name)
         if not isinstance(found, h5py.Dataset) or found.dtype != np.dtype(dtype) or found.ndim != ndim:
             raise _Refused(f"{parent.name}/{name} is no {np.dtype(dtype)} array of {ndim} dimensions")
         if found.is_virtual or found.external:
             raise _Refused(f"{parent.name}/{name} takes its data from another file")
         self.bytes += 8 * max(math.prod(found.shape), math.prod(found.chunks or (0,)))
-        if self.bytes > MAX_BYTES:
-            raise _Refused(f"its arrays claim more than {MAX_BYTES:,} bytes")
+        if self.bytes > self.most:
+            raise _Refused(f"its arrays claim more than {self.most:,} bytes")
         if T is not None and len(found) < T:
             raise _Refused(f"{parent.name}/{name} has {len(found)} rows for {T} steps")
-        return found[:T]
+        return found[:T] if last is None or ndim == 1 else found[:T, max(0, found.shape[1] - last) :]
 
     @staticmethod
     def linked(parent: h5py.Group, name: str) -> object:

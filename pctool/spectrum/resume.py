@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def already_measured(target: Path, request: Request, paths: Sequence[Path]) -> l
     A file that has changed since is measured again, and so is one with a layer that could not be measured,
     whose reason the file does not keep.
     """
-    if not target.is_file():
+    if not os.path.isfile(target):  # or it may not be looked at
         return None
     try:
         image = target.read_bytes()

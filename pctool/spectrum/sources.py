@@ -18,7 +18,7 @@ from pctool.core.layers.state import LayerState
 from pctool.errors import InputError
 from pctool.spectrum import foreign, state_dicts
 from pctool.spectrum.measure import Row, measure
-from pctool.spectrum.store import layer_key
+from pctool.spectrum.store import layer_keys
 
 WHAT_TO_GIVE = "give a checkpoint, a run folder or a pattern such as 'runs/demo/checkpoints/*.pt'"
 SPECTRUM_FILE = ".spectrum.h5"  # our own answers, which a pattern may meet
@@ -111,7 +111,7 @@ def read_layers(path: Path, wanted: Network | None = None) -> tuple[Network, int
     What the file itself does not tell, its name does; a file without any number is of step 0.
     Raises InputError for a file that cannot be read or holds no layer.
     """
-    if _is_ours(path):
+    if is_ours(path):
         checkpoint = checkpoints.read(path)
         network = wanted or "D"
         return network, int(checkpoint["step"]), checkpoints.layer_states(checkpoint, network)
@@ -134,7 +134,8 @@ def read_layers(path: Path, wanted: Network | None = None) -> tuple[Network, int
     return (network, step, told[network]) if network in told else (first, step, None)
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
+    """Whether a file is a checkpoint of `pctool train`. Raises InputError where it cannot be read."""
     try:
         with path.open("rb") as file:
             return OURS in file.read(2**20)
@@ -221,4 +222,6 @@ def merged(results: Sequence[Measured]) -> tuple[Network, list[Row]]:
 
 
 def _structure(row: Row | None) -> list[object]:
-    return [(layer_key(layer.name), layer.shape, layer.normalized is None) for layer in row.layers] if row else []
+    layers = row.layers if row else ()
+    keys = layer_keys(layer.name for layer in layers)
+    return [(key, layer.shape, layer.normalized is None) for key, layer in zip(keys, layers, strict=True)]

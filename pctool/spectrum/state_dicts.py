@@ -1,7 +1,7 @@
 """What a foreign file's content means: which networks it holds, their layers, and the step they are of.
 
 Nothing in such a file says so in an agreed way; names do. `module.` (data parallel) and `_orig_mod.`
-(compiled) before a key say nothing and are dropped.
+(compiled) in a key say nothing and are dropped.
 """
 
 from __future__ import annotations
@@ -20,9 +20,14 @@ from pctool.core.linalg import MAX_COEFFS
 from pctool.errors import InputError
 from pctool.spectrum.foreign import GIVE_ANOTHER, check_tensor, mappings
 
-WRAPPERS = ("module.", "_orig_mod.")
+WRAPPERS = {"module", "_orig_mod"}
 PLAIN = ".weight"
 OLD, NEW = ".weight_orig", ".parametrizations.weight.original"  # the two forms of PyTorch's spectral_norm
+# Where weight_norm, in its two forms, keeps what it makes a weight of, and the lengths beside it.
+NORMS = {".weight_v": ".weight_g", ".parametrizations.weight.original1": ".parametrizations.weight.original0"}
+OTHERWISE = (
+    "the file has only what a parametrization other than spectral_norm makes the weight of; save the network without it"
+)
 EXTRA = ".parametrizations.weight.0._extra_state"  # of pctool.precondition: the polynomial, which the stock forms lack
 VECTORS = {OLD: (".weight_u", ".weight_v"), NEW: (".parametrizations.weight.0._u", ".parametrizations.weight.0._v")}
 
@@ -85,7 +90,7 @@ def networks(content: object) -> dict[Network | None, list[LayerState]]:
     """
     found: dict[Network | None, dict[str, Any]] = {}
     for path, mapping in mappings(content):
-        if not any(_layer_of(_bare(key)) for key, value in mapping.items() if isinstance(value, torch.Tensor)):
+        if not any(_layer_of(key) for key, value in mapping.items() if isinstance(value, torch.Tensor)):
             continue
         told = next((name for name in map(named_network, reversed(path)) if name), None)
         for network, weights in _split(mapping, told).items():
@@ -97,8 +102,9 @@ def networks(content: object) -> dict[Network | None, list[LayerState]]:
 def _split(mapping: Mapping[str, Any], told: Network | None) -> dict[Network | None, dict[str, Any]]:
     """One state dict may hold several networks, whose names then begin its keys: `netD.conv1.weight`."""
     parts: dict[Network | None, dict[str, Any]] = {}
-    for key, value in mapping.items():
-        bare = _bare(key)
+    bares = [_bare(key) for key in mapping]
+    bares = bares if len(set(bares)) == len(bares) else list(mapping)
+    for bare, value in zip(bares, mapping.values(), strict=True):
         first, _, rest = bare.partition(".")
         own = named_network(first) if told is None and not re.search(r"\d", first) and "." in rest else None
         parts.setdefault(own or told, {})[rest if own else bare] = value
@@ -106,15 +112,13 @@ def _split(mapping: Mapping[str, Any], told: Network | None) -> dict[Network | N
 
 
 def _bare(key: str) -> str:
-    while key.startswith(WRAPPERS):
-        key = key.split(".", 1)[1]
-    return key
+    return ".".join(part for part in key.split(".") if part not in WRAPPERS)
 
 
 def _layer_of(key: str) -> tuple[str, str] | None:
     """The layer whose raw weight a key holds, and the form of the key; None for anything else."""
     key = f".{key}"
-    for form in (OLD, NEW, PLAIN):
+    for form in (OLD, NEW, PLAIN, *NORMS):
         if key.endswith(form):
             return key[1 : -len(form)], form
     return None
@@ -124,7 +128,8 @@ def layer_states(weights: Mapping[str, Any]) -> list[LayerState]:
     """The layers of a state dict: weights of two dimensions (linear) or more (convolution), in its order.
 
     With both forms of PyTorch's `spectral_norm` the estimate is u^T W v of the stored vectors; a file too old
-    to hold v has v = W^T u / |W^T u|. Raises InputError as `foreign.check_tensor`.
+    to hold v has v = W^T u / |W^T u|. Under any other parametrization the weight that is applied is not in the
+    file: the layer has a `problem`. Raises InputError as `foreign.check_tensor`.
     """
     states = []
     for key, weight in weights.items():
@@ -134,17 +139,20 @@ def layer_states(weights: Mapping[str, Any]) -> list[LayerState]:
         name, form = layer
         if form == PLAIN and f"{name}{OLD}".removeprefix(".") in weights:
             continue  # PyTorch 0.4 kept the normalised weight beside the raw one
+        if form in NORMS and f"{name}{NORMS[form]}".removeprefix(".") not in weights:
+            continue  # a vector of spectral_norm's
         check_tensor(weight, key)
         short = weight.is_floating_point() and weight.element_size() < 4
         plain = weight.float() if short else weight  # integers stay, and are refused where they are measured
         u, v = (weights.get((name + ending).removeprefix(".")) for ending in VECTORS.get(form, ("", "")))
         sigma_hat = None
+        problem = None if form == PLAIN or isinstance(u, torch.Tensor) else OTHERWISE
         if form != PLAIN and isinstance(u, torch.Tensor) and weight.is_floating_point():
             plain, sigma_hat = _estimate(plain, u, v if isinstance(v, torch.Tensor) else None, key)
         kind: LayerKind = "linear" if weight.dim() == 2 else "conv"
         coeffs = None if sigma_hat is None else _coeffs(weights.get(f"{name}{EXTRA}".removeprefix(".")), key)
         strength = 0 if coeffs is None else 2 * len(coeffs) - 1
-        states.append(LayerState(name, kind, plain, sigma_hat, coeffs, strength))
+        states.append(LayerState(name, kind, plain, sigma_hat, coeffs, strength, problem))
     return states
 
 

@@ -8,8 +8,9 @@
 A live file is never open between two rows, and a process can be killed at any moment. So a row changes it in
 place only where that writes over bytes HDF5 already holds, in an order that keeps the file whole after every
 single write. Whatever allocates (a new chunk, a longer index) is done on a copy in memory that is renamed into
-place: within HDF5 a kill or a full disk would leave a file that cannot be read. For the same reason nothing in
-a live file is compressed, since a compressed chunk moves whenever it is rewritten.
+place: within HDF5 a kill or a full disk would leave a file that cannot be read. That copy has room for a quarter
+more rows, so that a long run writes its file a few times over and not once every few rows. For the same reason
+nothing in a live file is compressed, since a compressed chunk moves whenever it is rewritten.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import contextlib
 import io
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from pctool import files
 from pctool.errors import InputError, WriteError
@@ -63,14 +65,18 @@ class SpectrumWriter:
         step that is not above the last, or other layers than the file's.
         """
         if not self.path.exists():
-            files.write_bytes(self.path, _image([row], self.attrs, live=True))
+            files.write_bytes(self.path, _image(_measured([row]), self.attrs, live=True))
             return
+        roomier = None
         with self._opened(in_place=True) as file:
-            if not _allocates(file, row):
+            if _allocates(file, row):
+                roomier = io.BytesIO(_image(_stored(file), file.attrs, live=True))
+            else:
                 _append(file, row)
-                return
-        with self._opened(in_place=False) as file:
-            _append(file, row)
+        if roomier:
+            with h5py.File(roomier, "r+") as file:
+                _append(file, row)
+            files.write_bytes(self.path, roomier.getbuffer())
 
     def truncate_after(self, step: int) -> None:
         """Drops the rows above `step`, for a run resumed at `step`. No file yet is well."""
@@ -138,7 +144,8 @@ def file_image(
     Large datasets are compressed (shuffle and gzip). `extra` are more attributes of the file; an array stands
     beside `/step` instead. Raises ValueError for steps that do not rise, or rows of other layers than the first's.
     """
-    return _image(rows, {"source": source, "network": network, "operator": operator, **(extra or {})}, live=False)
+    attrs = {"source": source, "network": network, "operator": operator, **(extra or {})}
+    return _image(_measured(rows), attrs, live=False)
 
 
 def layer_key(name: str) -> str:
@@ -147,9 +154,49 @@ def layer_key(name: str) -> str:
     return key if key.strip(".") else f"({key})"
 
 
-def _image(rows: Sequence[Row], attrs: Mapping[str, Any], live: bool) -> bytes:
+def layer_keys(names: Iterable[str]) -> list[str]:
+    """The groups of a network's layers; of names that would make one group the later ones get an apostrophe."""
+    keys: dict[str, None] = {}
+    for name in names:
+        key = layer_key(name)
+        while key in keys:
+            key += "'"
+        keys[key] = None
+    return list(keys)
+
+
+class _Contents(NamedTuple):
+    """What a file holds, an entry a row: of each layer its group's name, attributes and columns."""
+
+    steps: NDArray[Any]
+    layers: Sequence[tuple[str, Mapping[str, Any], Mapping[str, NDArray[Any]]]]
+    summary: Mapping[str, NDArray[Any]]
+
+
+def _measured(rows: Sequence[Row]) -> _Contents:
     for before, row in itertools.pairwise(rows):
         _check_next(row, before.step, _structure(before))
+    layers = []
+    for i, (key, layer) in enumerate(zip(_keys(rows[0]), rows[0].layers, strict=True)):
+        attrs: dict[str, Any] = {"shape": np.array(layer.shape, dtype=np.int64), "kind": layer.kind}
+        attrs |= next(({"problem": problem} for row in rows if (problem := _problem(row, i))), {})
+        names = [name for name in (*SPECTRA, *SCALARS, "strength") if getattr(layer, name) is not None]
+        columns = {name: np.array([getattr(row.layers[i], name) for row in rows]) for name in names}
+        layers.append((key, attrs, columns))
+    summary = {name: np.array([row.summary[name] for row in rows]) for name in SUMMARY}
+    return _Contents(np.array([row.step for row in rows]), layers, summary)
+
+
+def _stored(file: h5py.File) -> _Contents:
+    T = len(file["step"])  # a column may be a row longer
+    layers = []
+    for key, group in file["layers"].items():
+        columns = {name: group[name][:T] for name in (*SPECTRA, *SCALARS, "strength") if name in group}
+        layers.append((key, dict(group.attrs), columns))
+    return _Contents(file["step"][:], layers, {name: file["summary"][name][:T] for name in SUMMARY})
+
+
+def _image(contents: _Contents, attrs: Mapping[str, Any], live: bool) -> bytes:
     with h5py.File("spectrum", "w", driver="core", backing_store=False) as file:
         file.attrs.update(format=FORMAT, version=VERSION)
         for name, value in attrs.items():
@@ -157,43 +204,40 @@ def _image(rows: Sequence[Row], attrs: Mapping[str, Any], live: bool) -> bytes:
                 file.create_dataset(name, data=value)
             else:
                 file.attrs[name] = value
-        _fill(file, rows, live)
+        _fill(file, contents, live)
         file.flush()
         return bytes(file.id.get_file_image())
 
 
-def _fill(file: h5py.File, rows: Sequence[Row], live: bool) -> None:
-    """Creates every dataset with the values of the rows, an entry a row."""
-    step = _dataset(file, "step", [row.step for row in rows], live)
+def _fill(file: h5py.File, contents: _Contents, live: bool) -> None:
+    """Creates every dataset with its values."""
+    step = _dataset(file, "step", contents.steps, live)
     step.make_scale("step")
 
-    def column(group: h5py.Group, name: str, values: Sequence[Any]) -> h5py.Dataset:
+    def column(group: h5py.Group, name: str, values: NDArray[Any]) -> h5py.Dataset:
         dataset = _dataset(group, name, values, live)
         dataset.dims[0].attach_scale(step)
         return dataset
 
     groups = file.create_group("layers", track_order=True)  # the network's order, not the alphabet's
-    for i, layer in enumerate(rows[0].layers):
-        group = groups.create_group(layer_key(layer.name))
-        group.attrs.update(shape=np.array(layer.shape, dtype=np.int64), kind=layer.kind)
-        index = group.create_dataset("index", data=np.arange(1, len(layer.raw) + 1, dtype=np.int64))
+    for key, attrs, columns in contents.layers:
+        group = groups.create_group(key)
+        group.attrs.update(attrs)
+        index = group.create_dataset("index", data=np.arange(1, columns["raw"].shape[1] + 1, dtype=np.int64))
         index.make_scale("index")
-        for name in (*SPECTRA, *SCALARS, "strength"):
-            if getattr(layer, name) is not None:
-                dataset = column(group, name, [getattr(row.layers[i], name) for row in rows])
-                if name in SPECTRA:
-                    dataset.dims[1].attach_scale(index)
-        for row in rows:
-            _note_problem(group, row, i)
+        for name, values in columns.items():
+            dataset = column(group, name, values)
+            if name in SPECTRA:
+                dataset.dims[1].attach_scale(index)
     summary = file.create_group("summary")
-    for name in SUMMARY:
-        column(summary, name, [row.summary[name] for row in rows])
+    for name, values in contents.summary.items():
+        column(summary, name, values)
 
 
-def _dataset(group: h5py.Group, name: str, values: Sequence[Any], live: bool) -> h5py.Dataset:
-    data = np.array(values)
+def _dataset(group: h5py.Group, name: str, data: NDArray[Any], live: bool) -> h5py.Dataset:
     if live:
-        rows = 64 if data.ndim == 1 else max(1, min(CHUNK_ROWS, CHUNK_BYTES // data[0].nbytes))
+        rows = 64 if data.ndim == 1 else max(1, min(CHUNK_ROWS, CHUNK_BYTES // (data.itemsize * data.shape[1])))
+        rows = max(rows, len(data) // 4)  # the next chunk has room for a quarter more
         layout: dict[str, Any] = {"maxshape": (None, *data.shape[1:]), "chunks": (rows, *data.shape[1:])}
     else:
         layout = {"compression": "gzip", "shuffle": True} if data.nbytes >= COMPRESSED_FROM else {}
@@ -209,7 +253,11 @@ def _columns(file: h5py.File) -> list[h5py.Dataset]:
 def _allocates(file: h5py.File, row: Row) -> bool:
     """Whether a row needs more bytes than the file holds: for the first row of a chunk, or a new attribute."""
     end = len(file["step"])
-    return any(layer.problem for layer in row.layers) or any(end % column.chunks[0] == 0 for column in _columns(file))
+    noted = [
+        layer.problem and "problem" not in group.attrs
+        for layer, group in zip(row.layers, file["layers"].values(), strict=False)
+    ]
+    return any(noted) or any(end % column.chunks[0] == 0 for column in _columns(file))
 
 
 def _append(file: h5py.File, row: Row) -> None:
@@ -218,12 +266,13 @@ def _append(file: h5py.File, row: Row) -> None:
     end = len(steps)
     stored = {name: (*group.attrs["shape"], "normalized" in group) for name, group in groups.items()}
     _check_next(row, steps[-1] if end else -1, stored)
-    for i, layer in enumerate(row.layers):
-        group = groups[layer_key(layer.name)]
+    for i, (key, layer) in enumerate(zip(_keys(row), row.layers, strict=True)):
+        group = groups[key]
         for name in (*SPECTRA, *SCALARS, "strength"):
             if name in group:
                 _put(group[name], end, getattr(layer, name))
-        _note_problem(group, row, i)
+        if (problem := _problem(row, i)) and "problem" not in group.attrs:
+            group.attrs["problem"] = problem
     for name in SUMMARY:
         _put(file["summary"][name], end, row.summary[name])
     file.flush()
@@ -236,17 +285,22 @@ def _put(dataset: h5py.Dataset, end: int, value: object) -> None:
     dataset[end] = value
 
 
-def _note_problem(group: h5py.Group, row: Row, i: int) -> None:
-    """The first reason for a NaN."""
-    if row.layers[i].problem and "problem" not in group.attrs:
-        group.attrs["problem"] = f"step {row.step}: {row.layers[i].problem}"
+def _problem(row: Row, i: int) -> str | None:
+    """The reason for a NaN, and since when: a file keeps the first."""
+    problem = row.layers[i].problem
+    return f"step {row.step}: {problem}" if problem else None
 
 
 Structure = dict[str, tuple[int, ...]]  # of each layer its shape, and whether it is normalised
 
 
 def _structure(row: Row) -> Structure:
-    return {layer_key(layer.name): (*layer.shape, layer.normalized is not None) for layer in row.layers}
+    layers = zip(_keys(row), row.layers, strict=True)
+    return {key: (*layer.shape, layer.normalized is not None) for key, layer in layers}
+
+
+def _keys(row: Row) -> list[str]:
+    return layer_keys(layer.name for layer in row.layers)
 
 
 def _check_next(row: Row, last_step: int, structure: Structure) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from pctool.spectrum.reader import Array, Spectrum
@@ -29,7 +30,7 @@ def summary_table(spectrum: Spectrum) -> Table:
         else f"effective weights as operators, {spectrum.operator}"
     )
     table = Table(
-        title=f"Condition numbers of {spectrum.network}'s {kind}",
+        title=escape(f"Condition numbers of {spectrum.network}'s {kind}"),
         title_justify="left",
         box=None,
         pad_edge=False,
@@ -66,7 +67,7 @@ def layer_table(spectrum: Spectrum, ascii_only: bool = False) -> Table:
     for layer in spectrum.layers:
         effective = layer.effective[-1]
         table.add_row(
-            layer.name if len(layer.name) <= NAME_WIDTH else ".." + layer.name[2 - NAME_WIDTH :],
+            escape(short_name(layer.name, NAME_WIDTH)),
             f"{layer.shape[0]}x{math.prod(layer.shape[1:])}",
             str(layer.strength[-1]),
             _short_kappa(layer.kappa[-1]),
@@ -75,6 +76,11 @@ def layer_table(spectrum: Spectrum, ascii_only: bool = False) -> Table:
             bar(effective, ASCII_LEVELS if ascii_only else LEVELS),
         )
     return table
+
+
+def short_name(name: str, width: int) -> str:
+    """The name, or the end of one with more letters: in a deep network that is where names differ."""
+    return name if len(name) <= width else ".." + name[2 - width :]
 
 
 def smallest(sigmas: Array, count: int = 5) -> Array:
@@ -100,15 +106,15 @@ def _short_kappa(value: float) -> str:
 
 
 def _short_sigma(sigma: float) -> str:
-    """A singular value in four characters: .012, 1.05, 3e-5, and ~0 near the accuracy of 1e-10."""
+    """A singular value in four characters: .012, 1.05, 149, 3e-5, and ~0 near the accuracy of 1e-10."""
     if math.isnan(sigma):
         return "-"
     if sigma < 0.95e-9:
         return "~0"
     if 0.00095 <= sigma < 0.9995:
         return f"{sigma:.3f}"[1:]
-    if 0.9995 <= sigma < 9.995:
-        return f"{sigma:.2f}"
+    if 0.9995 <= sigma < 9999.5:
+        return f"{sigma:.{2 if sigma < 9.995 else 1 if sigma < 99.95 else 0}f}"
     mantissa, exponent = f"{sigma:.0e}".split("e")
     return f"{mantissa}e{int(exponent)}"
 

@@ -176,9 +176,7 @@ def _train(session: Session, watcher: Watcher) -> Outcome:
     return outcome
 
 
-def _outcome(
-    folder: RunFolder, step: int, note: Callable[[str], object], *, finished: bool, requeue: bool
-) -> Outcome:
+def _outcome(folder: RunFolder, step: int, note: Callable[[str], object], *, finished: bool, requeue: bool) -> Outcome:
     """What the folder holds at `step`: files, the last row's condition numbers, the scores of this step."""
     outcome = Outcome(folder.path, step, finished, requeue)
     if folder.spectrum_path.exists():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for step in (10, 20):
         write_checkpoint(tmp_path / "runs/demo/checkpoints" / f"{step:08d}.pt", step)
     return tmp_path
+
+
+def test_a_place_that_may_not_be_written_ends_in_5(
+    folder: Path, capsys: pytest.CaptureFixture[str], forbid: Callable[[str], None]
+) -> None:
+    """Path and bytes are named."""
+    forbid("locked")
+    assert run(["export", "runs/demo", "--network", "D", "--out", "locked/in/G.safetensors"]) == 5
+    assert re.search(r"cannot write locked/in/G.safetensors \([\d,]+ bytes\): Permission", capsys.readouterr().err)
 
 
 def test_what_to_do_next_can_be_pasted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """`pctool fit-poly` from the command line: files, answers, refusals, and what stays untouched."""
 
 import json
+import re
 import shlex
 
 import pytest
@@ -221,3 +222,11 @@ def test_a_full_folder_is_exit_5_with_the_path_and_bytes(fit_poly, tmp_path):
     assert (code, out) == (5, "")
     assert "file/p.json" in err
     assert "bytes" in err
+
+
+def test_a_place_that_may_not_be_written_is_exit_5_with_the_path_and_bytes(fit_poly, forbid):
+    """Also where it may not even be looked at."""
+    forbid("locked")
+    code, _, err = fit_poly("--cutoff", "0.4", "--degree", "7", "--out", "locked/in/p.json")
+    assert code == 5
+    assert re.search(r"cannot write locked/in/p.json \([\d,]+ bytes\): Permission denied", err)

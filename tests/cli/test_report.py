@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -130,3 +134,46 @@ def test_bad_input_is_one_line(
     assert run(["report", *arguments]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (folder / "report").exists()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_long_names_and_many_seeds_fit_in_80_columns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No word is broken; deviations and counts stand whole."""
+    make_run(Path("new"), scores={20: 123.0}, method="none")
+    make_run(Path("apc2"), seed=2, code=75)
+    assert run(["report", "apc?", "new"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "no normalisation: seeds 1, step 20" in lines
+    assert "APC: seeds 3 (1 unfinished), step 20" in lines
+    assert any(line.split()[:6] == ["20.50", "±", "0.71", "[2", "of", "3]"] for line in lines)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_an_ascii_terminal_gets_ascii(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """+- for the sign of deviations."""
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert run(["report", "apc?"]) == 0
+    stdout.flush()
+    assert b"20.50 +- 0.71" in stdout.buffer.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_words_in_brackets_are_words(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The name of a score is no markup."""
+    make_run(Path("odd"), scores={20: 1.0}, metric="fd_[/red]")
+    assert run(["report", "odd", "--metric", "fd_[/red]"]) == 0
+    assert "FD-[/red]" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_place_that_may_not_be_written_ends_in_5(
+    folder: Path, capsys: pytest.CaptureFixture[str], forbid: Callable[[str], None]
+) -> None:
+    """Path and bytes are named."""
+    forbid("locked")
+    assert run(["report", "sn", "--out", "locked/report"]) == 5
+    assert re.search(
+        r"cannot write locked/report/report\.md \([\d,]+ bytes\): Permission denied", capsys.readouterr().err
+    )

@@ -5,8 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -221,6 +224,7 @@ def test_a_layer_that_is_not_finite_ends_in_6_after_everything_was_written(
         (["runs/demo", "--plot", "notes.txt"], "notes.txt is a file"),
         (["runs/demo", "--grid", "8"], "--grid is for --operator fft"),
         (["runs/demo", "--operator", "fft", "--grid", "2"], "at least 3"),
+        (["runs/demo", "--operator", "fft", "--grid", "30000"], "gives a layer 2,700,000,000 singular values, at most"),
         (["runs/demo", "--jobs", "0"], "--jobs"),
         (["runs/demo", "--watch", "--layers", "*conv*"], "--watch follows one run: leave out --layers"),
         (["runs", "--watch"], "no run folder"),
@@ -388,3 +392,54 @@ def test_the_same_file_for_one_and_two_jobs(folder: Path) -> None:
             command = [sys.executable, "-m", "pctool", "spectrum", "runs/demo", *view, "--jobs", jobs]
             subprocess.run([*command, "--out", f"{jobs}.h5", "--force"], check=True, capture_output=True)
         assert (folder / "1.h5").read_bytes() == (folder / "2.h5").read_bytes()
+
+
+@pytest.mark.parametrize("flags", [["--out", "locked/in/x.h5"], ["--plot", "locked/in/plot"]])
+def test_a_place_that_may_not_be_written_ends_in_5(
+    folder: Path, capsys: pytest.CaptureFixture[str], forbid: Callable[[str], None], flags: list[str]
+) -> None:
+    """Path and bytes are named, also where it may not even be looked at."""
+    forbid("locked")
+    assert run(["spectrum", "runs/demo/checkpoints/00000010.pt", "--layers", "linear", *flags]) == 5
+    assert re.search(rf"cannot write {flags[1]}[/\w.]* \([\d,]+ bytes\): Permission denied", _error(capsys))
+
+
+def test_sigterm_counts_from_the_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is listened to within: 130, as with Ctrl-C; afterwards signals are as they were."""
+    monkeypatch.setattr(
+        "pctool.cli.spectrum_session.find_checkpoints", lambda inputs: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    assert run(["spectrum", "runs/demo"]) == 130
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_layers_that_cannot_be_measured_end_in_6(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A weight under weight_norm: named, the others are measured."""
+    net = torch.nn.Sequential(torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(3, 3)), torch.nn.Linear(3, 3))
+    torch.save(net.state_dict(), "norm.pt")
+    assert run(["spectrum", "norm.pt", "--json"]) == 6
+    printed = capsys.readouterr()
+    assert [layer["kappa"] is None for layer in json.loads(printed.out)["layers"]] == [True, False]
+    assert "step 0: 0: the file has only what a parametrization other than spectral_norm" in printed.err
+
+
+def test_names_of_any_signs_are_shown_as_they_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What rich would take for markup, in layers and in a file's own words."""
+    torch.save({"a[red]b.weight": torch.eye(3), "c[bold].weight": torch.eye(3)}, "odd.pt")
+    assert run(["spectrum", "odd.pt"]) == 0
+    assert "a[red]b" in capsys.readouterr().out
+    with h5py.File("odd.spectrum.h5", "r+") as file:
+        file.attrs["network"] = "[/red]x"
+    assert run(["spectrum", "odd.spectrum.h5"]) == 0
+    assert "of [/red]x's effective weights" in capsys.readouterr().out
+
+
+def test_convolutions_that_may_be_depthwise_are_said_to_be_taken_as_dense(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the operator of other people's files only: the matrix is what it is, and ours have no groups."""
+    torch.save({"dw.weight": torch.randn(6, 1, 3, 3), "fc.weight": torch.randn(1, 6)}, "dw.pt")
+    for flags, said in (([], False), (["--operator", "fft", "--grid", "4"], True)):
+        assert run(["spectrum", "dw.pt", *flags]) == 0
+        assert ("1 of 2 layers have one input channel, the first dw" in capsys.readouterr().err) == said

@@ -1,13 +1,16 @@
 """Checkpoints: whole or absent, verified, and nothing in them is executed."""
 
+import dataclasses
 import hashlib
 import pickle
 
 import pytest
 import torch
 
+import pctool
 from pctool.core import checkpoint as checkpoints
 from pctool.errors import InputError
+from pctool.spectrum.measure import measure_layer
 from pctool.training.config import resolve
 from pctool.training.state import TrainingState
 
@@ -151,6 +154,22 @@ def test_layer_states_of_a_checkpoint_are_the_runs_own(tmp_path, state):
         )
     assert {s.strength for s in live} == {5, 1}
     assert {s.strength for s in checkpoints.layer_states(loaded, "G")} == {0}
+
+
+@pytest.mark.parametrize("arch", ["cnn", "resnet"])
+def test_a_generators_transposed_convolutions_have_their_output_side_first(tmp_path, arch):
+    """Its layers have the spectra that `singular_values` gives of the generator itself, as matrices and operators."""
+    state = TrainingState(resolve({"arch": arch, "width_g": 8, "width_d": 8, "out": tmp_path}))
+    checkpoint = {**state.checkpoint(), "format": "pctool-checkpoint"}
+    expected = pctool.singular_values(checkpoints.generator(checkpoint))
+    found = checkpoints.layer_states(checkpoint, "G_ema")
+    assert [layer.name for layer in found] == list(expected)
+    for layer in found:
+        assert measure_layer(layer).raw == pytest.approx(expected[layer.name], rel=1e-9)
+    if arch == "cnn":
+        turned = next(layer for layer in found if layer.kind == "conv")
+        as_stored = dataclasses.replace(turned, weight=turned.weight.transpose(0, 1))
+        assert measure_layer(turned, grid=4).raw == pytest.approx(measure_layer(as_stored, grid=4).raw, rel=1e-9)
 
 
 def test_a_checkpoint_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):

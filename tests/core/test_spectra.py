@@ -52,7 +52,7 @@ def test_every_singular_value_is_within_1e_10_of_sigma_max(shape: tuple[int, int
                 assert got[-1] == pytest.approx(expected[-1], rel=1e-6), f"{what}, scale {scale:g}"
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
 def test_low_precision_storage_costs_nothing(dtype: torch.dtype) -> None:
     """The smallest value of a stored matrix agrees to 1e-6 relative with the SVD of those very numbers."""
     for kappa in (1.0, 30.0, 1e3):

@@ -138,3 +138,11 @@ def test_what_was_not_published_is_refused():
     """Degree 11 was not."""
     with pytest.raises(InputError, match="3, 5, 7 or 9"):
         published(11)
+
+
+def test_integers_of_numpy_are_integers():
+    """As they come out of a loop over an array; what only looks like one is refused."""
+    plain = fit_polynomial(0.4, 7, points=500, sampling="uniform", seed=3)
+    assert fit_polynomial(0.4, np.int64(7), points=np.int64(500), sampling="uniform", seed=np.uint8(3)) == plain
+    with pytest.raises(InputError, match=r"degree 7\.0 is not allowed"):
+        fit_polynomial(0.4, 7.0)

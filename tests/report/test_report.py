@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -20,6 +21,7 @@ from pctool.report.figures import overlays, spectra_of
 from pctool.report.paper import TABLE_1, TABLE_2, published
 from pctool.report.rows import departures, kappas_at, metric_of, protocols, rows_of
 from pctool.report.runs import find_runs, read_run
+from pctool.spectrum.store import SpectrumWriter
 from tests.spectrum.samples import row as spectrum_row
 
 from .folders import PROTOCOL, make_run
@@ -113,6 +115,7 @@ def test_what_departs_from_the_recipe_is_said(tmp_path: Path) -> None:
     (tmp_path / "faces").mkdir()
     own = {**run.config, "dataset": str(tmp_path / "faces"), "resolution": 48}  # of any folder
     assert "steps 20 (recipe 200000)" in departures(own)
+    assert "dataset" not in departures(own)
 
 
 def test_rows_that_would_read_the_same_say_what_differs(tmp_path: Path) -> None:
@@ -236,15 +239,22 @@ def test_runs_are_found_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         ("config.json", "{}", "config.json is damaged"),
         ("config.json", '{"config": NaN}', "config.json is damaged"),
+        ("config.json", {"resolution": "abc"}, "config.json is damaged"),
+        ("config.json", {"resolution": {"a": 1}}, "config.json is damaged"),
+        ("config.json", {"dataset": ["x"]}, "config.json is damaged"),
+        ("config.json", {"d_iters": None}, "config.json is damaged"),
         ("stats.jsonl", "{\n{}\n", "line 1 of .*stats.jsonl is damaged"),
         ("metrics.jsonl", '{"step": NaN}\n{"step": 1}\n', "line 1 of .*metrics.jsonl is damaged"),
         ("metrics.jsonl", "[" * 100_000 + "\n\n", "line 1 of .*metrics.jsonl is damaged"),
         ("spectrum.h5", "x", "spectrum.h5 is damaged"),
     ],
 )
-def test_damaged_files_of_a_run_are_one_line(tmp_path: Path, name: str, content: str, message: str) -> None:
-    """The file and the line are named."""
+def test_damaged_files_of_a_run_are_one_line(tmp_path: Path, name: str, content: Any, message: str) -> None:
+    """The file and the line are named; settings of another type count as damage."""
     path = make_run(tmp_path / "r", scores={20: 1.0})
+    if isinstance(content, dict):
+        record = json.loads((path / name).read_text())
+        content = json.dumps({**record, "config": {**record["config"], **content}})
     (path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         read_run(path)
@@ -266,4 +276,89 @@ def test_a_run_without_a_spectrum_has_no_condition_numbers(tmp_path: Path) -> No
     (path / "spectrum.h5").unlink()
     run = read_run(path)
     assert kappas_at(run, 20) is None
+    assert kappas_at(run, None) is None
     assert tables.cells(rows_of([run])[0])[5:] == ["-"] * 6
+
+
+def test_numbers_too_large_to_draw_are_left_out(tmp_path: Path) -> None:
+    """A loss and a score of 401 digits: gaps, as where they are no numbers."""
+    path = make_run(tmp_path / "r", scores={20: 1.0})
+    with (path / "stats.jsonl").open("a") as file:
+        file.write(f'{{"step": 30, "loss_d": {10**400}}}\n')
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write(f'{{"step": 30, "scores": {{"fid": {10**400}}}}}\n')
+    rows = rows_of([read_run(path)])
+    assert rows[0].score is not None
+    assert rows[0].score.mean == 1.0
+    assert "losses.png" in overlays(rows)
+
+
+def test_an_evaluation_before_the_first_recorded_row_has_no_condition_numbers(tmp_path: Path) -> None:
+    """Those of a later step would not be its own."""
+    path = make_run(tmp_path / "r", scores={5: 1.0})
+    (path / "spectrum.h5").unlink()
+    SpectrumWriter(path / "spectrum.h5", "x", "D").append(spectrum_row(10))
+    run = read_run(path)
+    assert kappas_at(run, 5) is None
+    assert kappas_at(run, 10) == spectrum_row(10).summary
+
+
+@pytest.mark.parametrize(
+    ("metric", "best"),
+    [("fid", 3.0), ("kid", 3.0), ("inception_score", 7.0), ("is_resnet18", 7.0), ("precision", 7.0), ("recall", 7.0)],
+)
+def test_the_best_of_a_score_is_the_largest(tmp_path: Path, metric: str, best: float) -> None:
+    """Of a distance the smallest; the page says which is better."""
+    run = read_run(make_run(tmp_path / "r", scores={10: 3.0, 20: 7.0}, metric="fid" if metric == "kid" else metric))
+    entries = [{**entry, "scores": {metric: value}} for entry, value in zip(run.metrics, (3.0, 7.0), strict=True)]
+    run = dataclasses.replace(run, metrics=tuple(entries))
+    rows = rows_of([run], metric, "best")
+    assert rows[0].score is not None
+    assert rows[0].score.mean == best
+    text = page.html(rows, {"scores.png": b""}, {}, [], "")
+    assert ("higher is better" in text, "lower is better" in text) == (best == 7.0, best == 3.0)
+
+
+def test_a_run_without_logs_has_come_as_far_as_it_says(tmp_path: Path) -> None:
+    """exit.json's step and the newest checkpoint count where nothing was logged."""
+    path = make_run(tmp_path / "r")
+    for name in ("stats.jsonl", "spectrum.h5"):
+        (path / name).unlink()
+    run = read_run(path)
+    assert (run.ended, run.step) == ("finished", 20)
+    (path / "exit.json").unlink()
+    (path / "checkpoints").mkdir()
+    for step in (8, 16):
+        (path / "checkpoints" / f"{step:08d}.pt").touch()
+    run = read_run(path)
+    assert (run.ended, run.step) == ("unfinished", 16)
+
+
+def test_small_scores_keep_their_digits() -> None:
+    """Three significant ones below 1, the deviation as many decimals as its mean."""
+    values = [tables.Value(0.0041, None, 1), tables.Value(0.0041, 0.00032, 3), tables.Value(-0.5, None, 1)]
+    assert [tables.value(each) for each in values] == ["0.00410", "0.00410 ± 0.00032", "-0.500"]
+    assert tables.value(tables.Value(3e6, 2e5, 2)) == "3.0e+06 ± 2.0e+05"
+    assert tables.value(tables.Value(0.0, None, 1)) == "0.00"
+
+
+def test_names_of_any_signs_are_drawn(tmp_path: Path) -> None:
+    """A data set called `_a$x_{$b`: no mathematics, and its line has its name in the legend."""
+    rows = rows_of([read_run(make_run(tmp_path / "r"))])
+    named = [dataclasses.replace(rows[0], setting="_a$x_{$b")]
+    assert b"_a$x_{$b, APC" in overlays(named)["losses.svg"]
+
+
+def test_over_many_decades_only_powers_of_ten_have_numbers(tmp_path: Path) -> None:
+    """2 and 5 between them would overlap; over few they are there."""
+    run = read_run(make_run(tmp_path / "r"))
+    assert run.spectrum is not None
+    shown = []
+    for largest in (30.0, 3e6):
+        summary = {name: np.geomspace(2.0, largest, 3) for name in run.spectrum.summary}
+        steep = dataclasses.replace(run, spectrum=dataclasses.replace(run.spectrum, summary=summary))
+        svg = overlays([dataclasses.replace(rows_of([run])[0], runs=(steep,))])["condition.svg"]
+        shown.append({text for text in re.findall(r">([0-9e+]+)</text>", svg.decode())})
+    assert {"10", "20"} <= shown[0]
+    assert {"1000", "100000"} <= shown[1]
+    assert not {"50", "200", "2000"} & shown[1]  # 20 is a step

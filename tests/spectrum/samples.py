@@ -14,6 +14,7 @@ from pctool.core.layers.state import LayerState
 from pctool.spectrum.measure import Row, measure
 
 DEGREE_7 = (2.909, -4.649, 4.023, -1.283)  # the published polynomial of degree 7
+CONFIG = '{"arch": "cnn", "resolution": 32, "channels": 3, "width_g": 8, "variant": "authors"}'
 SHAPES: dict[str, tuple[int, ...]] = {
     "blocks.0.conv1": (6, 3, 3, 3),
     "blocks.0.conv2": (6, 6, 3, 3),
@@ -54,7 +55,7 @@ def write_checkpoint(path: Path, step: int, *, bad: bool = False) -> None:
     plain = {key: weight.clone() for key, weight in weights.items()}
     if bad:
         weights["blocks.0.conv2.weight"][0, 0, 0, 0] = math.nan
-    checkpoints.write(path, {"step": step, "config": "{}", "D": weights, "G": plain, "preconditioner": beside})
+    checkpoints.write(path, {"step": step, "config": CONFIG, "D": weights, "G": plain, "preconditioner": beside})
 
 
 def row(step: int, normalised: bool = True) -> Row:

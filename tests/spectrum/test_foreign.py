@@ -17,6 +17,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from pctool.errors import InputError
 from pctool.spectrum import foreign
@@ -49,6 +50,7 @@ def _old_spectral_norm(layer: nn.Module) -> nn.Module:
         lambda state: {"model": {"weights": {"inner": state}}, "optimizer": {"state": {0: {"exp_avg": state}}}},
         lambda state: {f"module.{key}": value for key, value in state.items()},
         lambda state: {"net": {f"module._orig_mod.{key}": value for key, value in state.items()}},
+        lambda state: {f"discriminator._orig_mod.{key.replace('.', '.module.')}": v for key, v in state.items()},
     ],
 )
 def test_a_state_dict_is_found_wherever_it_lies(tmp_path: Path, nested: Any) -> None:
@@ -84,6 +86,31 @@ def test_both_forms_of_spectral_norm_give_the_weight_that_pytorch_applies(
         applied = net[index].weight.detach().flatten(1).double().numpy()
         assert measured.strength == 1
         assert measured.effective == pytest.approx(np.linalg.svd(applied, compute_uv=False), rel=2e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+def test_a_weight_that_is_parametrized_otherwise_is_a_problem_of_its_layer(tmp_path: Path) -> None:
+    """Orthogonal layers, weight_norm in both forms, pruned ones: the applied weight is not in the file."""
+    net = nn.Sequential(*[nn.Linear(4, 4) for _ in range(4)], nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)))
+    nn.utils.parametrizations.orthogonal(net[0])
+    nn.utils.parametrizations.weight_norm(net[1])
+    nn.utils.weight_norm(net[2])
+    prune.l1_unstructured(net[3], "weight", 0.5)
+    _, _, states = read_layers(_save(tmp_path / "x.pt", net.state_dict()))
+    assert states is not None
+    assert [state.name for state in states] == ["0", "1", "2", "3", "4"]
+    *broken, whole = (measure_layer(state) for state in states)
+    assert all(layer.problem and "other than spectral_norm" in layer.problem for layer in broken)
+    assert all(np.isnan(layer.kappa) for layer in broken)
+    assert whole.problem is None
+
+
+def test_keys_that_differ_only_by_a_wrapper_stay_apart(tmp_path: Path) -> None:
+    """`a.module.weight` beside `a.weight`: there `module` is a name."""
+    state = {"a.module.weight": torch.eye(2), "a.weight": torch.eye(3)}
+    _, _, states = read_layers(_save(tmp_path / "x.pt", state))
+    assert states is not None
+    assert [(state.name, len(state.weight)) for state in states] == [("a.module", 2), ("a", 3)]
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (4, 4)])

@@ -62,7 +62,7 @@ class _Recorded(io.BytesIO):
 def test_the_file_is_whole_after_every_single_write_of_a_row_in_place() -> None:
     """Each of HDF5's some 90 writes of a row leaves a file with the rows before, or with the new one, correct."""
     rows = [row(step) for step in range(18)]
-    image = store._image(rows[:1], {"source": "x", "network": "D", "operator": "matrix"}, live=True)
+    image = store._image(store._measured(rows[:1]), {"source": "x", "network": "D", "operator": "matrix"}, live=True)
     moments = 0
     for k in range(1, len(rows)):
         file = _Recorded(image)

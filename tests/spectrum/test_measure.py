@@ -62,7 +62,7 @@ def test_without_normalisation_the_layer_applies_its_weight() -> None:
         assert layer.strength == 0
 
 
-def test_the_summary_leaves_out_the_last_linear_layer() -> None:
+def test_the_summary_leaves_out_the_linear_layer_of_one_row() -> None:
     """max, second max and mean are over the convolutions, by both definitions, as in the authors' code."""
     measured = measure(0, states())
     assert [layer.name for layer in measured.layers][-1] == "linear"
@@ -73,11 +73,18 @@ def test_the_summary_leaves_out_the_last_linear_layer() -> None:
         assert measured.summary[f"mean_{definition}"] == pytest.approx(sum(values) / 3)
 
 
-def test_a_linear_layer_that_is_not_last_counts() -> None:
-    """A generator's first, dense layer is part of its summary."""
-    made = states()
-    measured = measure(0, [made[-1], *made[:-1]])
+def test_a_linear_layer_of_several_rows_counts() -> None:
+    """A generator's dense layer is part of its summary."""
+    made = states()[:-1]
+    dense = LayerState("dense", "linear", torch.diag(torch.arange(1.0, 5.0)), None, None, 0)
+    measured = measure(0, [*made, dense])
     assert measured.summary["mean_kappa"] == pytest.approx(np.mean([layer.kappa for layer in measured.layers]))
+
+
+def test_the_summary_does_not_depend_on_the_order_of_the_layers() -> None:
+    """A safetensors file keeps another order than a PyTorch file of the same network."""
+    made = states()
+    assert measure(0, made[::-1]).summary == pytest.approx(measure(0, made).summary, rel=1e-14)
 
 
 def test_a_pattern_chooses_layers_and_does_not_change_what_the_head_is() -> None:

@@ -10,11 +10,14 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from pctool.errors import InputError
+from pctool.spectrum.drawing import STYLE
 from pctool.spectrum.measure import measure
 from pctool.spectrum.normalisation_plots import ratio_figure, strength_figure
 from pctool.spectrum.plots import condition_figure, evolution_figure, figures, heatmap_figure, smallest_figure
@@ -154,3 +157,41 @@ def test_no_display_and_no_pyplot_are_needed() -> None:
     code = "import pctool.spectrum.plots, sys; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def _renamed(spectrum: Spectrum, names: list[str]) -> Spectrum:
+    one = spectrum.layers[0]
+    return dataclasses.replace(spectrum, layers=tuple(dataclasses.replace(one, name=name) for name in names))
+
+
+def _legend(figure: Figure | None) -> list[str]:
+    assert figure is not None
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_every_layer_is_in_the_legend() -> None:
+    """Also one that begins with "_", which Matplotlib would hide; of long names the end."""
+    spectrum = _renamed(_spectrum(), ["_stem", "_blocks.0", "encoder.stage10.blocks.11.residual_branch.conv2"])
+    for figure in (condition_figure(spectrum), ratio_figure(spectrum)):
+        assert _legend(figure) == ["_stem", "_blocks.0", "..s.11.residual_branch.conv2"]
+
+
+def test_a_deep_networks_figures_keep_their_axes() -> None:
+    """54 layers of long names: the axes are as wide as beside a short legend, and the title stays off the legend."""
+    with mpl.rc_context(STYLE):
+        widths = []
+        for names in (["conv"], [f"encoder.stage{i // 5}.blocks.{i}.residual_branch.conv{i}" for i in range(54)]):
+            figure = condition_figure(_renamed(_spectrum(), names))
+            figure.draw_without_rendering()
+            widths.append(figure.axes[0].get_window_extent().width)
+            assert not figure._suptitle.get_window_extent().overlaps(figure.legends[0].get_window_extent())
+    assert widths[1] > 0.75 * widths[0]
+
+
+def test_names_hold_no_mathematics() -> None:
+    """A "$" is a letter like any other, in every figure."""
+    made = figures(_renamed(_spectrum(), ["a$\\frac{$"]))
+    assert all(
+        b"a$\\frac{$" in made[f"{name}.svg"] for name in ("smallest", "condition", "strength", "ratio", "heatmap")
+    )
+    assert not any(b"mathdefault" in data for data in made.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 
 from pctool.errors import InputError
-from pctool.spectrum.reader import parse_spectrum, read_spectrum
+from pctool.spectrum import reader
+from pctool.spectrum.reader import parse_spectrum, read_spectrum, read_summary
 from pctool.spectrum.store import SPECTRA, file_image
 
 from .samples import SHAPES, row
@@ -40,6 +42,31 @@ def test_arrays_come_back_as_they_were_measured(path: Path) -> None:
             assert layer.strength[t] == measured.layers[i].strength
             assert layer.modified_kappa[t] == measured.layers[i].modified_kappa
             assert spectrum.summary["mean_modified_kappa"][t] == measured.summary["mean_modified_kappa"]
+
+
+def test_a_part_of_a_file_is_read_alone(path: Path) -> None:
+    """The summary without layers; with `smallest` the last columns of every spectrum, and all other columns whole."""
+    whole, summary, part = read_spectrum(path), read_summary(path), read_spectrum(path, smallest=2)
+    assert summary.layers == ()
+    assert summary.steps.tolist() == [0, 5]
+    assert {name: values.tolist() for name, values in summary.summary.items()} == {
+        name: values.tolist() for name, values in whole.summary.items()
+    }
+    for layer, found in zip(whole.layers, part.layers, strict=True):
+        assert (found.raw == layer.raw[:, -2:]).all()
+        assert (found.effective == layer.effective[:, -2:]).all()
+        assert (found.kappa == layer.kappa).all()
+
+
+def test_a_large_file_may_claim_what_it_can_hold(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the bound for any file, four times its own size: not more, as of rows that were never written."""
+    monkeypatch.setattr(reader, "MAX_BYTES", 1000)
+    assert len(read_spectrum(path).steps) == 2
+    with h5py.File(path, "r+") as file:
+        size = path.stat().st_size
+        _replace(file, "layers/linear/raw", shape=(size, 1), dtype="f8", chunks=(1, 1))
+    with pytest.raises(InputError, match="claim more than"):
+        read_spectrum(path)
 
 
 def test_without_normalisation_there_is_nothing_normalised(tmp_path: Path) -> None:
@@ -140,6 +167,17 @@ def test_a_heap_that_would_never_end_is_refused(path: Path) -> None:
     image[start + 16 : start + 32] = bytes(16)
     with pytest.raises(InputError, match="damaged"):
         parse_spectrum(bytes(image), "s.h5")
+
+
+def test_a_heap_that_lies_across_two_reads_is_refused(path: Path) -> None:
+    """HDF5 may read the signature in two parts."""
+    image = bytearray(path.read_bytes())
+    start = image.find(reader.HEAP)
+    image[start + 16 : start + 32] = bytes(16)
+    file = reader._Checked(io.BytesIO(bytes(image)))
+    file.seek(start + 3)
+    with pytest.raises(OSError, match="damaged"):
+        file.readinto(bytearray(4))
 
 
 def test_damaged_files_are_refused_or_read(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import math
 import resource
@@ -174,6 +175,32 @@ def test_a_row_left_half_written_is_not_seen_and_is_overwritten(tmp_path: Path) 
     assert read_spectrum(path).summary["max_kappa"].tolist() == [row(i).summary["max_kappa"] for i in (0, 1)]
 
 
+def test_a_long_file_is_written_again_ever_more_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time with room for a quarter more rows: 200 rows in chunks of 2 take 100 times otherwise. No row is lost."""
+    monkeypatch.setattr(store, "CHUNK_ROWS", 2)
+    whole, written = store.files.write_bytes, []
+    monkeypatch.setattr(store.files, "write_bytes", lambda path, data: (written.append(1), whole(path, data)))
+    one = measure(0, states(), "linear")
+    rows = [dataclasses.replace(one, step=step) for step in range(200)]
+    path = _live(tmp_path / "s.h5", rows)
+    assert len(written) < 30
+    spectrum = read_spectrum(path)
+    assert spectrum.steps.tolist() == list(range(200))
+    assert (spectrum.layers[0].raw == one.layers[0].raw).all()
+    with h5py.File(path, "r") as file:
+        assert file["layers/linear/raw"].shape == (200, 1)
+
+
+def test_a_layer_that_stays_nan_does_not_rewrite_the_file(tmp_path: Path) -> None:
+    """Only the first reason is new: the rows after it are written in place."""
+    broken = states()[:1]
+    broken[0].weight[0, 0, 0, 0] = math.nan
+    path = _live(tmp_path / "s.h5", [measure(step, broken) for step in range(2)])
+    before = path.stat().st_ino
+    SpectrumWriter(path, "runs/x", "D").append(measure(2, broken))
+    assert path.stat().st_ino == before
+
+
 def test_nan_rows_carry_the_first_reason(tmp_path: Path) -> None:
     """A layer that became NaN keeps its NaN rows and says why and since when."""
     path = _live(tmp_path / "s.h5", [row(0)])
@@ -193,6 +220,22 @@ def test_nan_rows_carry_the_first_reason(tmp_path: Path) -> None:
 def test_layer_names_that_hdf5_would_misread_are_replaced(name: str, key: str) -> None:
     """No slash, NUL, control character, empty name or dot becomes a group."""
     assert layer_key(name) == key
+
+
+def test_layers_whose_names_would_make_one_group_lie_beside_each_other(tmp_path: Path) -> None:
+    """In files written whole and live, in the network's order."""
+    rows = []
+    for step in (0, 1):
+        one = states(step)
+        names = ["a/b", "a|b", "a\x00b", "c"]
+        rows.append(measure(step, [dataclasses.replace(s, name=n) for s, n in zip(one, names, strict=True)]))
+    whole = tmp_path / "whole.h5"
+    whole.write_bytes(file_image(rows, "x", "D"))
+    for path in (whole, _live(tmp_path / "s.h5", rows)):
+        found = read_spectrum(path)
+        assert [layer.name for layer in found.layers] == ["a|b", "a|b'", "a|b''", "c"]
+        for layer, expected in zip(found.layers, rows[1].layers, strict=True):
+            assert (layer.raw[1] == expected.raw).all()
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89HDF\r\n\x1a\n" + bytes(100)])

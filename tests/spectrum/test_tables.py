@@ -92,6 +92,14 @@ def test_without_block_characters_everything_is_ascii() -> None:
     assert "\n".join(_lines(layer_table(_spectrum(), ascii_only=True))).isascii()
 
 
+def test_large_singular_values_keep_their_digits() -> None:
+    """In four characters, as raw weights without normalisation have them."""
+    values = np.array([[12345.0, 9999.4, 149.6, 95.04, 14.96, 9.99]])
+    layer = dataclasses.replace(_spectrum(1).layers[0], effective=values)
+    line = _lines(layer_table(dataclasses.replace(_spectrum(1), layers=(layer,))))[-1]
+    assert line.split()[5:10] == ["9.99", "15.0", "95.0", "150", "9999"]
+
+
 def test_the_bar_falls_from_the_largest_to_the_smallest() -> None:
     """Eight places, full height for the largest, the lowest level for zero."""
     assert bar(np.linspace(1.0, 0.0, 64)) == "█▇▆▅▄▃▂▁"
