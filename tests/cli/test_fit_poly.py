@@ -139,7 +139,12 @@ def test_a_fit_on_a_short_range_is_said_not_to_train(fit_poly, tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [[], ["--kappa-after", 3, "--ripple", 1.1, "--gamma-upper", 1.2], ["--published"], ["--plot", "l.svg"]],
+    [
+        pytest.param([], marks=pytest.mark.slow),
+        ["--kappa-after", 3, "--ripple", 1.1, "--gamma-upper", 1.2],
+        ["--published"],
+        ["--plot", "l.svg"],
+    ],
     ids=["plain", "shaped", "published", "plotted"],
 )
 def test_a_ladder_is_written_for_apc(fit_poly, tmp_path, options):

@@ -289,7 +289,7 @@ main()
     ("number", "saved", "code", "requeue"),
     [
         (signal.SIGTERM, False, 130, False),
-        (signal.SIGTERM, True, 75, False),
+        pytest.param(signal.SIGTERM, True, 75, False, marks=pytest.mark.slow),
         (signal.SIGUSR2, False, 75, True),
     ],
 )
@@ -329,7 +329,7 @@ def test_a_reader_that_has_gone_ends_no_run(tmp_path):
 def test_a_full_disk_is_exit_5_and_the_last_checkpoint_stays(tmp_path):
     """When a checkpoint no longer fits: path and bytes in one line, code 5, the earlier checkpoint verifies."""
     out = tmp_path / "r"
-    subprocess.run(command(*OFF, "--steps", 2, "--out", out), check=True, capture_output=True)
+    assert run(["train", *SMALL, *OFF, "--steps", "2", "--out", str(out)]) == 0
     size = checkpoints.latest(out).stat().st_size
     result = subprocess.run(
         command(*OFF, "--steps", 6, "--out", out),

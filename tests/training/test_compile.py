@@ -33,7 +33,7 @@ class Watcher:
         raise AssertionError("not scored")
 
 
-@pytest.mark.parametrize("arch", ["cnn", "resnet"])
+@pytest.mark.parametrize("arch", [pytest.param("cnn", marks=pytest.mark.slow), "resnet"])
 def test_a_change_of_apc_compiles_nothing_again(tmp_path, monkeypatch, arch):
     """Four graphs (G with gradients and without, D in either update) after the first step, and no other after nine
     more, in each of which every layer gets an arbitrary one of the five strengths. Traced and not translated, which is

@@ -158,7 +158,7 @@ def srun(*arguments: object) -> list[subprocess.Popen]:
 @pytest.mark.parametrize(
     ("victim", "sign", "also"),
     [
-        pytest.param(0, "stats.jsonl", ["--eval-every", 0], id="first-trains"),
+        pytest.param(0, "stats.jsonl", ["--eval-every", 0], id="first-trains", marks=pytest.mark.slow),
         pytest.param(1, "stats.jsonl", ["--eval-every", 0], id="second-trains", marks=pytest.mark.slow),
         # the last thing before an evaluation
         pytest.param(1, "checkpoints/00000001.pt", ["--eval-every", 1], id="second-scores", marks=pytest.mark.slow),

@@ -113,8 +113,8 @@ FACTORED = {"arch": "cnn", "width_d": 64}  # of which two layers have their weig
 @pytest.mark.parametrize(
     ("method", "networks"),
     [
-        *((method, {}) for method in ("none", "sn", "fpc", "apc", "svd")),
-        pytest.param("fpc", FACTORED, marks=pytest.mark.slow),
+        *((method, {}) for method in ("sn", "fpc", "apc", "svd")),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("none", {}), ("fpc", FACTORED))),
         ("apc", FACTORED),
     ],
     ids=lambda value: value if isinstance(value, str) else "factored" if value else "whole",
