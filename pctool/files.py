@@ -193,7 +193,7 @@ def append_line(path: Path, line: str) -> None:
 
 def free_bytes(path: Path) -> int:
     """Bytes free where `path` is or would be made. Raises WriteError where nothing may be written there."""
-    existing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    existing = next(folder for folder in (path, *path.absolute().parents) if os.path.isdir(folder))
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise WriteError(f"{existing} cannot be written to; choose another place")
+        raise WriteError(f"cannot write {path}: {existing} does not allow it; choose another place")
     return shutil.disk_usage(existing).free

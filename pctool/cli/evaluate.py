@@ -56,8 +56,12 @@ def evaluate(  # noqa: PLR0917  # every setting is a flag of its own
         int, typer.Option(min=1, help="Score again with seeds SEED+1, ...: mean and deviation.", rich_help_panel=WHAT)
     ] = 1,
     metrics: Annotated[
-        str, typer.Option(help="Of fid, kid, is, pr (precision, recall), separated by commas.", rich_help_panel=HOW)
-    ] = "fid,kid,is",
+        str | None,
+        typer.Option(
+            help="Of fid, kid, is, pr (precision, recall), separated by commas. (default: fid,kid,is)",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
     protocol: Annotated[
         Literal["clean-50k", "legacy-50k", "paper", "sngan", "fashion-10k"] | None,
         typer.Option(
@@ -107,7 +111,7 @@ def evaluate(  # noqa: PLR0917  # every setting is a flag of its own
         )
     if weights is not None and not weights.is_file():
         raise InputError(f"--weights {weights} is not there, or no file; name the weights file itself")
-    wanted = metric_names.chosen(metrics)
+    wanted = metric_names.chosen("fid,kid,is" if metrics is None else metrics)
     from pctool.cli import evaluation_plan, evaluation_session
 
     evaluation_session.run(
@@ -123,6 +127,7 @@ def evaluate(  # noqa: PLR0917  # every setting is a flag of its own
             seed=seed,
             repeats=repeats,
             metrics=wanted,
+            metrics_named=metrics is not None,
             protocol=protocol,
             resizer=resizer,
             extractor=extractor,

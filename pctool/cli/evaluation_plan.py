@@ -29,6 +29,7 @@ class Request:
     seed: int
     repeats: int
     metrics: tuple[Metric, ...]
+    metrics_named: bool
     protocol: str | None
     resizer: Literal["clean", "legacy", "both"] | None
     extractor: str | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from pctool.evaluation.images import Images
 from pctool.evaluation.metrics_file import Metrics, mean_of
 from pctool.evaluation.protocols import CUSTOM
 from pctool.evaluation.reference import reference, subset
-from pctool.evaluation.score import USUAL, score
+from pctool.evaluation.score import score
 from pctool.training.config import resolve_device
 from pctool.training.memory import keep_freed_memory
 
@@ -52,8 +53,7 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
             raise InputError(f"--stats-out is for images; {real} holds statistics already")
     extractor = _extractor(name, request, device)
     answer = _scored(request, plan, source, real, split, extractor)
-    _show(answer, as_json=as_json)  # first: a place that cannot be written to must not cost the answer
-    with contextlib.ExitStack() as places:  # nor one place the others
+    with contextlib.ExitStack() as places:  # one that cannot be written to must not cost the others the answer
         if isinstance(source, Trained) and source.run is not None:
             places.callback(files.append_line, source.run / "metrics.jsonl", answer.model_dump_json())
         if out is not None:
@@ -61,8 +61,9 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
         if request.stats_out is not None:
             assert not isinstance(real, Path)
             places.callback(_write_statistics, request.stats_out, plan, real, split, extractor)
+        _show(answer, as_json=as_json)
     left_out = answer.protocol.skipped
-    if request.metrics == USUAL:  # nobody asked for a metric that cannot be computed: a note says it
+    if not request.metrics_named:  # nobody asked for a metric that cannot be computed: a note says it
         left_out = [*_skipped(source), *_skipped(real)]
     if left_out:
         raise PartialError(f"left out: {'; '.join(left_out)}; the scores are of the rest")
@@ -90,17 +91,19 @@ def _check(request: Request, out: Path | None, *, force: bool) -> None:
         samples_out.check_free(request.samples_out)
         if request.repeats > 1:
             raise InputError("--samples-out keeps the samples of one evaluation; leave --repeats out")
-    if request.stats_out is not None and request.stats_out.exists():
+    # os.path's answer is False, not an error, where nothing may be looked at: `free_bytes` then says so.
+    if request.stats_out is not None and os.path.exists(request.stats_out):
         raise InputError(f"--stats-out {request.stats_out} exists; choose another name or remove it")
     if request.stats_out is not None and request.stats_out.suffix != ".npz":
         raise InputError(f"--stats-out {request.stats_out}: the file is an .npz; name it so")
-    if out is not None and out.is_dir():
+    if out is not None and os.path.isdir(out):
         raise InputError(f"--out {out} is a folder; name a file")
-    if out is not None and out.exists() and not force and '"pctool-metrics"' not in out.read_text("utf-8", "replace"):
+    kept = out if out is not None and os.path.exists(out) and not force else None
+    if kept is not None and '"pctool-metrics"' not in kept.read_text("utf-8", "replace"):
         raise InputError(f"--out {out} exists and holds no scores; choose another name or add --force")
     for path in (out, request.stats_out, request.samples_out):
         if path is not None:
-            files.free_bytes(path.parent)
+            files.free_bytes(path)
     if request.extractor is not None:
         features.check_name(request.extractor)
     if request.against is not None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from pctool.cli.console import clean_up_when_terminated
 from pctool.errors import InputError
 
 
@@ -73,22 +71,12 @@ def spectrum(  # noqa: PLR0917  # every setting is a flag of its own
     if recorded and (len(inputs) > 1 or changed):
         what = "--watch follows one run" if watch else "a spectrum file is shown as it is"
         raise InputError(f"{what}: leave out {', '.join([*changed, *inputs[1:]])}")
-    with _interruptible():
-        from pctool.cli import spectrum_session as session
+    clean_up_when_terminated()
+    from pctool.cli import spectrum_session as session
 
-        if recorded:
-            session.show_recorded(inputs[0], watch=watch, plot=plot, force=force, as_json=as_json)
-            return
-        points = (grid or 16) if operator == "fft" else None
-        settings = session.Settings(inputs, network, layers, points, out, plot, jobs)
-        session.measure(settings, force=force, as_json=as_json)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM is a Ctrl-C from the start: the imports alone take seconds."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    if recorded:
+        session.show_recorded(inputs[0], watch=watch, plot=plot, force=force, as_json=as_json)
+        return
+    points = (grid or 16) if operator == "fft" else None
+    settings = session.Settings(inputs, network, layers, points, out, plot, jobs)
+    session.measure(settings, force=force, as_json=as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shlex
 import sys
 import time
@@ -119,9 +120,8 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
             ranks.together(lambda: compiling.check(config.device) if config.compile else None)
             opened = stack.enter_context(begun)
         except (KeyboardInterrupt, PctoolError) as error:
-            folder = RunFolder(config.out)
-            if ranks.main and _is_recorded(config.out, error, finished=folder.saved_step() >= config.steps):
-                folder.record_early_exit(config, _exit_entry(error, requeue=stop.requeue))
+            if ranks.main and _is_recorded(config, error):
+                RunFolder(config.out).record_early_exit(config, _exit_entry(error, requeue=stop.requeue))
             raise
         if not ranks.main:
             opened.train(_Silent())
@@ -156,14 +156,16 @@ def task_recorded(out: Path | None) -> Iterator[None]:
         raise
 
 
-def _is_recorded(out: Path, error: BaseException, *, finished: bool) -> bool:
+def _is_recorded(config: TrainConfig, error: BaseException) -> bool:
     """Whether exit.json is to say why nothing began: where the folder is there, as a study's is, somebody reads it.
 
     Of a run that is finished it goes on saying so.
     """
+    from pctool.training.run_folder import RunFolder
+
     if isinstance(error, KeyboardInterrupt | SavedInterrupt):
-        return not finished
-    return out.is_dir() and _ended_by(out, error)
+        return RunFolder(config.out).saved_step() < config.steps
+    return os.path.isdir(config.out) and _ended_by(config.out, error)
 
 
 def _ended_by(out: Path, error: BaseException) -> bool:

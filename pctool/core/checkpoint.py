@@ -63,7 +63,8 @@ def read(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler meets in a foreign or damaged file
-        if verified:  # then the file is what was written, and something else is wrong: no memory, say
+        if verified or isinstance(error, MemoryError) or "allocate memory" in str(error):
+            # The file is what was written, or may be, and something else is wrong: no memory, say.
             raise InputError(f"cannot load checkpoint {path}: {' '.join(str(error).split())[:200]}") from None
         raise DamagedError(f"{path} is no checkpoint; give a .pt file that 'pctool train' wrote") from None
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
@@ -85,12 +86,11 @@ def _bytes(path: Path) -> tuple[bytes, bool]:
     for again in (True, False):
         try:
             data = path.read_bytes()
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             if again and not isinstance(error, FileNotFoundError | IsADirectoryError):
                 continue
-            raise InputError(
-                f"cannot read checkpoint {path}: {error.strerror}; give a .pt file or a run folder"
-            ) from None
+            why = error.strerror if isinstance(error, OSError) else "not enough memory"
+            raise InputError(f"cannot read checkpoint {path}: {why}; give a .pt file or a run folder") from None
         recorded = _recorded_sum(path)
         if recorded is None or recorded == _sha256(data):
             return data, recorded is not None

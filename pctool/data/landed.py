@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import tarfile
@@ -112,30 +113,34 @@ def land(
     files; with `link` (for a folder or a file) they stay where they are and get a symbolic link. One that lies in its
     place already is left there. `advance` counts bytes; `verify` looks at each file, named for a message, before
     anything in `folder` changes. The caller holds the lock of `folder`. Raises InputError for a file that is missing,
-    cut short, or not the official one, and WriteError.
+    cut short, or not the official one, and WriteError; after an InputError all is as it was.
     """
     landed: dict[str, LandedFile] = {}
-    for name, stream, path in _members(source, pins):
-        if name in landed:
-            raise InputError(f"{source} holds {name} twice")
-        target, pin, what = folder / name, pins[name], f"{name} in {source}"
-        in_place = path is not None and _is_same(path, target) and (link or not target.is_symlink())
-        if path and (link or in_place):
-            record, md5 = _copy(stream, None, advance)
-            _check_pin(what, pin, record, md5)
-            verify(path, what)
-            if not in_place:
-                _link(path, target)
-        else:
-            with files.write_beside(target, pin.size) as temporary:
+    links: dict[Path, Path] = {}
+    with contextlib.ExitStack() as renamed_at_the_end:
+        for name, stream, path in _members(source, pins):
+            if name in landed:
+                raise InputError(f"{source} holds {name} twice")
+            target, pin, what = folder / name, pins[name], f"{name} in {source}"
+            in_place = path is not None and _is_same(path, target) and (link or not target.is_symlink())
+            if path and (link or in_place):
+                record, md5 = _copy(stream, None, advance)
+                _check_pin(what, pin, record, md5)
+                verify(path, what)
+                if not in_place:
+                    links[target] = path
+            else:
+                temporary = renamed_at_the_end.enter_context(files.write_beside(target, pin.size))
                 with temporary.open("wb") as file:
                     record, md5 = _copy(stream, file, advance)
                 _check_pin(what, pin, record, md5)
                 verify(temporary, what)
-        landed[name] = record
-    missing = [name for name in pins if name not in landed]
-    if missing:
-        raise InputError(f"{source} lacks {', '.join(missing)}")
+            landed[name] = record
+        missing = [name for name in pins if name not in landed]
+        if missing:
+            raise InputError(f"{source} lacks {', '.join(missing)}")
+    for target, path in links.items():
+        _link(path, target)
     return landed
 
 

@@ -21,6 +21,7 @@ Array = NDArray[np.float64]
 MAX_BYTES = 2**30  # that all arrays of a file together may claim, whatever its size
 PACKED = 4  # how many times its size a larger file may claim: whole ones are compressed
 MAX_LAYERS = 10_000
+MAX_HEAPS = 2**22  # bytes of all heaps together: a file of ours has some kB
 HEAP = b"GCOL\x01\x00\x00\x00"  # the signature of a global heap
 
 
@@ -108,6 +109,7 @@ class _Checked(io.RawIOBase):
 
     def __init__(self, raw: BinaryIO) -> None:
         self.raw = raw
+        self.checked: dict[int, int] = {}  # where a heap begins, and how many bytes it has
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         return self.raw.seek(offset, whence)
@@ -138,9 +140,13 @@ class _Checked(io.RawIOBase):
         return b"".join(parts)
 
     def _check_heap(self, start: int) -> None:
-        end = self.raw.seek(0, io.SEEK_END)
+        if start in self.checked:
+            return
         size = int.from_bytes(self._at(start + 8, 8), "little")
-        heap = self._at(start, min(size, end - start))
+        heap = self._at(start, min(size, MAX_HEAPS))
+        self.checked[start] = len(heap)
+        if sum(self.checked.values()) > MAX_HEAPS:
+            raise OSError("its heaps are too large")
         block = 16
         while block + 16 <= len(heap):
             index = int.from_bytes(heap[block : block + 2], "little")

@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -158,7 +159,7 @@ class TrainConfig(BaseModel):
         """The settings that decide what the run computes; a folder or ZIP counts by its name, wherever it lies."""
         settings = self.model_dump(mode="json", exclude=set(OPERATIONAL))
         if encoded.is_path(self.dataset):
-            settings["dataset"] = Path(self.dataset).resolve().name
+            settings["dataset"] = os.path.basename(os.path.realpath(self.dataset))
         return settings
 
     def polynomial(self) -> OddPolynomial:
@@ -204,8 +205,9 @@ def resolve(flags: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -
     out = config.out  # the same folder on every machine, so that a job may go on on another one
     before = read_object(out / "config.json").get("config")
     begun = before.get("precision") if isinstance(before, dict) else None
-    if (begun or ("bf16" if has_fast_bf16(device) else "fp32")) == "bf16":
-        config = _checked({**given, "precision": "bf16"}, flags, device)
+    precision = begun or ("bf16" if has_fast_bf16(device) else "fp32")
+    if precision != "fp32":
+        config = _checked({**given, "precision": precision}, flags, device)
     return config.model_copy(update={"out": out})
 
 
@@ -270,7 +272,8 @@ def default_out(config: TrainConfig) -> Path:
     method = f"fpc{config.degree}" if config.method == "fpc" and config.poly is None else config.method
     label, named = config.dataset, {key: getattr(config, key) for key in NAMED_IN_OUT}
     if encoded.is_path(config.dataset):  # which has no resolution of its own
-        label, named["resolution"] = f"{Path(config.dataset).resolve().stem}{config.resolution}", config.resolution
+        place = Path(os.path.realpath(config.dataset))
+        label, named["resolution"] = f"{place.stem}{config.resolution}", config.resolution
     name = f"{label}-{config.arch}-{method}-d{config.d_iters}-s{config.seed}"
     own = config.identity()
     plain = resolve({**named, "out": "-"}).identity()

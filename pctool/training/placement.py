@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from pctool.errors import InputError
@@ -25,6 +26,7 @@ POLL = 0.1  # seconds; PyTorch's own waiting ends with pages of C++ frames on st
 PORTS = range(20_000, 32_000)  # below those that Linux gives to outgoing connections
 
 Place = tuple[int, int, int, str]
+T = TypeVar("T")
 
 
 def placement(environment: Mapping[str, str]) -> Place | None:
@@ -34,14 +36,14 @@ def placement(environment: Mapping[str, str]) -> Place | None:
     """
     if "TORCHELASTIC_RUN_ID" in environment or {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= environment.keys():
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-        by_hand = f"tcp://{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT', '29500')}/"
-        address = "env://" if "TORCHELASTIC_RUN_ID" in environment else by_hand
+        by_hand = environment.get("MASTER_ADDR", ""), environment.get("MASTER_PORT", "29500"), ""
+        address = "env://" if "TORCHELASTIC_RUN_ID" in environment else _address(*by_hand)
     elif int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
         host = environment.get("MASTER_ADDR") or first_host(environment.get("SLURM_STEP_NODELIST", "localhost"))
         step = f"{environment.get('SLURM_JOB_ID', '0')}.{environment.get('SLURM_STEP_ID', '0')}"
-        port = environment.get("MASTER_PORT") or PORTS[zlib.crc32(step.encode()) % len(PORTS)]
-        address = f"tcp://{host}:{port}/{step}"
+        port = environment.get("MASTER_PORT") or str(PORTS[zlib.crc32(step.encode()) % len(PORTS)])
+        address = _address(host, port, step)
     else:
         return None
     try:
@@ -49,6 +51,12 @@ def placement(environment: Mapping[str, str]) -> Place | None:
     except (KeyError, ValueError):
         raise InputError(f"{', '.join(names)} do not say which process this is; start with torchrun or srun") from None
     return None if size == 1 else (rank, size, local, address)
+
+
+def _address(host: str, port: str, step: str) -> str:
+    if not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(f"MASTER_PORT is {port}: give a port from 1 to 65535")
+    return f"tcp://{f'[{host}]' if ':' in host else host}:{port}/{step}"  # an address of IPv6 has colons
 
 
 def first_host(nodes: str) -> str:
@@ -64,17 +72,27 @@ def meet(place: Place, device: str) -> Store:
     Raises InputError on all, and the first says it, where one does not come within ARRIVAL or trains on another device;
     where the port is another's; and where the first itself does not come.
     """
-    import torch.distributed as dist
+    from torch.distributed import DistError
 
     rank, size, _, address = place
-    try:
-        store = _store(place)
-        problem = _found(store, size, device) if rank == 0 else _heard(store, rank, address, device)
-    except dist.DistError as error:
-        why = str(error).splitlines()[0].rpartition("message: ")[2].rstrip(".")
-        raise _aloud(
-            f"process {rank} cannot meet the others at {address} ({why}); set MASTER_PORT to a free port"
-        ) from None
+
+    def join() -> tuple[Store, str]:
+        try:
+            store = _store(place)
+        except DistError as error:
+            why = str(error).splitlines()[0].rpartition("message: ")[2].rstrip(".")
+            raise _aloud(
+                f"process {rank} cannot meet the others at {address} ({why}); set MASTER_PORT to a free port"
+            ) from None
+        try:
+            return store, _found(store, size, device) if rank == 0 else _heard(store, rank, address, device)
+        except DistError:
+            raise _aloud(f"process 0 of {size} ended while they met; look at its own output") from None
+
+    found = _in_time(join, 2 * ARRIVAL + HEARING)
+    if found is None:
+        raise _aloud(f"what answers at {address} is no process of this run; set MASTER_PORT to a free port")
+    store, problem = found
     if problem:
         raise InputError(problem)
     return store
@@ -138,6 +156,25 @@ def _heard(store: Store, rank: int, address: str, device: str) -> str:
     problem = store.get("problem").decode()
     store.set(f"heard/{rank}", "")
     return problem
+
+
+def _in_time(work: Callable[[], T], limit: timedelta) -> T | None:
+    """What the work gives or raises, None beyond the limit: a store whose other end says nothing waits for ever."""
+    ended: list[T | BaseException] = []
+
+    def run() -> None:
+        try:
+            ended.append(work())
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(limit.total_seconds())
+    found = ended[0] if ended else None
+    if isinstance(found, BaseException):
+        raise found
+    return found
 
 
 def _wait(there: Callable[[], bool], limit: timedelta) -> bool:

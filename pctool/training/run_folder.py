@@ -57,8 +57,10 @@ class RunFolder:
         self._take(config, hashes, may_resume=may_resume)
         self._sweep()
         identity = {**config.identity(), **hashes}
+        before = self.record()
+        source = str(config.fork.absolute()) if config.fork else before and before.config.get("fork")
         record = RunRecord(
-            config=config.model_dump(mode="json"),
+            config={**config.model_dump(mode="json"), "fork": source},
             identity=identity,
             identity_sha256=_hash(identity),
             versions=versions(),

@@ -15,6 +15,7 @@ from pctool.core import checkpoint as checkpoints
 from pctool.data import catalog, feed
 from pctool.data.sampler import SampleOrder
 from pctool.errors import InputError, PctoolError, SavedInterrupt
+from pctool.files import write_error
 from pctool.spectrum.plots import evolution_figure
 from pctool.spectrum.reader import read_summary
 from pctool.training import evaluation, images, loop
@@ -70,7 +71,7 @@ def opened(
             raise _interrupted(config, request)
         ranks.check_same({"data_sha256": dataset.sha256})
         folder = RunFolder(config.out)
-        ranks.first(lambda: folder.open(config, identity_hashes(config, dataset), may_resume=may_resume))
+        ranks.first(lambda: _take(folder, config, dataset, may_resume=may_resume))
         try:
             yield Session(config, dataset, folder, ranks, request)
         finally:
@@ -102,14 +103,21 @@ def _interrupted(config: TrainConfig, stop: StopRequest) -> BaseException:
     return SavedInterrupt(f"stopped by {stop.describe()} while loading data; {where}; the same command continues")
 
 
+def _take(folder: RunFolder, config: TrainConfig, dataset: catalog.ImageSet, *, may_resume: bool) -> None:
+    try:
+        folder.open(config, identity_hashes(config, dataset), may_resume=may_resume)
+    except PermissionError as error:
+        raise write_error(folder.path, error) from error
+
+
 def identity_hashes(config: TrainConfig, dataset: catalog.ImageSet) -> dict[str, str]:
     """The part of a run's identity that files hold: the data's hash, and of a fork the checkpoint's."""
     hashes, folder = {"data_sha256": dataset.sha256}, RunFolder(config.out)
     # A run that has begun no longer needs the checkpoint it came from, which its own run may have replaced or removed.
     begun = folder.record() if folder.saved_step() else None
     known = begun.identity.get("fork_sha256") if begun else None
-    same = begun and (config.fork is None or not config.fork.exists() or str(config.fork) == begun.config.get("fork"))
-    if known and same:
+    source = config.fork and config.fork.absolute()
+    if known and begun and (source is None or not source.exists() or str(source) == begun.config.get("fork")):
         return {**hashes, "fork_sha256": known}
     return {**hashes, "fork_sha256": checkpoints.sha256(config.fork)} if config.fork else hashes
 

@@ -9,6 +9,7 @@ array.sbatch                     the SLURM array
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -65,7 +66,9 @@ def write(folder: Path, study: StudyFile, texts: Sequence[str], *, force: bool) 
     With `force` files of other content are overwritten, and tasks that are no longer in the study removed; runs stay.
     Raises InputError where the folder holds something else, WriteError.
     """
-    present = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
+    present = (
+        {path.name for path in folder.iterdir() if not path.name.startswith(".")} if os.path.isdir(folder) else set()
+    )
     if "study.json" not in present and not present <= OWN and not force:
         raise InputError(f"{folder} exists and is no study; give another --out, or --force to write into it")
     contents = {folder / "tasks" / f"{name}.toml": text for name, text in zip(study.tasks, texts, strict=True)}
@@ -73,7 +76,7 @@ def write(folder: Path, study: StudyFile, texts: Sequence[str], *, force: bool) 
     contents[folder / "study.json"] = study.model_dump_json(indent=2) + "\n"
     changed = [path for path, text in contents.items() if not _holds(path, text)]
     leftover = sorted(set((folder / "tasks").glob("*.toml")) - set(contents))
-    in_the_way = [*(path for path in changed if path.exists()), *leftover]
+    in_the_way = [*(path for path in changed if os.path.exists(path)), *leftover]
     if in_the_way and not force:
         raise InputError(f"{in_the_way[0]} exists with other content; add --force to overwrite, or give another --out")
     for path in leftover:

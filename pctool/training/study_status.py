@@ -10,6 +10,7 @@ done       all steps
 from __future__ import annotations
 
 import fcntl
+import os
 import statistics
 import time
 from collections.abc import Mapping
@@ -105,11 +106,13 @@ def _task_status(folder: Path, task: int, name: str, stale_after: float | None) 
 def other_settings(run: Path, settings: Mapping[str, Any]) -> str | None:
     """Where a run folder holds a run that is not of these settings of a task, which `train` refuses there: the line."""
     begun = read_object(run / "config.json").get("identity")
-    if not isinstance(begun, dict) or not any((run / sign).exists() for sign in SIGNS[1:]):  # nothing would be lost
+    if not isinstance(begun, dict) or not any(
+        os.path.exists(run / sign) for sign in SIGNS[1:]
+    ):  # nothing would be lost
         return None
     task = {**dict.fromkeys(MAY_BE_UNSET), **settings}
     if encoded.is_path(str(task.get("dataset", ""))):
-        task["dataset"] = Path(task["dataset"]).resolve().name
+        task["dataset"] = os.path.basename(os.path.realpath(task["dataset"]))
     if task.get("precision") == "auto":  # a run keeps the one that it began with
         del task["precision"]
     differing = sorted(key for key in task.keys() & begun.keys() - {"steps"} if task[key] != begun[key])

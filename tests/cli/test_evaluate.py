@@ -172,6 +172,12 @@ def test_a_place_that_cannot_be_written_to(place, capsys, monkeypatch):
     with pytest.raises(WriteError, match="full"):
         run("run", *FEW, "--metrics", "fid", "--out", "a.json", "--stats-out", "s.npz", "--json")
     fails.assert_called_once()
+    fails.side_effect = None
+    monkeypatch.setattr(evaluation_session, "_show", unittest.mock.Mock(side_effect=OSError("no stdout")))
+    with pytest.raises(OSError, match="no stdout"):
+        run("run", *FEW, "--metrics", "fid", "--out", "b.json")
+    assert fails.call_count == 2
+    assert len(logged(place / "run")) == 2
     assert Metrics.model_validate_json(capsys.readouterr().out) == Metrics.model_validate_json(logged(place / "run")[0])
     assert (place / "s.npz").exists()
 
@@ -336,6 +342,9 @@ def test_statistics_are_kept_and_scored_against(place, capsys):
     ):
         run("run", *against, "--metrics", "fid,kid", "--json")
     again = Metrics.model_validate_json(capsys.readouterr().out)
+    with pytest.raises(PartialError):  # as named as any other list
+        run("run", *against, "--metrics", "fid,kid,is")
+    capsys.readouterr()
     assert again.scores == pytest.approx(first.scores, rel=1e-9)
     assert (again.protocol.n_real, again.protocol.real_sha256) == (60, first.protocol.real_sha256)
     assert again.protocol.skipped == ["kid: s.npz holds moments and no features"]

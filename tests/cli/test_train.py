@@ -17,6 +17,7 @@ from pctool.cli.main import run
 from pctool.core import checkpoint as checkpoints
 from pctool.core.polynomial import OddPolynomial
 from pctool.errors import SavedInterrupt
+from pctool.training.config import resolve
 
 SMALL = [
     "--max-images",
@@ -268,9 +269,12 @@ def test_a_signal_saves_and_the_same_command_continues(tmp_path, number, requeue
 
 def test_a_finished_run_that_is_looked_at_again_stays_finished(tmp_path):
     """Interrupted while its data are loaded, it goes on saying that it is done."""
-    for error in (KeyboardInterrupt(), SavedInterrupt("")):
-        assert not training_session._is_recorded(tmp_path, error, finished=True)
-        assert training_session._is_recorded(tmp_path, error, finished=False)
+    config = resolve({"out": tmp_path, "steps": 4})
+    (tmp_path / "checkpoints").mkdir()
+    for step in (3, 4):
+        (tmp_path / "checkpoints" / f"{step:08d}.pt").touch()
+        for error in (KeyboardInterrupt(), SavedInterrupt("")):
+            assert training_session._is_recorded(config, error) == (step < 4)
 
 
 SLOW = """

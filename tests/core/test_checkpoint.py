@@ -172,6 +172,21 @@ def test_a_generators_transposed_convolutions_have_their_output_side_first(tmp_p
         assert measure_layer(turned, grid=4).raw == pytest.approx(measure_layer(as_stored, grid=4).raw, rel=1e-9)
 
 
+def test_too_little_memory_is_no_damage(tmp_path, monkeypatch):
+    """Also where no sum vouches for the file."""
+    path = tmp_path / "a.pt"
+    checkpoints.write(path, {"step": 1, "config": "{}"})
+    checkpoints.sum_path(path).unlink()
+
+    def full(*args, **kwargs):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(InputError, match=r"cannot load checkpoint .*allocate memory") as caught:
+        checkpoints.read(path)
+    assert not isinstance(caught.value, checkpoints.DamagedError)
+
+
 def test_a_checkpoint_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
     """best.pt is written anew while a run trains: who meets old bytes and the new sum reads both again."""
     path = tmp_path / "best.pt"

@@ -77,7 +77,11 @@ def test_states_and_damage(stl, tmp_path):
 
 
 def test_other_files_than_the_official_ones_are_refused(stl, tmp_path):
-    """A wrong byte, a short or a missing file, a broken archive: one line, and nothing counts as here."""
+    """A wrong byte, a short or a missing file, a broken archive: one line, nothing counts as here, and what lay in the
+    data folder lies there still."""
+    own = tmp_path / "data" / "stl10" / "train_X.bin"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"mine")
     files = small_encoded.stl_files(stl)
     wrong = dict(files, **{"test_X.bin": b"\0" + files["test_X.bin"][1:]})
     cases = {
@@ -92,6 +96,7 @@ def test_other_files_than_the_official_ones_are_refused(stl, tmp_path):
         with pytest.raises(InputError, match=message):
             acquire.import_files("stl10", source)
         assert {state.state for state in catalog.states("stl10")} == {"absent"}
+        assert own.read_bytes() == b"mine"
     packed = small_encoded.stl_targz(files)
     (tmp_path / "cut.tar.gz").write_bytes(packed[: len(packed) // 2])
     with pytest.raises(InputError, match=r"cannot read .*"):

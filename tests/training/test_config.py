@@ -126,6 +126,15 @@ def test_auto_precision_is_what_the_run_began_with(tmp_path, monkeypatch, out):
         for fast in (True, False):
             monkeypatch.setattr("pctool.training.config.has_fast_bf16", lambda device, fast=fast: fast)
             assert resolve(flags, preset).identity() == config.identity()
+    exact = begun[True].model_copy(update={"precision": "tf32"})
+    (exact.out / "config.json").write_text(json.dumps({"config": exact.model_dump(mode="json")}))
+    assert resolve(flags, preset).identity() == exact.identity()
+
+
+def test_a_circle_of_links_is_a_name(tmp_path):
+    """What cannot be resolved is refused where it is read, not where it is named."""
+    (tmp_path / "loop").symlink_to("loop")
+    assert resolve({"dataset": str(tmp_path / "loop"), "resolution": 32}).identity()["dataset"] == "loop"
 
 
 @pytest.mark.parametrize(

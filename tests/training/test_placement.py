@@ -33,6 +33,8 @@ PORT = PORTS[zlib.crc32(b"41000.2") % len(PORTS)]
         ({**TORCHRUN_VARIABLES, "WORLD_SIZE": "1", "RANK": "0"}, None),
         (SRUN_VARIABLES, (5, 8, 1, f"tcp://gpu03:{PORT}/41000.2")),
         ({**SRUN_VARIABLES, "MASTER_ADDR": "a", "MASTER_PORT": "7"}, (5, 8, 1, "tcp://a:7/41000.2")),
+        ({**SRUN_VARIABLES, "MASTER_ADDR": "::1", "MASTER_PORT": "7"}, (5, 8, 1, "tcp://[::1]:7/41000.2")),
+        ({**TORCHRUN_VARIABLES, "MASTER_ADDR": "fe80::2"}, (3, 4, 1, "tcp://[fe80::2]:1/")),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, None),  # the batch script itself, outside srun
     ],
 )
@@ -45,6 +47,9 @@ def test_a_contradicting_environment_is_refused():
     """srun's count without a rank: one line."""
     with pytest.raises(InputError, match="SLURM_PROCID"):
         placement({"SLURM_STEP_NUM_TASKS": "2"})
+    for port in ("abc", "70000", "-1"):
+        with pytest.raises(InputError, match=f"MASTER_PORT is {port}: give a port from 1 to 65535"):
+            placement({**TORCHRUN_VARIABLES, "MASTER_PORT": port})
 
 
 @pytest.mark.parametrize(
@@ -131,3 +136,12 @@ def test_another_step_at_the_same_port_is_refused_at_once(port):
     assert second.get("left") == b"here"
     assert "(address already in use); set MASTER_PORT" in str(stranger)
     assert "is taken by the job step 7.0; set MASTER_PORT" in str(foreign)
+
+
+def test_what_answers_and_says_nothing_is_waited_for_no_longer(soon, monkeypatch):
+    """Another's server at the port: one line, where PyTorch's own store waits for ever."""
+    monkeypatch.setattr(placement_module, "HEARING", timedelta(seconds=1))
+    with socket.create_server(("localhost", 0)) as server:
+        (error,) = met((1, 2, f"tcp://localhost:{server.getsockname()[1]}/7.0", "cpu"))
+    assert "is no process of this run; set MASTER_PORT" in str(error)
+    assert error.said is False
