@@ -71,8 +71,10 @@ def visible_files(folder: Path) -> Iterator[str]:
                         continue
                     if entry.is_dir():
                         waiting.append((f"{prefix}{entry.name}/", inside))
-                    elif entry.is_file() or entry.is_symlink():  # a link to nothing fails where it is read
+                    elif entry.is_file():
                         yield prefix + entry.name
+                    elif entry.is_symlink():  # to a folder of images, perhaps
+                        raise InputError(f"{entry.path} is a link to what is not there; mend it, or remove it")
     except OSError as error:
         raise read_error(error.filename, error) from error
 

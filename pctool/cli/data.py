@@ -60,7 +60,8 @@ def verify(
         states = [] if encoded.is_path(each) else catalog.states(each, data_dir, full=True)
         states += catalog.cached_states(each, data_dir)
         if name and not states:
-            raise errors.MissingError(f"nothing is prepared of {name}: 'pctool data prepare {name}' does it")
+            how = f"{name} --resolution N" if encoded.is_path(name) else name
+            raise errors.MissingError(f"nothing is prepared of {name} as it is: 'pctool data prepare {how}' does it")
         shown += states
         if name or any(state.state != "absent" for state in states):
             counted += states

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,10 @@ def real_images(
         if path.suffix.lower() == ".npz" and statistics_file.is_statistics(path):
             return path, None
         return _read_once(path), None
+    if run is not None and against not in catalog.DATASETS and not os.path.exists(against):
+        raise InputError(
+            f"the run's images were at {against}, which is not there from here; add --against FOLDER or ZIP"
+        )
     about = run or {}
     limit = about.get("cache_limit")
     loaded = catalog.load(

@@ -290,4 +290,4 @@ def _check_names(dataset: str | None, preset: str | None, data_dir: Path | None)
     if preset is not None and preset != "list":
         recipes.read_preset(preset)
     if dataset is not None and not encoded.is_path(dataset):
-        datasets.describe(dataset)
+        datasets.describe(dataset, ", and a folder or ZIP that is there")

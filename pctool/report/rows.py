@@ -205,7 +205,7 @@ def higher_is_better(metric: str) -> bool:
 
 
 def chosen(run: Run, metric: str | None, select: Select) -> dict[str, Any] | None:
-    """The evaluation that stands for a run: its last one, or the best."""
+    """The evaluation that stands for a run: that of its last step (of several the one of most samples), or the best."""
     entries = [entry for entry in run.metrics if metric in _scores(entry)]
     if not entries:
         return None
@@ -213,7 +213,13 @@ def chosen(run: Run, metric: str | None, select: Select) -> dict[str, Any] | Non
         sign = -1 if higher_is_better(str(metric)) else 1
         return min(entries, key=lambda entry: sign * float(entry["scores"][metric]))
     last = max(entry["step"] for entry in entries)
-    return [entry for entry in entries if entry["step"] == last][-1]
+    return max(reversed([entry for entry in entries if entry["step"] == last]), key=_n_fake)
+
+
+def _n_fake(entry: dict[str, Any]) -> int:
+    protocol = entry.get("protocol")
+    n = protocol.get("n_fake") if isinstance(protocol, dict) else None
+    return n if isinstance(n, int) else 0
 
 
 def kappas_at(run: Run, step: int | None) -> dict[str, float] | None:

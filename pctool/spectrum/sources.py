@@ -12,12 +12,14 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pctool.core import checkpoint as checkpoints
 from pctool.core.checkpoint import Network
 from pctool.core.layers.state import LayerState
 from pctool.errors import InputError
 from pctool.spectrum import foreign, state_dicts
-from pctool.spectrum.measure import Row, measure
+from pctool.spectrum.measure import LayerSpectrum, Row, measure
 from pctool.spectrum.store import layer_keys
 
 WHAT_TO_GIVE = "give a checkpoint, a run folder or a pattern such as 'runs/demo/checkpoints/*.pt'"
@@ -209,6 +211,8 @@ def merged(results: Sequence[Measured]) -> tuple[Network, list[Row]]:
     for result in measured:
         assert result.row
         step = result.row.step
+        if step in rows and all(map(_same, rows[step].layers, result.row.layers)):
+            continue  # best.pt beside the checkpoint of its step
         if step in rows:
             raise InputError(f"{origin[step]} and {result.path} are both of step {step}: give the checkpoints of one")
         if result.network != first.network:
@@ -219,6 +223,11 @@ def merged(results: Sequence[Measured]) -> tuple[Network, list[Row]]:
             raise InputError(f"{first.path} and {result.path} hold different networks: give the checkpoints of one run")
         rows[step], origin[step] = result.row, result.path
     return first.network, [rows[step] for step in sorted(rows)]
+
+
+def _same(one: LayerSpectrum, other: LayerSpectrum) -> bool:
+    pairs = ((one.raw, other.raw), (one.effective, other.effective))
+    return one.name == other.name and all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
 
 def _structure(row: Row | None) -> list[object]:

@@ -140,7 +140,7 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         if list(self.taus) != sorted(set(self.taus)):
-            raise ValueError(f"taus must rise, not {self.taus}")
+            raise ValueError(f"--taus: {','.join(f'{tau:g}' for tau in self.taus)} must rise, as 5,10,20,30 do")
         if self.poly is not None and self.method != "fpc":
             raise ValueError(f"a polynomial file goes with method fpc, not {self.method}")
         if self.ladder is not None and self.method != "apc":

@@ -106,7 +106,8 @@ class Ranks:
                 said, wanted = (", ".join(f"{key} {of[key]}" for key in differing) for of in (its, found[0]))
                 error = InputError(
                     f"process {rank} of {self.size} has {said} where process 0 has {wanted}: a run needs the same on "
-                    "all; for independent runs start each with its own srun -n 1, or unset SLURM_STEP_NUM_TASKS"
+                    "all; for independent runs start each with its own srun -n 1, or unset what makes them one "
+                    "(SLURM_STEP_NUM_TASKS; RANK and WORLD_SIZE)"
                 )
                 error.said = not self.main
                 raise error

@@ -66,11 +66,13 @@ def opened(
     ranks.together(lambda: _check_batches(config, ranks.size))
     with listen(seconds_left(config.time_limit)) if stop is None else contextlib.nullcontext(stop) as request:
         progress: dict[str, Any] = {"counted": counted, "say": say} if ranks.main else {}
+        folder = RunFolder(config.out)
+        # Before the data, which may take long: their hash is compared when the folder is taken.
+        ranks.first(lambda: _check(folder, config, may_resume=may_resume))
         dataset = ranks.together(lambda: _load(config, request, progress))
         if ranks.any(dataset is None, torch.device(config.device)) or dataset is None:
             raise _interrupted(config, request)
         ranks.check_same({"data_sha256": dataset.sha256})
-        folder = RunFolder(config.out)
         ranks.first(lambda: _take(folder, config, dataset, may_resume=may_resume))
         try:
             yield Session(config, dataset, folder, ranks, request)
@@ -103,9 +105,21 @@ def _interrupted(config: TrainConfig, stop: StopRequest) -> BaseException:
     return SavedInterrupt(f"stopped by {stop.describe()} while loading data; {where}; the same command continues")
 
 
+def _check(folder: RunFolder, config: TrainConfig, *, may_resume: bool) -> None:
+    with _writable(folder):
+        folder.check(config, None, may_resume=may_resume)
+
+
 def _take(folder: RunFolder, config: TrainConfig, dataset: catalog.ImageSet, *, may_resume: bool) -> None:
-    try:
+    with _writable(folder):
         folder.open(config, identity_hashes(config, dataset), may_resume=may_resume)
+
+
+@contextlib.contextmanager
+def _writable(folder: RunFolder) -> Iterator[None]:
+    """What may not even be looked at cannot be written."""
+    try:
+        yield
     except PermissionError as error:
         raise write_error(folder.path, error) from error
 

@@ -96,7 +96,7 @@ def _task_status(folder: Path, task: int, name: str, stale_after: float | None) 
         step=step,
         steps=steps,
         steps_per_second=speed,
-        seconds_left=(steps - step) / speed if speed and state != "done" else None,
+        seconds_left=(steps - step) / speed if speed and state == "running" else None,
         score=last_score(run),
         kappa=last_kappa(run),
         alarm=alarm(run),

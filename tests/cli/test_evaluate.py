@@ -502,3 +502,9 @@ def test_a_run_is_scored_against_the_images_it_was_trained_on(monkeypatch, tmp_p
     assert (split, real.sha256, len(real)) == ("train", trained_on.sha256, 3)
     other, split = real_images("stl10", "test", None, settings)
     assert (split, len(other), tuple(other.shapes)) == ("test", 2, ((3, 64, 64),))
+
+
+def test_images_of_a_run_that_are_elsewhere_now(place):
+    """The line says whose they are, and what brings them."""
+    with pytest.raises(InputError, match=r"the run's images were at pics, which is not there from here; add --against"):
+        real_images("pics", None, None, {"resolution": 32})

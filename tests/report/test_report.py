@@ -362,3 +362,14 @@ def test_over_many_decades_only_powers_of_ten_have_numbers(tmp_path: Path) -> No
     assert {"10", "20"} <= shown[0]
     assert {"1000", "100000"} <= shown[1]
     assert not {"50", "200", "2000"} & shown[1]  # 20 is a step
+
+
+def test_a_quick_look_replaces_no_score(tmp_path: Path) -> None:
+    """Of the evaluations of a run's last step the one of most samples counts, of as many the later one."""
+    run = read_run(make_run(tmp_path / "r", scores={10: 3.0}, metric="fid"))
+    (entry,) = run.metrics
+    scored = [(10_000, 5.0), (10_000, 4.0), (20, 9.0)]
+    entries = tuple({**entry, "scores": {"fid": fid}, "protocol": {"n_fake": n}} for n, fid in scored)
+    rows = rows_of([dataclasses.replace(run, metrics=entries)], "fid", "final")
+    assert rows[0].score is not None
+    assert rows[0].score.mean == 4.0

@@ -94,8 +94,10 @@ def test_the_network_and_the_pattern_are_passed_on(run: Path) -> None:
 
 
 def test_two_files_of_one_step_are_refused(run: Path) -> None:
-    """Steps are unique in a spectrum: both files are named."""
+    """Steps are unique in a spectrum: both files are named. Equal ones, as best.pt may be, count once."""
     write_checkpoint(run / "copy.pt", 10)
+    assert len(merged(_measured(find_checkpoints(["run", "run/copy.pt"])))[1]) == 3
+    write_checkpoint(run / "copy.pt", 10, bad=True)
     with pytest.raises(InputError, match=r"00000010\.pt and run/copy\.pt are both of step 10"):
         merged(_measured(find_checkpoints(["run", "run/copy.pt"])))
 

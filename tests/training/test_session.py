@@ -500,7 +500,7 @@ def test_another_configuration_is_refused_and_touches_nothing(tmp_path):
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
     with pytest.raises(InputError, match=r"lr_g: 0.0002 -> 0.0003; seed: 0 -> 1"):
         run(tmp_path / "run", steps=4, seed=1, lr_g=3e-4)
-    with pytest.raises(InputError, match=r"data_sha256"):
+    with pytest.raises(InputError, match=r"max_images: 50 -> 49\);"):
         run(tmp_path / "run", steps=4, max_images=49)
     with pytest.raises(InputError, match=r"steps: 4 -> 3"):
         run(tmp_path / "run", steps=3)
