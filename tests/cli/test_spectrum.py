@@ -238,7 +238,7 @@ def test_bad_input_is_one_line_and_no_file(
 ) -> None:
     """Exit 2, the cause in one line on stderr, and the folder as it was."""
     (folder / "notes.txt").write_text("hello")
-    write_checkpoint(folder / "copy.pt", 10)
+    write_checkpoint(folder / "copy.pt", 10, bad=True)
     before = _files(folder)
     assert run(["spectrum", *arguments]) == 2
     assert message in _error(capsys)
