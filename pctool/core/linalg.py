@@ -213,20 +213,13 @@ def _evaluate(  # noqa: PLR0917  # the kernel's own arguments, in its order
     return Q if precision == "fp32" else _add_identity(Q, a0), B, S, S2, P, sigma
 
 
-def _value(  # noqa: PLR0917  # as `_PolynomialOfMatrix.forward`
-    W: Tensor,
-    u: Tensor | None,
-    v: Tensor | None,
-    coeffs: Tensor,
-    n_coeffs: int,
-    precision: Precision,
-    n_vectors: int | None,
-) -> Tensor:
+def _value(W: Tensor, u: Tensor | None, v: Tensor | None, coeffs: Tensor, *how: Any) -> Tensor:
     """`_PolynomialOfMatrix`; within `torch.func`'s transforms, which know no such function, left to autograd."""
+    n_coeffs, _, n_vectors = how
     if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
         with products(W.device, "fp32"):
             return _evaluate(W, u, v, coeffs, n_coeffs, "fp32", n_vectors is not None)[0]
-    value: Tensor = _PolynomialOfMatrix.apply(W, u, v, coeffs, n_coeffs, precision, n_vectors)
+    value: Tensor = _PolynomialOfMatrix.apply(W, u, v, coeffs, *how)
     return value
 
 

@@ -77,6 +77,7 @@ def meet(place: Place, device: str) -> Store:
     rank, size, _, address = place
 
     def join() -> tuple[Store, str]:
+        """The store, and what is wrong with the others, nothing for all being well."""
         try:
             store = _store(place)
         except DistError as error:
