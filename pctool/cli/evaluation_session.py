@@ -210,11 +210,17 @@ def _show(answer: Metrics, *, as_json: bool) -> None:
     table = Table(box=None, show_header=False)
     for key, value in answer.scores.items():
         if not key.endswith(("_std", "_se")):
-            deviation = (answer.repeats.std if answer.repeats else answer.scores).get(
-                key if answer.repeats else f"{key}_std"
-            )
-            table.add_row(key, f"{value:.5g}" + (f" ± {deviation:.2g}" if deviation else ""))
+            table.add_row(key, f"{value:.5g}{_spread(answer, key)}")
     for key, value in answer.protocol.model_dump(exclude={"skipped"}, exclude_none=True).items():
         shown = f"{value:,}" if key.startswith("n_") else str(value)
         table.add_row(key.replace("name", "protocol"), shown[:12] if key.endswith("sha256") else shown)
     output().print(table)
+
+
+def _spread(answer: Metrics, key: str) -> str:
+    """A score's standard deviation, and over what."""
+    if answer.repeats:
+        return f" ± {answer.repeats.std[key]:.2g} over {len(answer.repeats.seeds)} repeats"
+    deviation = answer.scores.get(f"{key}_std")
+    parts = "subsets" if key.startswith(("kid", "kd")) else "splits"
+    return "" if deviation is None else f" ± {deviation:.2g} over {parts}"

@@ -172,7 +172,7 @@ def departures(config: dict[str, Any]) -> str:
 
 
 def _short(value: object) -> str:
-    text = json.dumps(value)
+    text = "none" if value is None else json.dumps(value)
     return text if len(text) <= 24 else text[:21] + "..."
 
 

@@ -124,7 +124,7 @@ class RunFolder:
         if not recorded.exists():
             present = [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
             if self.path.is_file() or set(present) - BEFORE_A_STEP:
-                raise InputError(f"{self.path} exists and is no run folder; give another --out")
+                raise InputError(f"{self.path} exists and is no run folder; move it away, or give another --out")
             return "new"
         if not may_resume:
             raise InputError(f"{self.path} already holds a run; --resume never wants a new --out")
@@ -143,7 +143,9 @@ class RunFolder:
         if changed and not self._has_results():  # it was refused before its first step: a fork of another shape
             return "new"
         if changed:
-            raise InputError(f"{self.path} holds another run ({'; '.join(changed)}); give another --out")
+            raise InputError(
+                f"{self.path} holds another run ({'; '.join(changed)}); move it away, or give another --out"
+            )
         return "continues"
 
     def _has_results(self) -> bool:

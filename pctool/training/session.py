@@ -182,6 +182,8 @@ def _train(session: Session, watcher: Watcher) -> Outcome:
         if ranks.main:
             folder.forget_exit()
         watcher.begin(state.step, config.steps)
+        if len(source) < config.batch_size:
+            watcher.note(f"{len(source):,} images make batches of {config.batch_size}: some are there more than once")
     with contextlib.closing(source.batches(own)) as reals, warnings.catch_warnings():
         # torch.compile looks at .grad of the weights that are values, and is told that they have none.
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)

@@ -195,7 +195,7 @@ def test_table_and_out(place, capsys):
     """Without --json a short table has scores and protocol; --out holds the JSON and is not overwritten unasked."""
     run("run", *FEW, "--out", "a.json")
     text = capsys.readouterr().out
-    for part in ("fd_fashion-cnn", "kd_fashion-cnn", "±", "protocol", "custom", "n_fake", "40", "real_sha256"):
+    for part in ("fd_fashion-cnn", "kd_fashion-cnn", "±", "over subsets", "protocol", "custom", "n_fake", "40", "real_sha256"):
         assert part in text
     before = (place / "a.json").read_text()
     Metrics.model_validate_json(before)
@@ -330,7 +330,7 @@ def test_repeats_are_the_mean_of_other_z(place, capsys):
     assert found.repeats.scores == alone
     assert found.scores["fd_fashion-cnn"] == pytest.approx(np.mean([scores["fd_fashion-cnn"] for scores in alone]))
     run("run", *FEW, "--metrics", "fid", "--repeats", "2")
-    assert "±" in capsys.readouterr().out
+    assert "over 2 repeats" in capsys.readouterr().out
 
 
 def test_statistics_are_kept_and_scored_against(place, capsys):

@@ -203,7 +203,11 @@ def _check(layer: nn.Module, name: str) -> None:
     parts = weight_parametrizations(layer)
     if parts is not None and (len(parts) != 1 or not isinstance(parts[0], _SpectralNorm)):
         kinds = ", ".join(type(part).__name__ for part in parts)
-        raise ValueError(f"{name}.weight is parametrized by {kinds}; take that off first")
+        raise ValueError(
+            f"{name}.weight is parametrized by {kinds}; torch.nn.utils.parametrize.remove_parametrizations takes that off"
+        )
+    if isinstance(getattr(layer, "weight_g", None), nn.Parameter):  # the form with hooks
+        raise ValueError(f"{name} has weight_norm; torch.nn.utils.remove_weight_norm takes that off")
     weight = raw_weight(layer)
     dims = {part.dim for part in parts or ()} | {hook.dim for hook in old_spectral_norms(layer)}
     if dims and isinstance(weight, Tensor) and {dim % weight.dim() for dim in dims} != {_output_dim(layer)}:
