@@ -48,7 +48,7 @@ from pctool.spectrum.reader import read_spectrum
 from pctool.training import session
 from pctool.training.config import resolve
 from pctool.training.memory import peak_mib
-from pctool.training.recorder import StepReport
+from pctool.training.recorder import StepReport, Watcher
 
 HERE = Path(__file__).parent
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
@@ -234,7 +234,7 @@ def _run(args: argparse.Namespace, folder: Path, method: str, precision: str, ho
     }
 
 
-class Times:
+class Times(Watcher):
     """Watches a run: the seconds of each step, and the strengths after it."""
 
     def __init__(self) -> None:
@@ -252,9 +252,6 @@ class Times:
         self.seconds.append(now - self.last)
         self.strengths.append(tuple(report.strengths.values()))
         self.last = now
-
-    def scoring(self, total: int) -> Any:
-        raise AssertionError("these runs are not scored")
 
 
 def curves(args: argparse.Namespace) -> dict[str, Any]:

@@ -52,8 +52,7 @@ from pctool.training import loop, session, step_end
 from pctool.training.background import Background
 from pctool.training.config import TrainConfig, resolve
 from pctool.training.memory import keep_freed_memory
-from pctool.training.ranks import Ranks
-from pctool.training.recorder import StepReport
+from pctool.training.recorder import Watcher
 from pctool.training.run_folder import RunFolder
 from pctool.training.signals import StopRequest
 from pctool.training.state import TrainingState
@@ -164,9 +163,9 @@ class Ours:
 
         self.state.draw = draw  # type: ignore[method-assign, assignment]
         settings = {"steps": self.state.step + 1, "precision": precision}
-        config = self.config.model_copy(update=settings)
-        folder = RunFolder(config.out)  # without a recorder nothing is written
-        loop.train(config, self.reals, self.state, folder, ranks=Ranks(), stop=clock, recorder=None, scorer=None)
+        self.state.config = self.config.model_copy(update=settings)
+        folder = RunFolder(self.config.out)  # without a recorder nothing is written
+        loop.train(self.state, self.reals, folder, stop=clock, recorder=None, scorer=None)
         return clock.seconds
 
 
@@ -309,7 +308,7 @@ def outside_compute(resolution: int, args: argparse.Namespace) -> dict[str, Any]
         )
         cache = mock.patch.dict(os.environ, PCTOOL_CACHE_DIR=folder)  # the decoded images go with the rest
         with cache, mock.patch.object(loop, "train", parts), session.opened(config) as opened:
-            opened.train(_Watcher())
+            opened.train(Watcher())
     seconds = {part: statistics.median(values[1:]) for part, values in parts.seconds.items()}
     every = {part: TrainConfig.model_fields[name].default if name else 1 for part, name in PARTS.items()}
     outside = sum(seconds[part] / every[part] for part in PARTS)
@@ -366,7 +365,7 @@ class Parts:
 
         return wrapped
 
-    def __call__(self, config: TrainConfig, reals: Any, state: Any, run: Any, *, recorder: Any, **rest: Any) -> bool:
+    def __call__(self, state: Any, reals: Any, run: Any, *, recorder: Any, **rest: Any) -> bool:
         """`loop.train` with its helpers timed; the step before ends where the next sets the learning rates."""
         for owner, name, part in (
             (state, "dequantise", "dequantise"),
@@ -395,23 +394,7 @@ class Parts:
         batches = iter(self.timed("next batch", lambda: next(reals)), None)
         timed_sample = mock.patch.object(step_end, "sample", self.timed("sample grid", step_end.sample))
         with timed_sample, mock.patch.object(step_end, "Background", InLine):
-            return self.train(config, batches, state, run, recorder=recorder, **rest)
-
-
-class _Watcher:
-    """Nobody watches."""
-
-    def note(self, message: str) -> None:
-        pass
-
-    def begin(self, step: int, total_steps: int) -> None:
-        pass
-
-    def step(self, report: StepReport) -> None:
-        pass
-
-    def scoring(self, total: int) -> Any:
-        raise AssertionError("these runs are not scored")
+            return self.train(state, batches, run, recorder=recorder, **rest)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

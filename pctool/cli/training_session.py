@@ -1,4 +1,4 @@
-"""What `pctool train` shows: the configuration, the progress of a run, and its summary."""
+"""What `pctool train` puts together: the configuration, a run and how it ends, and its summary."""
 
 from __future__ import annotations
 
@@ -6,21 +6,14 @@ import contextlib
 import math
 import os
 import shlex
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-from pctool.cli.console import SECONDS_BETWEEN_LINES, note, print_json, progress
+from pctool.cli.console import note, print_json, progress
 from pctool.cli.exit_codes import exit_code
 from pctool.core.polynomial_file import read_ladder, read_training_polynomial
-from pctool.core.products import has_fast_bf16
 from pctool.errors import InputError, PartialError, PctoolError, SavedInterrupt, WriteError
 from pctool.training import recipes
 from pctool.training.config import INSTEAD, USED_BY, TrainConfig, resolve, unknown_setting, unused
@@ -29,7 +22,6 @@ from pctool.training.run_files import read_object
 
 if TYPE_CHECKING:
     from pctool.training import session
-    from pctool.training.recorder import StepReport
     from pctool.training.run_folder import RunFolder
 
 
@@ -102,8 +94,10 @@ def show_config(config: TrainConfig, *, as_json: bool) -> None:
 def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
     """Trains or continues, shows it, and ends with the summary. Raises SavedInterrupt when a signal stopped it."""
     # late: torchvision and matplotlib take seconds, a wrong setting should not
+    from pctool.cli.training_progress import TrainingProgress
     from pctool.training import compiling, session
     from pctool.training.ranks import joined
+    from pctool.training.recorder import Watcher
     from pctool.training.run_folder import RunFolder
     from pctool.training.signals import listen, seconds_left
 
@@ -124,9 +118,9 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
                 RunFolder(config.out).record_early_exit(config, _exit_entry(error, requeue=stop.requeue))
             raise
         if not ranks.main:
-            opened.train(_Silent())
+            opened.train(Watcher())  # the first shows the run; the others train
             return
-        with _exit_recorded(config.device, opened.folder) as record, _Watcher(config) as watcher:
+        with _exit_recorded(config.device, opened.folder) as record, TrainingProgress(config) as watcher:
             outcome = opened.train(watcher)
             record.update(step=outcome.step, requeue=outcome.requeue)
             if outcome.collapse:
@@ -227,6 +221,9 @@ def summarise(config: TrainConfig, outcome: session.Outcome) -> dict[str, Any]:
     }
 
 
+_COLUMNS = {"max": "max", "second_max": "second", "mean": "mean"}
+
+
 def _show_summary(outcome: session.Outcome, config: TrainConfig) -> None:
     rows = [(name, str(path)) for name, path in outcome.files.items()]
     if outcome.kappas:
@@ -243,102 +240,3 @@ def _show_summary(outcome: session.Outcome, config: TrainConfig) -> None:
     print(f"{outcome.path}: {outcome.step:,} steps")
     for name, text in rows:  # plain lines: a path that is cut or folded cannot be copied
         print(f"  {name:<{max(len(row[0]) for row in rows)}}  {text}")
-
-
-LONG_ON_A_CPU = 10_000  # steps; at the smallest default widths a step takes a second on two cores
-_COLUMNS = {"max": "max", "second_max": "second", "mean": "mean"}
-
-
-class _Watcher:
-    """A bar with losses, speed, remaining time and APC strengths on a terminal, a line every 10 s elsewhere."""
-
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
-        self.bar: Progress | None = None
-        self.task = TaskID(0)
-        self.total = config.steps
-        self.last_line = 0.0
-
-    def __enter__(self) -> _Watcher:
-        if sys.stderr.isatty():
-            columns = (
-                TextColumn("train"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[status]}"),
-            )
-            self.bar = Progress(*columns, console=Console(stderr=True))
-            self.bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
-    def note(self, message: str) -> None:
-        note(message)
-
-    def begin(self, step: int, total_steps: int) -> None:
-        self.total = total_steps
-        if self.bar is not None:
-            self.task = self.bar.add_task("train", total=total_steps, completed=step, status="")
-        if self.config.precision == "bf16" and not has_fast_bf16(self.config.device):
-            note("this machine computes bf16 slowly; a run keeps the precision that it began with")
-        if self.config.device == "cpu" and total_steps - step >= LONG_ON_A_CPU:
-            note("this may take hours on a CPU; a run of minutes: pctool train --preset demo")
-        what = f"{self.config.dataset}, {self.config.arch}, {self.config.method}, {self.config.precision}"
-        note(
-            f"training {what} on {self.config.device} into {self.config.out}; Ctrl-C saves, the same command continues"
-        )
-
-    def step(self, report: StepReport) -> None:
-        if self.bar is not None:
-            self.bar.update(self.task, completed=report.step, status=_status(report))
-            return
-        now = time.monotonic()
-        if now - self.last_line < SECONDS_BETWEEN_LINES and report.step < self.total:
-            return
-        self.last_line = now
-        images = (self.total - report.step) * self.config.batch_size * self.config.d_iters
-        left = timedelta(seconds=round(images / report.images_per_second))
-        note(f"step {report.step:,}/{self.total:,}, {left} left, {_status(report)}")
-
-    def scoring(self, total: int) -> contextlib.AbstractContextManager[Callable[[int], object]]:
-        if self.bar is None:
-            return progress("score", total, "images")
-        return self._scoring_task(self.bar, total)
-
-    @contextlib.contextmanager
-    def _scoring_task(self, bar: Progress, total: int) -> Iterator[Callable[[int], object]]:
-        task = bar.add_task("score", total=total, status="scoring")
-        try:
-            yield lambda n: bar.advance(task, n)
-        finally:
-            bar.remove_task(task)
-
-
-class _Silent:
-    """Of several processes the first shows the run; the others train."""
-
-    def note(self, message: str) -> None:
-        pass
-
-    def begin(self, step: int, total_steps: int) -> None:
-        pass
-
-    def step(self, report: StepReport) -> None:
-        pass
-
-    def scoring(self, total: int) -> contextlib.AbstractContextManager[Callable[[int], object]]:
-        raise AssertionError("only the first process shows scores")
-
-
-def _status(report: StepReport) -> str:
-    counts: dict[int, int] = {}
-    for degree in report.strengths.values():
-        counts[degree] = counts.get(degree, 0) + 1
-    strengths = ", ".join(f"{degree} on {count}" for degree, count in sorted(counts.items()))
-    return f"D {report.loss_d:.3f} G {report.loss_g:+.3f}, {report.images_per_second:.0f} images/s" + (
-        f", degree {strengths} layers" if counts else ""
-    )

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from pctool.training.finite import Outcome
+from pctool.training.finite import Updates
 from pctool.training.state import Draws
 
-Update = Callable[[Draws], Outcome]
+Update = Callable[[Draws], Updates]
 
 
 @contextlib.contextmanager
@@ -42,10 +42,10 @@ class Recorded:
 
     def renew(self) -> None:
         """Records anew: the update has become another, as by a change of APC's strengths."""
-        self._recorded: tuple[torch.cuda.CUDAGraph, Draws, Outcome] | None = None
+        self._recorded: tuple[torch.cuda.CUDAGraph, Draws, Updates] | None = None
         self._tried = False
 
-    def __call__(self, draws: Draws) -> Outcome:
+    def __call__(self, draws: Draws) -> Updates:
         if self._stream is None:
             return self._update(draws)
         if not self._tried:
@@ -53,22 +53,22 @@ class Recorded:
             return self._try(self._stream, draws)
         if self._recorded is None:
             self._recorded = self._record(self._stream, draws)
-        graph, first, outcome = self._recorded
+        graph, first, updates = self._recorded
         if draws is not first:
             torch._foreach_copy_(first.tensors(), draws.tensors())
         graph.replay()
-        return outcome
+        return updates
 
-    def _try(self, stream: torch.cuda.Stream, draws: Draws) -> Outcome:
+    def _try(self, stream: torch.cuda.Stream, draws: Draws) -> Updates:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            outcome = self._update(draws)
+            updates = self._update(draws)
         torch.cuda.current_stream().wait_stream(stream)
-        return outcome
+        return updates
 
-    def _record(self, stream: torch.cuda.Stream, draws: Draws) -> tuple[torch.cuda.CUDAGraph, Draws, Outcome]:
+    def _record(self, stream: torch.cuda.Stream, draws: Draws) -> tuple[torch.cuda.CUDAGraph, Draws, Updates]:
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on meanwhile: APC's measurement does.
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            outcome = self._update(draws)
-        return graph, draws, outcome
+            updates = self._update(draws)
+        return graph, draws, updates

@@ -43,7 +43,7 @@ class Descent:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Updates:
     """A step's updates in their order, and D's last effective weights, as `Preconditioner.weights` names them.
 
     Where an update was not finite no later one was applied: these are of the raw weights that it was computed with.
@@ -57,14 +57,14 @@ class Outcome:
         return next(descent.loss for descent in reversed(self.descents) if descent.network == network)
 
 
-def check_finite(state: TrainingState, outcome: Outcome) -> None:
+def check_finite(state: TrainingState, updates: Updates) -> None:
     """Raises NonFiniteError, naming step and layer, unless every loss and gradient of a step's updates is finite."""
-    if not outcome.descents[-1].broken:
+    if not updates.descents[-1].broken:
         return
-    first = next(descent for descent in outcome.descents if not descent.finite)
+    first = next(descent for descent in updates.descents if not descent.finite)
     network = first.network
     if not torch.isfinite(first.loss):
-        found = (what for what, value in _weights(state, outcome.W_hat) if not torch.isfinite(value).all())
+        found = (what for what, value in _weights(state, updates.W_hat) if not torch.isfinite(value).all())
         where = next((f"{what} is not finite" for what in found), "all weights of G and D are finite")
         raise NonFiniteError(f"step {state.step}: the loss of {network} is {first.loss.item()}: {where}; {KEPT}")
     name = next(name for name, number in first.largest.items() if not torch.isfinite(number))

@@ -20,9 +20,8 @@ from pctool.training import ema
 from pctool.training.config import TrainConfig
 from pctool.training.cuda import Recorded, beside
 from pctool.training.evaluation import Scorer
-from pctool.training.finite import Descent, Outcome, check_finite
+from pctool.training.finite import Descent, Updates, check_finite
 from pctool.training.losses import LOSSES
-from pctool.training.ranks import Ranks
 from pctool.training.recorder import Recorder
 from pctool.training.run_folder import RunFolder
 from pctool.training.signals import StopRequest
@@ -31,34 +30,32 @@ from pctool.training.step_end import StepEnd
 
 
 def train(
-    config: TrainConfig,
-    reals: Iterator[Tensor],
     state: TrainingState,
+    reals: Iterator[Tensor],
     run: RunFolder,
     *,
-    ranks: Ranks,
     stop: StopRequest,
     recorder: Recorder | None,
     scorer: Scorer | None,
 ) -> bool:
-    """Trains from `state.step` to `config.steps`; returns False when it was asked to stop, with the state saved.
+    """Trains from `state.step` to the last; returns False when it was asked to stop, with the state saved.
 
     reals: batches of uint8 [n, C, H, W] on the training device, from `state.step` on, n the batch size or, of several
-    `ranks`, this one's share of it; the first alone has a `recorder` and writes. All have a `scorer`, or none. Raises
+    ranks, this one's share of it; the first alone has a `recorder` and writes. All have a `scorer`, or none. Raises
     NonFiniteError where an update was not finite, which was not applied, WriteError when a file cannot be written.
     """
-    pre = state.preconditioner
+    config, pre = state.config, state.preconditioner
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     update = Recorded(
-        functools.partial(_update, config, state, *_networks(config, state)),
-        record=records(config, state.device.type, ranks.size),
+        functools.partial(_update, state, *_networks(state)),
+        record=records(config, state.device.type, state.ranks.size),
     )
     if state.step == 0:
         pre.update_strengths()
-    with StepEnd(config, state, run, ranks=ranks, stop=stop, recorder=recorder, scorer=scorer) as step_end:
+    with StepEnd(state, run, stop=stop, recorder=recorder, scorer=scorer) as step_end:
         go_on = step_end.begin()
-        upcoming = _drawn(config, state, state.step, reals) if go_on else None
+        upcoming = _drawn(state, state.step, reals) if go_on else None
 
         while go_on and state.step < config.steps and upcoming:
             step, draws = state.step, upcoming.result()
@@ -71,13 +68,13 @@ def train(
                 update.renew()
 
             # Update G, its average and D, and draw for the next step while a GPU is at it.
-            outcome = update(draws)
-            upcoming = None if stop.requested else _drawn(config, state, step + 1, reals)
-            check_finite(state, outcome)
+            updates = update(draws)
+            upcoming = None if stop.requested else _drawn(state, step + 1, reals)
+            check_finite(state, updates)
 
             # Count, report, record, save, score.
-            go_on = step_end(outcome.loss("D"), outcome.loss("G"))
-            del outcome
+            go_on = step_end(updates.loss("D"), updates.loss("G"))
+            del updates
     return go_on
 
 
@@ -86,11 +83,11 @@ def records(config: TrainConfig, device: str, n_ranks: int) -> bool:
     return config.cuda_graphs and device == "cuda" and n_ranks == 1
 
 
-def _drawn(config: TrainConfig, state: TrainingState, step: int, reals: Iterator[Tensor]) -> Future[Draws]:
+def _drawn(state: TrainingState, step: int, reals: Iterator[Tensor]) -> Future[Draws]:
     """A step's draws, or the error that they end in, for when it is the step's turn; nothing beyond the last step."""
     drawn: Future[Draws] = Future()
     try:
-        if step < config.steps:
+        if step < state.config.steps:
             drawn.set_result(state.draw(step, reals))
     except Exception as error:
         drawn.set_exception(error)
@@ -98,18 +95,17 @@ def _drawn(config: TrainConfig, state: TrainingState, step: int, reals: Iterator
 
 
 def _update(
-    config: TrainConfig,
     state: TrainingState,
     generate: Callable[[Tensor], Tensor],
     discriminate: Callable[..., Tensor],
     draws: Draws,
-) -> Outcome:
+) -> Updates:
     """One step: G, its average, D. Nothing here looks at a value, so that a GPU can replay it as a whole.
 
     An update that is not finite, and whatever follows it, changes no parameter of G or D.
     """
-    G, D, pre, loss = state.G, state.D, state.preconditioner, LOSSES[config.loss]
-    autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    G, D, pre, loss = state.G, state.D, state.preconditioner, LOSSES[state.config.loss]
+    autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=state.config.precision == "bf16")
     descents: list[Descent] = []
 
     # D's effective weights, a value until D's next update; on a GPU beside G's first forward.
@@ -142,7 +138,7 @@ def _update(
             loss_d = loss_d + penalty
         _descend(state, "D", loss_d, descents)
         pre.advance()
-    return Outcome(descents, {name: value.detach() for name, value in W_hat.items()})
+    return Updates(descents, {name: value.detach() for name, value in W_hat.items()})
 
 
 def _descend(state: TrainingState, network: Literal["G", "D"], loss: Tensor, descents: list[Descent]) -> None:
@@ -156,12 +152,12 @@ def _descend(state: TrainingState, network: Literal["G", "D"], loss: Tensor, des
     optimizer.step()
 
 
-def _networks(config: TrainConfig, state: TrainingState) -> tuple[Callable[[Tensor], Tensor], Callable[..., Tensor]]:
+def _networks(state: TrainingState) -> tuple[Callable[[Tensor], Tensor], Callable[..., Tensor]]:
     """G, and D with its weights as arguments; compiled for the shapes of their calls where that is asked for.
 
     As arguments, since the polynomial then stays outside what is compiled: its change compiles nothing again.
     """
-    if not config.compile:
+    if not state.config.compile:
         return state.G, _run
     return torch.compile(state.G, dynamic=False), torch.compile(_run, dynamic=False)
 

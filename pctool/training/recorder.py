@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from pctool.core.layers.state import LayerState
 from pctool.core.polynomial_report import LAYER_UPPER
@@ -16,7 +16,6 @@ from pctool.spectrum.store import SpectrumWriter
 from pctool.training import evaluation
 from pctool.training.alarm import collapse
 from pctool.training.board import Board
-from pctool.training.config import TrainConfig
 from pctool.training.run_folder import RunFolder
 from pctool.training.signals import StopRequest
 from pctool.training.state import TrainingState
@@ -33,8 +32,8 @@ class StepReport:
     strengths: dict[str, int]
 
 
-class Watcher(Protocol):
-    """Who is told how the run goes; the command line shows it, a script may ignore it."""
+class Watcher:
+    """Who is told how a run goes; this one shows nothing."""
 
     def note(self, message: str) -> None:
         """A line worth reading; from the thread that measures and writes, too."""
@@ -47,17 +46,16 @@ class Watcher(Protocol):
 
     def scoring(self, total: int) -> contextlib.AbstractContextManager[Callable[[int], object]]:
         """Scoring `total` images starts; the context gives what counts them."""
+        return contextlib.nullcontext(lambda n: None)
 
 
 class Recorder:
     """Writes a run's records from `state.step` on; made by the one process that writes."""
 
-    def __init__(
-        self, config: TrainConfig, folder: RunFolder, state: TrainingState, watcher: Watcher, stop: StopRequest
-    ) -> None:
-        self.config, self.folder, self.watcher, self.stop = config, folder, watcher, stop
+    def __init__(self, folder: RunFolder, state: TrainingState, watcher: Watcher, stop: StopRequest) -> None:
+        self.config, self.folder, self.watcher, self.stop = state.config, folder, watcher, stop
         self.report = watcher.step
-        self.board = Board(folder.path / "tensorboard", state.step) if config.tensorboard else None
+        self.board = Board(folder.path / "tensorboard", state.step) if self.config.tensorboard else None
         self.spectrum = SpectrumWriter(folder.spectrum_path, source=str(folder.path), network="D")
         self.spectrum.truncate_after(state.step if state.step else -1)
         self.kappas = _recorded_kappas(folder)

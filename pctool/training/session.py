@@ -177,7 +177,7 @@ def _train(session: Session, watcher: Watcher) -> Outcome:
     first = state.step * config.d_iters * config.batch_size
     own = map(ranks.share, order.batches(first, config.batch_size))
     scorer = evaluation.opened(config, ranks, watcher.note)
-    recorder = Recorder(config, folder, state, watcher, stop) if ranks.main else None
+    recorder = Recorder(folder, state, watcher, stop) if ranks.main else None
     if state.step < config.steps:
         if ranks.main:
             folder.forget_exit()
@@ -190,7 +190,7 @@ def _train(session: Session, watcher: Watcher) -> Outcome:
         # On a GPU float32 is meant where it stands, and weights are values of another stream than the optimizer's.
         warnings.filterwarnings("ignore", "TensorFloat32 tensor cores for float32", UserWarning)
         warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match", UserWarning)
-        finished = loop.train(config, reals, state, folder, ranks=ranks, stop=stop, recorder=recorder, scorer=scorer)
+        finished = loop.train(state, reals, folder, stop=stop, recorder=recorder, scorer=scorer)
     requeue = ranks.any(stop.requeue, state.device)
     if recorder is None:
         return Outcome(folder.path, state.step, finished, requeue, stop.collapse)

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from pctool.errors import PctoolError
 from pctool.training.background import Background
-from pctool.training.config import TrainConfig
 from pctool.training.evaluation import Scorer
-from pctool.training.ranks import Ranks, Stopped
+from pctool.training.ranks import Stopped
 from pctool.training.recorder import Recorder, StepReport
 from pctool.training.run_folder import RunFolder
 from pctool.training.signals import StopRequest
@@ -35,21 +34,19 @@ class StepEnd:
 
     def __init__(
         self,
-        config: TrainConfig,
         state: TrainingState,
         run: RunFolder,
         *,
-        ranks: Ranks,
         stop: StopRequest,
         recorder: Recorder | None,
         scorer: Scorer | None,
     ) -> None:
-        self.config, self.state, self.run = config, state, run
-        self.ranks, self.stop, self.recorder, self.scorer = ranks, stop, recorder, scorer
-        self.images_a_step = config.batch_size * config.d_iters
+        self.state, self.config, self.ranks = state, state.config, state.ranks
+        self.run, self.stop, self.recorder, self.scorer = run, stop, recorder, scorer
+        self.images_a_step = self.config.batch_size * self.config.d_iters
         self._z_samples = state.latent(N_SAMPLES, "samples")
         self._background = Background()
-        ranks.spare(self._background.busy)
+        self.ranks.spare(self._background.busy)
 
     def __enter__(self) -> StepEnd:
         return self

@@ -195,7 +195,17 @@ def test_table_and_out(place, capsys):
     """Without --json a short table has scores and protocol; --out holds the JSON and is not overwritten unasked."""
     run("run", *FEW, "--out", "a.json")
     text = capsys.readouterr().out
-    for part in ("fd_fashion-cnn", "kd_fashion-cnn", "±", "over subsets", "protocol", "custom", "n_fake", "40", "real_sha256"):
+    for part in (
+        "fd_fashion-cnn",
+        "kd_fashion-cnn",
+        "±",
+        "over subsets",
+        "protocol",
+        "custom",
+        "n_fake",
+        "40",
+        "real_sha256",
+    ):
         assert part in text
     before = (place / "a.json").read_text()
     Metrics.model_validate_json(before)

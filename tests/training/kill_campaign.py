@@ -23,6 +23,7 @@ from pctool.core import checkpoint as checkpoints
 from pctool.spectrum.reader import read_spectrum
 from pctool.training import images, session
 from pctool.training.config import TrainConfig, resolve
+from pctool.training.recorder import Watcher
 from pctool.training.run_folder import RunFolder
 
 STEPS_A_KILL = 8  # more than a killed process gets on, on average
@@ -30,17 +31,11 @@ MOST_STEPS = 8  # that a process gets on before it is killed
 MOST_CALLS = 100  # of the writers before a process is killed: some 25 to begin, 25 a checkpoint, 1 or more a step
 
 
-class Quiet:
+class Quiet(Watcher):
     """Is told everything and says nothing."""
 
     def note(self, message: str) -> None:
         assert "damaged" not in message, message
-
-    def begin(self, step: int, total_steps: int) -> None:
-        pass
-
-    def step(self, report: object) -> None:
-        pass
 
 
 def config(out: Path, method: str, steps: int) -> TrainConfig:

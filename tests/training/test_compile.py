@@ -8,29 +8,20 @@ from torch._dynamo.utils import counters
 
 from pctool.core.layers.strength import Ladder
 from pctool.core.polynomial import IDENTITY
-from pctool.training import loop, session
+from pctool.training import loop, recorder, session
 from pctool.training.config import resolve
 from tests.training.test_loop import FLAGS
 
 
-class Watcher:
+class Watcher(recorder.Watcher):
     """Remembers the strengths and the number of graphs after each step."""
 
     def __init__(self):
         self.strengths, self.graphs = [], []
 
-    def note(self, message):
-        pass
-
-    def begin(self, step, total_steps):
-        pass
-
     def step(self, report):
         self.strengths.append(tuple(report.strengths.values()))
         self.graphs.append(counters["stats"]["unique_graphs"])
-
-    def scoring(self, total):
-        raise AssertionError("not scored")
 
 
 @pytest.mark.parametrize("arch", [pytest.param("cnn", marks=pytest.mark.slow), "resnet"])

@@ -8,7 +8,7 @@ import torch
 
 from pctool.errors import NonFiniteError
 from pctool.training.config import resolve
-from pctool.training.finite import Descent, Outcome, check_finite
+from pctool.training.finite import Descent, Updates, check_finite
 from pctool.training.state import TrainingState
 
 NAN = float("nan")
@@ -29,7 +29,7 @@ def descent(state, network, loss):
 
 def said(state, *descents, W_hat=None):
     with pytest.raises(NonFiniteError) as caught:
-        check_finite(state, Outcome(list(descents), state.preconditioner.weights() if W_hat is None else W_hat))
+        check_finite(state, Updates(list(descents), state.preconditioner.weights() if W_hat is None else W_hat))
     return str(caught.value)
 
 
@@ -39,7 +39,7 @@ def test_finite_is_silent(state):
     for p in state.D.parameters():
         p.grad.fill_(3e38)
     assert descent(state, "D", 1.0).finite
-    check_finite(state, Outcome([descent(state, "D", 1.0)], {}))
+    check_finite(state, Updates([descent(state, "D", 1.0)], {}))
 
 
 def test_the_first_of_several_is_named(state):

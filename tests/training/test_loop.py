@@ -11,7 +11,7 @@ from torch.func import functional_call
 from pctool.core.polynomial import PUBLISHED
 from pctool.data import catalog
 from pctool.data.sampler import SampleOrder
-from pctool.training import session
+from pctool.training import recorder, session
 from pctool.training.config import resolve
 from pctool.training.state import TrainingState
 
@@ -120,18 +120,9 @@ def test_the_loop_is_the_plain_training_written_out(tmp_path, monkeypatch, compi
     expected, D, losses = train_plainly(config)
     seen, states = [], []
 
-    class Watcher:
-        def note(self, message):
-            pass
-
-        def begin(self, step, total_steps):
-            pass
-
+    class Watcher(recorder.Watcher):
         def step(self, report):
             seen.append(report)
-
-        def scoring(self, total):
-            raise AssertionError("not scored")
 
     build = session.TrainingState
     monkeypatch.setattr(session, "TrainingState", lambda *a: states.append(build(*a)) or states[-1])

@@ -14,7 +14,7 @@ import torch
 from pctool.core import checkpoint as checkpoints
 from pctool.core import linalg
 from pctool.errors import InputError, NonFiniteError, SavedInterrupt, WriteError
-from pctool.training import loop, session, signals
+from pctool.training import loop, recorder, session, signals
 from pctool.training.config import resolve
 from pctool.training.run_folder import RunFolder
 
@@ -31,7 +31,7 @@ SMALL = {
 }
 
 
-class Watcher:
+class Watcher(recorder.Watcher):
     """Remembers what it is told, and asks for a stop after a given step."""
 
     def __init__(self, stop_after: int | None = None) -> None:
@@ -42,15 +42,9 @@ class Watcher:
     def note(self, message):
         self.notes.append(message)
 
-    def begin(self, step, total_steps):
-        pass
-
     def step(self, report):
         if report.step == self.stop_after:
             signals.signal.raise_signal(signals.signal.SIGTERM)
-
-    def scoring(self, total):
-        raise AssertionError("these runs are not scored")
 
 
 def run(out, watcher: Watcher | None = None, **flags) -> session.Outcome:
@@ -190,7 +184,7 @@ def test_the_loop_reads_ahead_and_no_further(tmp_path, monkeypatch):
     counted and its checkpoint saved first."""
     train, taken = loop.train, []
 
-    def counting(config, reals, *rest, **named):
+    def counting(state, reals, *rest, **named):
         def counted():
             for batch in reals:
                 if len(taken) == limit:
@@ -198,7 +192,7 @@ def test_the_loop_reads_ahead_and_no_further(tmp_path, monkeypatch):
                 taken.append(1)
                 yield batch
 
-        return train(config, counted(), *rest, **named)
+        return train(state, counted(), *rest, **named)
 
     monkeypatch.setattr(loop, "train", counting)
     limit = 100

@@ -13,7 +13,6 @@ import torch
 from pctool.errors import InputError
 from pctool.training import loop
 from pctool.training.config import resolve
-from pctool.training.ranks import Ranks
 from pctool.training.signals import StopRequest
 from pctool.training.state import TrainingState
 
@@ -79,11 +78,9 @@ def go_on(method: str, checkpoint: dict[str, Any] | None, steps: int = END) -> t
     recorder, folder = Recorder(), Folder()
     state.config = config(method, steps)
     loop.train(
-        state.config,
-        reals(state),
         state,
+        reals(state),
         folder,  # type: ignore[arg-type]
-        ranks=Ranks(),
         stop=StopRequest(),
         recorder=recorder,  # type: ignore[arg-type]
         scorer=None,

@@ -4,22 +4,16 @@ from pathlib import Path
 
 import torch
 
-from pctool.training import session, signals
+from pctool.training import recorder, session, signals
 from pctool.training.config import resolve
 from pctool.training.ranks import joined
 
 
-class Watcher:
+class Watcher(recorder.Watcher):
     """Says nothing; asks rank 0 alone for a stop after step 3 of a run that is to be interrupted."""
 
     def __init__(self, rank: int, interrupt: bool) -> None:
         self.stop_after = 3 if interrupt and rank == 0 else None
-
-    def note(self, message):
-        pass
-
-    def begin(self, step, total_steps):
-        pass
 
     def step(self, report):
         if report.step == self.stop_after:

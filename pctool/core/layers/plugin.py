@@ -204,7 +204,8 @@ def _check(layer: nn.Module, name: str) -> None:
     if parts is not None and (len(parts) != 1 or not isinstance(parts[0], _SpectralNorm)):
         kinds = ", ".join(type(part).__name__ for part in parts)
         raise ValueError(
-            f"{name}.weight is parametrized by {kinds}; torch.nn.utils.parametrize.remove_parametrizations takes that off"
+            f"{name}.weight is parametrized by {kinds}; take that off first "
+            "(torch.nn.utils.parametrize.remove_parametrizations)"
         )
     if isinstance(getattr(layer, "weight_g", None), nn.Parameter):  # the form with hooks
         raise ValueError(f"{name} has weight_norm; torch.nn.utils.remove_weight_norm takes that off")
