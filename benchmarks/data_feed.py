@@ -67,15 +67,14 @@ def main() -> None:
         make_images(path, arguments.images)
         encoded = EncodedImages(open_path(path), arguments.resolution, "centre", arguments.images)
         cpu = torch.device("cpu")
-        with tempfile.TemporaryDirectory() as place:
-            cached = Path(place) / "a.npy"
-            np.save(cached, encoded[:])
-            sources: dict[str, feed.Feed] = {"mapped": feed.MappedFeed(np.load(cached, mmap_mode="r"), cpu)}
-            sources |= {f"streamed, {n} workers": feed.StreamedFeed(encoded, cpu, n) for n in arguments.workers}
-            found: dict[str, list[float]] = {name: [] for name in sources}
-            for _ in range(arguments.rounds):
-                for name, source in sources.items():
-                    found[name].append(speed(source, arguments.batch_size, arguments.batches))
+        cached = Path(folder) / "a.npy"
+        np.save(cached, encoded[:])
+        sources: dict[str, feed.Feed] = {"mapped": feed.MappedFeed(np.load(cached, mmap_mode="r"), cpu)}
+        sources |= {f"streamed, {n} workers": feed.StreamedFeed(encoded, cpu, n) for n in arguments.workers}
+        found: dict[str, list[float]] = {name: [] for name in sources}
+        for _ in range(arguments.rounds):
+            for name, source in sources.items():
+                found[name].append(speed(source, arguments.batch_size, arguments.batches))
     medians = {name: round(statistics.median(values), 1) for name, values in found.items()}
     if arguments.json:
         print(json.dumps({"resolution": arguments.resolution, "images_per_second": medians}))

@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import functools
 import gc
-import io
 import json
 import os
 import random
@@ -152,21 +151,18 @@ def _seconds(work: Callable[[], object], args: argparse.Namespace, repeats: int 
     return statistics.median(taken[3:])
 
 
-def step_times(resolution: str, precision: str, args: argparse.Namespace, methods: str = "") -> Any:
+def step_times(resolution: str, precision: str, args: argparse.Namespace, methods: str = "") -> dict[str, Any]:
     """`step_time.py`, batch 64, channels_last, eager and as CUDA graphs."""
     batch, repeats, inner = ("4", "1", "1") if args.quick else ("64", "5", "3")
     usual = "none,stock,sn,fpc-7" if args.quick else FEW if resolution in {"128", "256"} else MANY
     methods = methods or usual
-    flags = ["--resolution", resolution, "--batch-size", batch, "--repeats", repeats, "--inner", inner, "--json"]
+    flags = ["--resolution", resolution, "--batch-size", batch, "--repeats", repeats, "--inner", inner]
     flags += ["--methods", methods, "--device", args.device, "--precision", precision, "--channels-last"]
     flags += ["--width-g", "16", "--width-d", "16"] if args.quick else []
     flags += ["--cuda-graphs"] if args.device == "cuda" else []
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        step_time.main(flags)
+    found = step_time.measure(step_time.parse(flags), flags)
     gc.collect()
     torch.cuda.empty_cache()
-    found = json.loads(printed.getvalue())
     print({name: round(1e3 * taken, 2) for name, taken in found["seconds"].items()}, "ms", file=sys.stderr)
     return found
 

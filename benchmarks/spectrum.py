@@ -32,6 +32,7 @@ import torchvision
 import typer
 
 from pctool.core.layers.state import LayerState
+from pctool.core.models import build_discriminator
 from pctool.spectrum.measure import measure
 from pctool.spectrum.state_dicts import layer_states
 
@@ -64,23 +65,10 @@ def resnet50() -> dict[str, torch.Tensor]:
     return torchvision.models.resnet50().state_dict()
 
 
-def discriminator(widths: tuple[int, ...], downs: int) -> list[LayerState]:
-    """The layers of a residual discriminator: first block in, out, out, the others in, in, out; shortcuts 1 x 1.
-
-    `widths` are those behind each block; the first `downs` blocks go down and so have a shortcut in any case.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    n_in = 3
-    for i, n_out in enumerate(widths):
-        middle = n_out if i == 0 else n_in
-        shapes[f"{i}.conv1.weight"] = (middle, n_in, 3, 3)
-        shapes[f"{i}.conv2.weight"] = (n_out, middle, 3, 3)
-        if i < downs or n_in != n_out:
-            shapes[f"{i}.shortcut.weight"] = (n_out, n_in, 1, 1)
-        n_in = n_out
-    shapes["linear.weight"] = (1, n_in)
-    generator = torch.Generator().manual_seed(0)
-    return layer_states({key: torch.randn(shape, generator=generator) * 0.05 for key, shape in shapes.items()})
+def discriminator(resolution: int, width: int) -> list[LayerState]:
+    """The layers of the residual discriminator, randomly initialised."""
+    torch.manual_seed(0)
+    return layer_states(build_discriminator("resnet", resolution, 3, width, "authors").state_dict())
 
 
 def svdvals(states: list[LayerState]) -> None:
@@ -160,7 +148,7 @@ def main(
 ) -> None:
     """Prints the ratio of torch.linalg.svdvals' time to ours, and the times of whole commands."""
     states = layer_states(resnet50())
-    large, small = discriminator((64, 128, 256, 512, 1024), 5), discriminator((128, 128, 128, 128), 2)
+    large, small = discriminator(48, 64), discriminator(32, 128)
     measure(0, small, threads=CORES)  # threads and libraries are warm
     resnet = interleaved(
         {"gram": lambda: measure(0, states, threads=CORES), "svdvals": lambda: svdvals(states)}, repeats

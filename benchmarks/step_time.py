@@ -151,38 +151,31 @@ class Training:
 
         Its backward is one stretch: autograd's CPU engine takes the newest nodes first, and those are its own.
         """
-
-        def begin(*_: object) -> None:
-            self.began = time.perf_counter()
-
-        def end(*_: object) -> None:
-            self.layer_seconds += time.perf_counter() - self.began
-
-        parametrization.register_forward_pre_hook(begin)
-        parametrization.register_forward_hook(end)
-        parametrization.register_full_backward_pre_hook(begin)
-        parametrization.register_full_backward_hook(end)
+        parametrization.register_forward_pre_hook(self._begin)
+        parametrization.register_forward_hook(self._end)
+        parametrization.register_full_backward_pre_hook(self._begin)
+        parametrization.register_full_backward_hook(self._end)
 
     def _time_factor(self, layer: Any) -> None:
         """Adds the forward and backward time of applying a factored layer's factor to `layer_seconds`."""
         apply = layer.apply_factor
 
-        def begin(*_: object) -> None:
-            self.began = time.perf_counter()
-
-        def end(*_: object) -> None:
-            self.layer_seconds += time.perf_counter() - self.began
-
         def timed(y: Tensor, bias: Tensor | None) -> Tensor:
-            begin()
+            self._begin()
             value: Tensor = apply(y, bias)
-            end()
+            self._end()
             if y.requires_grad:
-                value.register_hook(begin)
-                y.register_hook(end)
+                value.register_hook(self._begin)
+                y.register_hook(self._end)
             return value
 
         layer.apply_factor = timed
+
+    def _begin(self, *_: object) -> None:
+        self.began = time.perf_counter()
+
+    def _end(self, *_: object) -> None:
+        self.layer_seconds += time.perf_counter() - self.began
 
     def step(self, real: Tensor, z: Tensor) -> None:
         """One (1,1) step, as in pctool/training/loop.py."""
@@ -352,27 +345,43 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Measures and prints."""
     args = parse(argv)
-    with in_turn() if args.in_turn else contextlib.nullcontext():
-        measure(args, argv)
-
-
-def measure(args: argparse.Namespace, argv: list[str]) -> None:
-    """`main` in the networks that `args` asks for."""
     if args.threads:
         torch.set_num_threads(args.threads)
-    methods = args.methods.split(",")
+    with in_turn() if args.in_turn else contextlib.nullcontext():
+        if args.peak_of_one:
+            print(peak_of_one(args))
+            return
+        result = measure(args, argv)
+    if args.json:
+        print(json.dumps(result, indent=2))
+    else:
+        show(result)
+
+
+def batch(args: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """Images and z, random."""
     sides = (args.batch_size, 3, args.resolution, args.resolution)
     format_ = torch.channels_last if args.channels_last else torch.contiguous_format
     real = torch.rand(sides, device=args.device).mul(2).sub(1).contiguous(memory_format=format_)
-    z = torch.randn(args.batch_size, DIM_Z, device=args.device)
+    return real, torch.randn(args.batch_size, DIM_Z, device=args.device)
+
+
+def peak_of_one(args: argparse.Namespace) -> float:
+    """MiB that this process needs at most for a few steps of one method."""
+    real, z = batch(args)
+    training = Training(args.methods, args)
+    for _ in range(3):
+        training.step(real, z)
+    if args.device == "cuda":
+        torch.cuda.synchronize()
+    return peak_mib(args.device)
+
+
+def measure(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
+    """Everything that is printed; `argv` is what `args` was parsed from."""
+    methods = args.methods.split(",")
+    real, z = batch(args)
     finish = torch.cuda.synchronize if args.device == "cuda" else (lambda: None)
-    if args.peak_of_one:
-        training = Training(methods[0], args)
-        for _ in range(3):
-            training.step(real, z)
-        finish()
-        print(peak_mib(args.device))
-        return
     trainings: dict[str, Training] = {}
     operations, flops, peaks = {}, {}, {}
     for method in methods:
@@ -393,7 +402,7 @@ def measure(args: argparse.Namespace, argv: list[str]) -> None:
         shared = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
         steps |= {m + GRAPH: training.recorded(real, z, *shared) for m, training in trainings.items()}
     seconds, shares = interleaved(trainings, steps, args, finish)
-    result = {
+    result: dict[str, Any] = {
         "resolution": args.resolution,
         "batch_size": args.batch_size,
         "device": torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or "cpu",
@@ -422,16 +431,18 @@ def measure(args: argparse.Namespace, argv: list[str]) -> None:
     elif args.memory:
         own = [arg for arg in argv if arg not in ("--memory", "--json")]
         result["peak_mib"] = {method: peak_memory(method, own) for method in methods}
-    if args.json:
-        print(json.dumps(result, indent=2))
-        return
-    for name, taken in seconds.items():
+    return result
+
+
+def show(result: dict[str, Any]) -> None:
+    """A line a step."""
+    for name, taken in result["seconds"].items():
         against = [f"{result[key].get(name, float('nan')):.3f}" for key in ("ratio_to_stock_sn", "ratio_to_own_sn")]
         method = name.removesuffix(GRAPH)
-        layer = f"layer {shares[method]:.1%}  " if args.device == "cpu" else ""
+        layer = f"layer {result['layer_share'][method]:.1%}  " if result["layer_share"] else ""
         print(
             f"{name:16} {taken:.4f} s  {against[0]} of stock SN  {against[1]} of own SN  {layer}"
-            f"{result['gflop'][method]:.1f} GFLOP  {operations[method]} operations"
+            f"{result['gflop'][method]:.1f} GFLOP  {result['operations'][method]} operations"
         )
 
 

@@ -1,5 +1,8 @@
 """What a user can mend: one class for each way a command can end (codes: `cli/exit_codes.py`)."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class PctoolError(Exception):
     """A problem a user can fix. The message says, in one line: what, what was allowed, what to do.
@@ -32,3 +35,9 @@ class PartialError(PctoolError):
 
 class SavedInterrupt(PctoolError):
     """Interrupted with the state saved: the same command continues."""
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """The end of a message: `; did you mean NAME?` with the closest of what is known, "" where none is close."""
+    near = difflib.get_close_matches(wrong, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""

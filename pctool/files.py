@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import hashlib
 import os
 import secrets
 import shutil
@@ -167,6 +168,12 @@ def _remove_temporaries(folder: Path, names: str) -> None:
     for temporary in folder.glob(f".{names}.{'[0-9a-f]' * 8}.tmp"):
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 (hex) of a file, read in pieces. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:

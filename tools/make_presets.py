@@ -1,7 +1,7 @@
 """Writes presets/*.toml, one a published experiment: python tools/make_presets.py. `demo.toml` is written by hand.
 
-The tables below are the paper's ("Precondition Layer and Its Use for GANs", its Tables 1 and 2), the settings its
-first author's public code, and SN-GAN's (arXiv 1802.05957). Rows of methods that this pctool lacks are left out.
+The numbers are those of `pctool.report.paper`, the settings of its first author's public code, and SN-GAN's (arXiv
+1802.05957).
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pctool.core.layers.preconditioner import Method
+from pctool.report import paper
 
 FOLDER = Path(__file__).parent.parent / "presets"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # as in the tables: title, settings
@@ -30,29 +30,10 @@ STL10 = {
 }
 AUTHORS = "The settings are those of the authors' public code."
 
-# method: FID, then the largest, second largest and mean kappa of D's effective weights
-Row = tuple[float, float, float, float]
-TABLE_1: dict[str, tuple[str, dict[str, Any], dict[str, Row]]] = {
-    "cifar10-resnet": (
-        "CIFAR-10, ResNet, (1,1)",
-        {**CIFAR10, **ONE_TO_ONE, "steps": 200_000, "decay_from": 0.5},
-        {
-            "sn": (77.82, 113.55, 19.46, 17.77),
-            "fpc3": (20.09, 22.65, 1.88, 3.16),
-            "fpc7": (19.31, 9.88, 1.32, 1.85),
-            "apc": (19.53, 12.06, 2.81, 3.19),
-        },
-    ),
-    "stl10-resnet": (
-        "STL-10, ResNet, (1,1)",
-        {**STL10, **ONE_TO_ONE, "steps": 200_000, "decay_from": 0.75},
-        {
-            "sn": (147.90, 217.06, 167.97, 53.37),
-            "fpc3": (33.99, 23.75, 22.35, 4.36),
-            "fpc7": (34.28, 2.55, 2.72, 1.53),
-            "apc": (34.08, 6.79, 6.47, 3.90),
-        },
-    ),
+# title and settings by name
+TABLE_1: dict[str, tuple[str, dict[str, Any]]] = {
+    "cifar10-resnet": ("CIFAR-10, ResNet, (1,1)", {**CIFAR10, **ONE_TO_ONE, "steps": 200_000, "decay_from": 0.5}),
+    "stl10-resnet": ("STL-10, ResNet, (1,1)", {**STL10, **ONE_TO_ONE, "steps": 200_000, "decay_from": 0.75}),
 }
 
 
@@ -63,47 +44,11 @@ def _lsun(dataset: str, resolution: int, width: int) -> dict[str, Any]:
     }
 
 
-TABLE_2: dict[str, tuple[str, dict[str, Any], dict[str, Row]]] = {
-    "lsun-bedroom-128": (
-        "LSUN bedroom, 128 px, (1,1)",
-        _lsun("lsun-bedroom", 128, 512),
-        {
-            "sn": (53.48, 5.00, 2.20, 2.14),
-            "svd": (50.92, 1.75, 1.55, 1.46),
-            "fpc3": (51.05, 1.23, 1.15, 1.09),
-            "apc": (45.32, 2.75, 2.40, 1.82),
-        },
-    ),
-    "lsun-bedroom-256": (
-        "LSUN bedroom, 256 px, (1,1)",
-        _lsun("lsun-bedroom", 256, 1024),
-        {
-            "sn": (81.09, 26.19, 6.02, 6.45),
-            "svd": (36.89, 2.76, 2.18, 1.82),
-            "fpc3": (35.61, 3.04, 2.03, 1.64),
-            "apc": (31.17, 4.35, 2.80, 2.18),
-        },
-    ),
-    "lsun-living-room-256": (
-        "LSUN living room, 256 px, (1,1)",
-        _lsun("lsun-living-room", 256, 1024),
-        {
-            "sn": (193.75, 66.87, 9.86, 13.54),
-            "svd": (32.79, 2.00, 1.95, 1.60),
-            "fpc3": (28.20, 2.95, 2.91, 1.64),
-            "apc": (28.29, 3.99, 3.63, 2.23),
-        },
-    ),
-    "lsun-tower-256": (
-        "LSUN tower, 256 px, (1,1)",
-        _lsun("lsun-tower", 256, 1024),
-        {
-            "sn": (33.10, 12.75, 3.48, 3.50),
-            "svd": (35.05, 2.83, 2.36, 1.85),
-            "fpc3": (30.81, 2.43, 1.45, 1.33),
-            "apc": (29.58, 3.38, 2.53, 1.91),
-        },
-    ),
+TABLE_2: dict[str, tuple[str, dict[str, Any]]] = {
+    "lsun-bedroom-128": ("LSUN bedroom, 128 px, (1,1)", _lsun("lsun-bedroom", 128, 512)),
+    "lsun-bedroom-256": ("LSUN bedroom, 256 px, (1,1)", _lsun("lsun-bedroom", 256, 1024)),
+    "lsun-living-room-256": ("LSUN living room, 256 px, (1,1)", _lsun("lsun-living-room", 256, 1024)),
+    "lsun-tower-256": ("LSUN tower, 256 px, (1,1)", _lsun("lsun-tower", 256, 1024)),
 }
 # SN-GAN's settings of its plain networks, all with 100,000 steps: learning rate, betas, d_iters
 CNN_SETTINGS = {
@@ -140,18 +85,22 @@ class Preset:
 
 
 def presets() -> list[Preset]:
-    """Every preset that this pctool can run."""
-    made = [*_table(1, TABLE_1), *_table(2, TABLE_2), *_five_to_one(), *_sngan()]
-    return [preset for preset in made if preset.settings["method"] in get_args(Method)]
+    """Every preset but the demo's."""
+    tables = [*_table(1, TABLE_1, paper.TABLE_1), *_table(2, TABLE_2, paper.TABLE_2)]
+    return [*tables, *_five_to_one(), *_sngan()]
 
 
-def _table(number: int, table: dict[str, tuple[str, dict[str, Any], dict[str, Row]]]) -> list[Preset]:
+def _table(
+    number: int,
+    experiments: dict[str, tuple[str, dict[str, Any]]],
+    printed: dict[tuple[str, int], dict[str, paper.PaperRow]],
+) -> list[Preset]:
     found = []
-    for name, (title, settings, rows) in table.items():
-        for method, (fid, largest, second, mean) in rows.items():
+    for name, (title, settings) in experiments.items():
+        for method, row in printed[settings["dataset"], settings.get("resolution", 32)].items():
             expected = (
-                f"Expected, of the paper's Table {number}: FID {fid:.2f}; kappa of D's effective weights: "
-                f"max {largest:.2f}, second {second:.2f}, mean {mean:.2f}."
+                f"Expected, of the paper's Table {number}: FID {row.fid:.2f}; kappa of D's effective weights: "
+                f"max {row.max_kappa:.2f}, second {row.second_max_kappa:.2f}, mean {row.mean_kappa:.2f}."
             )
             heading = f"{title}, {METHODS[method][0]}: the paper's Table {number}."
             found.append(Preset(f"{name}-{method}", heading, expected, AUTHORS, {**settings, **METHODS[method][1]}))

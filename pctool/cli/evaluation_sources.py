@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pctool.cli.console import note, progress
 from pctool.cli.evaluation_plan import Plan
 from pctool.core import checkpoint as checkpoints
 from pctool.data import catalog
-from pctool.errors import InputError
+from pctool.errors import InputError, did_you_mean
 from pctool.evaluation import statistics_file
 from pctool.evaluation.generate import generate
 from pctool.evaluation.images import ImageArray, Images, open_images
@@ -114,11 +113,10 @@ def check_against(against: str, split: str | None) -> None:
     if against in catalog.DATASETS:
         return
     if not Path(against).exists():
-        close = difflib.get_close_matches(against, catalog.DATASETS, 1)
         names = ", ".join(catalog.DATASETS)
         raise InputError(
             f"--against {against} is neither a data set nor there; give {names}, or a folder, ZIP or .npz of real "
-            "images, or an .npz of statistics" + (f"; did you mean {close[0]}?" if close else "")
+            f"images, or an .npz of statistics{did_you_mean(against, catalog.DATASETS)}"
         )
     if split is not None:
         raise InputError(f"--split is for data sets; {against} is compared with whole")

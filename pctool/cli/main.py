@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import logging
 import os
@@ -95,8 +94,7 @@ def _near(message: str) -> str:
     """What was meant, where a usage error names a value and the choices there are."""
     given, _, choices = message.partition(" is not one of ")
     value = re.search(r"'([^']*)'$", given)
-    near = difflib.get_close_matches(value[1], re.findall(r"'([^']*)'", choices), 1) if value else []
-    return f"; did you mean {near[0]}?" if near else ""
+    return errors.did_you_mean(value[1], re.findall(r"'([^']*)'", choices)) if value else ""
 
 
 def _follows(arguments: list[str]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pctool.cli.console import print_json
-from pctool.errors import InputError
+from pctool.errors import InputError, did_you_mean
 from pctool.files import write_error
 
 WHAT = "What and how (the run's identity)"
@@ -264,8 +263,7 @@ def _check_environment(settings: Iterable[str]) -> None:
     known = {_variable(name.strip("_")) for name in settings} | {"PCTOOL_CACHE_DIR"}
     for name in sorted(os.environ):
         if name.startswith("PCTOOL_") and name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, known)
             raise InputError(f"the environment variable {name} is no setting of train; unset it{hint}")
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 from pathlib import Path
 from typing import Literal
 
 from pctool.cli.console import note, output, print_json, progress
 from pctool.core.weights_files import INCEPTION, INCEPTION_SCRIPT
 from pctool.data import catalog, weights
-from pctool.errors import InputError
+from pctool.errors import InputError, did_you_mean
 from pctool.evaluation import features, inception, torchvision_nets
+from pctool.files import sha256_of
 
 Outcome = Literal["built in", "already here", "fetched", "not here"]
 
@@ -61,8 +60,7 @@ def verified(extractor: str, *, offline: bool = False) -> tuple[Path | None, Out
     path, fetched = fetch(extractor)
     if fetched:
         return path, "fetched"
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(path)
     if not found.startswith(sha256):
         raise InputError(f"{path} is damaged: SHA-256 {found}, expected {sha256}; remove it, and it is fetched again")
     return path, "already here"
@@ -84,9 +82,7 @@ def report(extractor: str, *, as_json: bool) -> None:
 
 def _unknown(name: str) -> str:
     known = [*catalog.DATASETS, features.INCEPTION, features.FASHION_CNN, *torchvision_nets.names()]
-    close = difflib.get_close_matches(name, known, n=1)
-    guess = f"; did you mean {close[0]}?" if close else ""
     return (
         f"unknown data set '{name}': allowed are {', '.join(catalog.DATASETS)}, and of networks that score inception "
-        f"and torchvision's, such as mobilenet_v2{guess}"
+        f"and torchvision's, such as mobilenet_v2{did_you_mean(name, known)}"
     )

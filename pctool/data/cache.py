@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,11 @@ class Record(BaseModel):
     pillow: str
 
 
-def key_of(images: EncodedImages, count: int | None = None) -> str:
+def key_of(images: EncodedImages) -> str:
     """SHA-256 (hex) of what the pixels follow from: the encoded images, their number, size and crop."""
     decided = {
         "fingerprint": images.pictures.fingerprint,
-        "images": images.count if count is None else count,
+        "images": images.count,
         "resolution": images.resolution,
         "crop": images.crop,
         "decoder": DECODER,
@@ -56,10 +57,10 @@ def key_of(images: EncodedImages, count: int | None = None) -> str:
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 
 
-def path_of(label: str, images: EncodedImages, count: int | None = None) -> Path:
+def path_of(label: str, images: EncodedImages) -> Path:
     """Where the decoded array of `images` lies."""
     label = label.encode()[:LONGEST_LABEL].decode(errors="ignore")
-    return folder() / f"{label}-{images.resolution}px-{key_of(images, count)[:16]}.npy"
+    return folder() / f"{label}-{images.resolution}px-{key_of(images)[:16]}.npy"
 
 
 def folder() -> Path:
@@ -75,7 +76,7 @@ def find(label: str, images: EncodedImages) -> np.ndarray | None:
     """
     for count in (images.count, len(images.pictures)):
         try:
-            return open_verified(path_of(label, images, count), full=False)[: images.count]
+            return open_verified(path_of(label, replace(images, count=count)), full=False)[: images.count]
         except MissingError:
             continue
         except InputError as error:

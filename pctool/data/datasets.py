@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pctool.data.landed import FilePin
 from pctool.data.pictures import Crop
-from pctool.errors import InputError
+from pctool.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -158,8 +157,7 @@ def describe(name: str, also: str = "") -> DataSet:
     """The data set of that name. Raises InputError with the allowed names, what is allowed `also`, and a close name."""
     if name in DATASETS:
         return DATASETS[name]
-    close = difflib.get_close_matches(name, DATASETS, n=1)
-    guess = f"; did you mean {close[0]}?" if close else ""
+    guess = did_you_mean(name, DATASETS)
     raise InputError(f"unknown data set '{name}': allowed are {', '.join(DATASETS)}{also}{guess}")
 
 

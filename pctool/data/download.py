@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http
 import http.client
 import urllib.error
@@ -10,8 +9,9 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from pctool.data.catalog import Archive
+from pctool.data.datasets import Archive
 from pctool.errors import InputError, MissingError, WriteError
+from pctool.files import sha256_of
 
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 5  # connections, as long as each brings something
@@ -35,7 +35,7 @@ def download(
     """
     part = path.with_name(path.name + ".part")
     try:
-        if not path.is_file() or _sha256(path) != archive.sha256:
+        if not path.is_file() or sha256_of(path) != archive.sha256:
             _gather(archive, part, other_road, advance, timeout)
             part.replace(path)
     except OSError as error:  # of the files: those of the connection have become _CutError
@@ -48,7 +48,7 @@ def download(
 def _gather(archive: Archive, part: Path, other_road: str, advance: Callable[[int], object], timeout: float) -> None:
     """Fills `part` and verifies it."""
     have = _size(part)
-    if have >= archive.size and _sha256(part) != archive.sha256:
+    if have >= archive.size and sha256_of(part) != archive.sha256:
         part.unlink()
         have = 0
     advance(have)
@@ -67,7 +67,7 @@ def _gather(archive: Archive, part: Path, other_road: str, advance: Callable[[in
     if have < archive.size:
         kept = f"; {have:,} of {archive.size:,} bytes are kept, the same command continues" if have else ""
         raise MissingError(f"cannot fetch {archive.url}: {problem or 'the connection was cut'}{kept}; {other_road}")
-    found = _sha256(part)
+    found = sha256_of(part)
     if found != archive.sha256:
         part.unlink()
         raise InputError(
@@ -114,7 +114,7 @@ def _open(request: urllib.request.Request, timeout: float) -> http.client.HTTPRe
             return _open(request, timeout)
         raise _CutError(f"the host answered {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
-        raise _CutError(_reason(error)) from error
+        raise _CutError(reason(error)) from error
     return response
 
 
@@ -122,17 +122,13 @@ def _read(response: http.client.HTTPResponse, size: int) -> bytes:
     try:
         return response.read(size)
     except (OSError, http.client.HTTPException) as error:
-        raise _CutError(_reason(error)) from error
+        raise _CutError(reason(error)) from error
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a connection failed, in the words of whatever failed."""
     return str(getattr(error, "reason", "") or error or type(error).__name__)
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -103,9 +103,9 @@ def land(
     folder: Path,
     pins: Mapping[str, FilePin],
     *,
-    link: bool = False,
-    advance: Callable[[int], object] = lambda received: None,
-    verify: Callable[[Path, str], object] = lambda path, what: None,
+    link: bool,
+    advance: Callable[[int], object],
+    verify: Callable[[Path, str], object],
 ) -> dict[str, LandedFile]:
     """Copies the files that `pins` names from `source` into `folder`, each whole, verified and renamed.
 

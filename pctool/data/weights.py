@@ -9,11 +9,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pctool.data.download import CHUNK, TIMEOUT, reason
 from pctool.errors import InputError, MissingError
 from pctool.files import locked, write_beside
-
-TIMEOUT = 30.0  # seconds without a byte
-CHUNK = 1 << 18  # bytes between two calls of `advance`
 
 
 def fetch(
@@ -60,5 +58,4 @@ def _stream(url: str, path: Path, timeout: float) -> Iterator[bytes]:
         if announced is not None and received < announced:
             raise OSError(f"the connection ended after {received:,} of {announced:,} bytes")
     except (OSError, http.client.HTTPException) as error:  # URLError and HTTPError are OSErrors
-        reason = str(getattr(error, "reason", "") or error or type(error).__name__)
-        raise MissingError(f"cannot fetch {url}: {reason}; bring the file to {path}") from error
+        raise MissingError(f"cannot fetch {url}: {reason(error)}; bring the file to {path}") from error

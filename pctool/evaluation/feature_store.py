@@ -8,7 +8,6 @@ import tempfile
 import numpy as np
 from numpy.typing import NDArray
 
-from pctool.errors import WriteError
 from pctool.files import write_error
 from pctool.places import cache_dir
 
@@ -54,4 +53,4 @@ def _room(n: int, dim: int) -> NDArray[np.float32]:
             os.posix_fallocate(file.fileno(), 0, size)
             return np.memmap(file, np.float32, "r+", shape=(n, dim))
     except OSError as error:
-        raise WriteError(f"{write_error(folder / 'features', error, size)} by PCTOOL_CACHE_DIR") from error
+        raise write_error(folder / "features", error, size, "choose another place by PCTOOL_CACHE_DIR") from error

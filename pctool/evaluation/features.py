@@ -163,9 +163,7 @@ def _inception(weights: Path | None, device: torch.device) -> Extractor:
     path = weights or inception.default_path()
     if weights is None and not path.exists():
         raise MissingError(f"Inception's weights are not here ({path}): get them with 'pctool data fetch inception'")
-    data = _read(path)
-    sha256 = _sha256(data)
-    torchvision_nets.check_name(path, sha256)
+    data, sha256 = _read(path)
     network, has_probabilities = inception.scorer(data, path, device)
     known = sha256 in inception.KNOWN
     note = None if known else f"{path.name} is neither published file of FID's Inception (SHA-256 {sha256})"
@@ -178,18 +176,23 @@ def _torchvision(name: str, weights: Path | None, device: torch.device) -> Extra
         raise MissingError(
             f"the official weights of {name} are not here ({path}): get them with 'pctool data fetch {name}'"
         )
-    data = _read(path)
-    sha256 = _sha256(data)
+    data, sha256 = _read(path)
     recipe = torchvision_nets.recipe(name, path, sha256)
     network = torchvision_nets.scorer(name, data, path, recipe, device)
     return Extractor(name, sha256, 3, recipe.size, "clean", True, device, network, recipe.note)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> tuple[bytes, str]:
+    """A weights file and its SHA-256. InputError where it cannot be read, or its name promises another."""
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read weights {path}: {error.strerror}; give the file itself") from None
+    sha256 = _sha256(data)
+    promised = torchvision_nets.promised_sha256(path.name)
+    if promised and not sha256.startswith(promised):
+        raise InputError(f"{path} is damaged: its name promises SHA-256 {promised}, its content is {sha256[:8]}")
+    return data, sha256
 
 
 def _sha256(data: bytes) -> str:

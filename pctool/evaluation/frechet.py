@@ -38,13 +38,6 @@ class Moments:
             moments._scatter = centred.T @ centred
         return moments
 
-    @classmethod
-    def restore(cls, n: int, mean: Array, cov: Array) -> Self:
-        """Moments from what was stored of them."""
-        moments = cls(len(mean))
-        moments.n, moments.mean, moments._scatter = n, mean, cov * (n - 1)
-        return moments
-
     def update(self, features: NDArray[np.floating]) -> None:
         """Adds a batch [n, d] of any float type."""
         self.merge(self.of(features))

@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,38 +38,20 @@ class _Seen:
 class ImageFiles:
     """The readable images of a folder (with its subfolders) or of a ZIP, in the order of their names.
 
-    Files that cannot be read are left out and counted in `skipped`. Transparency is dropped, and among colour
-    images grey ones become three equal channels, as clean-fid does; `notes` count both, and sizes that differ.
-    InputError where nothing is left.
+    `shapes`: channels, height and width, all there are, the most frequent first. `sha256`: of names and contents.
     """
 
     source: Path
-    candidates: tuple[str, ...]
-    names: tuple[str, ...] = field(init=False)
-    shape: tuple[int, int, int] = field(init=False)  # channels, height, width: the most frequent
-    shapes: tuple[tuple[int, int, int], ...] = field(init=False)  # all there are
-    sha256: str = field(init=False)  # of names and contents
-    skipped: tuple[str, ...] = field(init=False)
-    notes: tuple[str, ...] = field(init=False)
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, int, int], ...]
+    sha256: str
+    skipped: tuple[str, ...]
+    notes: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        picture_files.check_some(self.source, self.candidates)
-        with self._opened() as read, ThreadPoolExecutor(READERS) as pool:
-            looks = list(pool.map(lambda name: _look(read, name), self.candidates))
-        good, broken = ([look for look in looks if (look.problem is None) is usable] for usable in (True, False))
-        if not good:
-            raise InputError(f"{self.source} holds no readable image: {broken[0].name} {broken[0].problem}")
-        colour = any(look.mode not in GREY_MODES for look in good)
-        counts = Counter((3 if colour else 1, *look.size) for look in good)
-        listing = "".join(f"{look.name}\0{look.sha256}\n" for look in good)
-        digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape"))
-        set_ = object.__setattr__
-        set_(self, "names", tuple(look.name for look in good))
-        set_(self, "shapes", tuple(shape for shape, _ in counts.most_common()))
-        set_(self, "shape", self.shapes[0])
-        set_(self, "sha256", digest.hexdigest())
-        set_(self, "skipped", (_skipped(self.source, broken, len(looks)),) if broken else ())
-        set_(self, "notes", tuple(_notes(self.source, good, colour, len(good) - counts[self.shape])))
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The most frequent one."""
+        return self.shapes[0]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -80,27 +62,12 @@ class ImageFiles:
         Each batch is of one size; where sizes differ, one reading of `batch_size` files becomes several batches.
         """
         names = self.names if chosen is None else [self.names[i] for i in chosen]
-        with self._opened() as read, ThreadPoolExecutor(READERS) as pool:
+        with _opened(self.source) as read, ThreadPoolExecutor(READERS) as pool:
             for start in range(0, len(names), batch_size):
                 groups: dict[tuple[int, ...], list[NDArray[np.uint8]]] = {}
                 for image in pool.map(lambda name: self._pixels(read, name), names[start : start + batch_size]):
                     groups.setdefault(image.shape, []).append(image)
                 yield from (np.stack(images) for images in groups.values())
-
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[Callable[[str], bytes]]:
-        """Gives the contents of a file by its name, or an InputError that goes behind the name."""
-        if self.source.is_dir():
-            yield self._read_file
-        else:
-            with picture_files.open_zip(self.source, ALLOWED) as archive:
-                yield lambda name: picture_files.read_member(archive, name)
-
-    def _read_file(self, name: str) -> bytes:
-        try:
-            return (self.source / name).read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror or error}") from error
 
     def _pixels(self, read: Callable[[str], bytes], name: str) -> NDArray[np.uint8]:
         try:
@@ -109,6 +76,48 @@ class ImageFiles:
             raise InputError(f"{self.source}: {name} changed while it was scored (it {error}); start again") from error
         pixels = np.asarray(picture_files.flattened(picture, "L" if self.shape[0] == 1 else "RGB"))
         return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def look_at(source: Path, candidates: Sequence[str]) -> ImageFiles:
+    """Reads every candidate once. Files that cannot be read are left out and counted in `skipped`.
+
+    Transparency is dropped, and among colour images grey ones become three equal channels, as clean-fid does; `notes`
+    count both, and sizes that differ. InputError where nothing is left.
+    """
+    picture_files.check_some(source, candidates)
+    with _opened(source) as read, ThreadPoolExecutor(READERS) as pool:
+        looks = list(pool.map(lambda name: _look(read, name), candidates))
+    good, broken = ([look for look in looks if (look.problem is None) is usable] for usable in (True, False))
+    if not good:
+        raise InputError(f"{source} holds no readable image: {broken[0].name} {broken[0].problem}")
+    colour = any(look.mode not in GREY_MODES for look in good)
+    counts = Counter((3 if colour else 1, *look.size) for look in good).most_common()
+    listing = "".join(f"{look.name}\0{look.sha256}\n" for look in good)
+    return ImageFiles(
+        source,
+        names=tuple(look.name for look in good),
+        shapes=tuple(shape for shape, _ in counts),
+        sha256=hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest(),
+        skipped=(_skipped(source, broken, len(looks)),) if broken else (),
+        notes=tuple(_notes(source, good, colour, len(good) - counts[0][1])),
+    )
+
+
+@contextlib.contextmanager
+def _opened(source: Path) -> Iterator[Callable[[str], bytes]]:
+    """Gives the contents of a file by its name, or an InputError that goes behind the name."""
+    if source.is_dir():
+        yield lambda name: _read_file(source / name)
+    else:
+        with picture_files.open_zip(source, ALLOWED) as archive:
+            yield lambda name: picture_files.read_member(archive, name)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}") from error
 
 
 def _look(read: Callable[[str], bytes], name: str) -> _Seen:

@@ -10,14 +10,14 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, ClassVar, Protocol
+from typing import IO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pctool import picture_files
 from pctool.errors import InputError
-from pctool.evaluation.image_files import ALLOWED, ImageFiles
+from pctool.evaluation.image_files import ALLOWED, look_at
 from pctool.files import is_folder
 
 # What is raised for an .npz that is damaged, foreign or larger than memory.
@@ -27,18 +27,27 @@ Shape = tuple[int, int, int]  # channels, height, width
 
 
 class Images(Protocol):
-    """A set of images. `shapes`: all that occur, `shape`: the most frequent. `skipped`, `notes`: for the result."""
+    """A set of images. `shapes`: all that occur, `shape`: the most frequent. `skipped`, `notes`: for the result.
+
+    What inherits it has one shape and leaves out nothing, unless it says otherwise.
+    """
 
     @property
     def shape(self) -> Shape: ...
     @property
-    def shapes(self) -> tuple[Shape, ...]: ...
+    def shapes(self) -> tuple[Shape, ...]:
+        return (self.shape,)
+
     @property
     def sha256(self) -> str: ...
     @property
-    def skipped(self) -> tuple[str, ...]: ...
+    def skipped(self) -> tuple[str, ...]:
+        return ()
+
     @property
-    def notes(self) -> tuple[str, ...]: ...
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
     def __len__(self) -> int: ...
     def batches(self, batch_size: int, chosen: Sequence[int] | None = None) -> Iterator[NDArray[np.uint8]]:
         """Yields the images with the (rising) numbers `chosen` (all) as uint8 [b, C, H, W], each batch of one size."""
@@ -46,24 +55,17 @@ class Images(Protocol):
 
 
 @dataclass(frozen=True)
-class ImageArray:
+class ImageArray(Images):
     """Images in memory (or memory-mapped), uint8 [N, C, H, W]; `known_sha256` where they have been hashed before."""
 
     images: NDArray[np.uint8]
     known_sha256: str | None = None
-    skipped: ClassVar[tuple[str, ...]] = ()
-    notes: ClassVar[tuple[str, ...]] = ()
 
     @property
     def shape(self) -> Shape:
         """Channels, height, width."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
-
-    @property
-    def shapes(self) -> tuple[Shape, ...]:
-        """The one shape there is."""
-        return (self.shape,)
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -81,15 +83,13 @@ class ImageArray:
 
 
 @dataclass(frozen=True)
-class ArrayFile:
+class ArrayFile(Images):
     """`arr_0` of an .npz, uint8 [N, H, W, C] with one or three channels, as guided-diffusion and its kin write it.
 
     Read in pieces, packed or not: such files hold 10 GB.
     """
 
     path: Path
-    skipped: ClassVar[tuple[str, ...]] = ()
-    notes: ClassVar[tuple[str, ...]] = ()
 
     @functools.cached_property
     def _stored(self) -> tuple[int, int, int, int]:
@@ -111,11 +111,6 @@ class ArrayFile:
         """Channels, height, width."""
         _, height, width, channels = self._stored
         return channels, height, width
-
-    @property
-    def shapes(self) -> tuple[Shape, ...]:
-        """The one shape there is."""
-        return (self.shape,)
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -167,13 +162,13 @@ def open_images(path: Path) -> Images:
     Every image of a folder or ZIP is read once here; what is hidden is passed over, as clean-fid does.
     """
     if is_folder(path, ALLOWED):
-        return ImageFiles(path, tuple(sorted(picture_files.of_folder(path))))
+        return look_at(path, tuple(sorted(picture_files.of_folder(path))))
     if path.suffix.lower() == ".npz":
         opened = ArrayFile(path)
         len(opened)  # reads the header, and with it refuses another file
         return opened
     with picture_files.open_zip(path, ALLOWED) as archive:
-        return ImageFiles(path, tuple(sorted(info.filename for info in picture_files.of_zip(archive))))
+        return look_at(path, tuple(sorted(info.filename for info in picture_files.of_zip(archive))))
 
 
 def array_sha256(images: NDArray[np.uint8]) -> str:

@@ -40,6 +40,8 @@ class _BlockC(blocks.InceptionC):
 
 
 class _BlockE(blocks.InceptionE):
+    _pool = staticmethod(_mean_pool)
+
     def _forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         once = self.branch3x3_1(x)
         twice = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
@@ -47,13 +49,9 @@ class _BlockE(blocks.InceptionE):
         split_twice = [self.branch3x3dbl_3a(twice), self.branch3x3dbl_3b(twice)]
         return [self.branch1x1(x), *split, *split_twice, self.branch_pool(self._pool(x))]
 
-    def _pool(self, x: torch.Tensor) -> torch.Tensor:
-        return _mean_pool(x)
-
 
 class _LastBlock(_BlockE):
-    def _pool(self, x: torch.Tensor) -> torch.Tensor:
-        return _maximum_pool(x)
+    _pool = staticmethod(_maximum_pool)
 
 
 class FIDInception(Inception3):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Literal, get_args
 
-from pctool.errors import InputError
+from pctool.errors import InputError, did_you_mean
 
 Metric = Literal["fid", "kid", "is", "pr"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -16,7 +15,6 @@ def chosen(text: str) -> tuple[Metric, ...]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in METRICS]
     if unknown or not names:
-        close = difflib.get_close_matches(unknown[0], METRICS, n=1) if unknown else []
-        guess = f"; did you mean {close[0]}?" if close else ""
+        guess = did_you_mean(unknown[0], METRICS) if unknown else ""
         raise InputError(f"--metrics {text!r}: allowed are {', '.join(METRICS)}, separated by commas{guess}")
     return tuple(metric for metric in METRICS if metric in names)

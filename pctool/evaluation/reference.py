@@ -18,7 +18,7 @@ from pctool.evaluation.features import Extractor
 from pctool.evaluation.frechet import Moments
 from pctool.evaluation.images import Images
 from pctool.evaluation.statistics_file import About, Statistics
-from pctool.files import write_beside
+from pctool.files import sha256_of, write_beside
 from pctool.places import cache_dir
 
 CACHE_VERSION = 2  # raise it with any change of what is computed here or in `features`
@@ -129,9 +129,8 @@ def _read(path: Path, about: About, with_features: bool) -> Reference | None:
         return Reference(statistics)
     features_path = _features_path(path)
     try:
-        with features_path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != found.features_sha256:
-                return None
+        if sha256_of(features_path) != found.features_sha256:
+            return None
         features = np.lib.format.open_memmap(features_path, mode="r")
     except (OSError, ValueError):
         return None
@@ -145,8 +144,7 @@ def _write(path: Path, about: About, moments: Moments, features: NDArray[np.floa
         with write_beside(features_path, features.nbytes) as temporary:
             with temporary.open("wb") as file:
                 np.lib.format.write_array(file, features, allow_pickle=False)
-            with temporary.open("rb") as file:
-                about = about.model_copy(update={"features_sha256": hashlib.file_digest(file, "sha256").hexdigest()})
+            about = about.model_copy(update={"features_sha256": sha256_of(temporary)})
         features = np.lib.format.open_memmap(features_path, mode="r")
     statistics = Statistics(moments.mean, moments.cov, about)
     statistics_file.write(path, statistics)

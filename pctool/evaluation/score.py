@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from pctool.evaluation.precision_recall import NEIGHBOURS
 from pctool.evaluation.reference import Reference, from_statistics, reference
 from pctool.evaluation.resizers import Resizer
 from pctool.evaluation.statistics_file import About
+from pctool.files import sha256_of
 
 USUAL: tuple[Metric, ...] = ("fid", "kid", "is")
 Gather = Callable[[Callable[[], Collected]], Sequence[Collected]]
@@ -30,8 +30,8 @@ class _Wanted:
     """What can be computed of what was asked for; `skipped` and `notes` say what cannot, and why."""
 
     metrics: tuple[Metric, ...]
-    skipped: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    skipped: list[str]
+    notes: list[str]
 
 
 def score(
@@ -137,23 +137,21 @@ def _counts(real: Images | Path, n_fake: int, n_is: int, n_real: int | None, *, 
 def _wanted(
     metrics: Sequence[Metric], extractor: Extractor, real: Images | Path, n_fake: int, n_real: int | None
 ) -> _Wanted:
-    wanted = _Wanted(tuple(metrics))
     impossible: dict[Metric, str] = {}
     if not extractor.has_probabilities:
         impossible["is"] = "the extractor's weights give no class probabilities"
     if isinstance(real, Path):
-        impossible |= {"kid": f"{real} holds moments and no features", "pr": f"{real} holds moments and no features"}
+        impossible |= dict.fromkeys(("kid", "pr"), f"{real} holds moments and no features")
     else:
         for shape in real.shapes:
             extractor.check(shape)
-        wanted.notes.extend(real.notes)
         if min(n_fake, n_real or n_fake) <= NEIGHBOURS:
             impossible["pr"] = f"{NEIGHBOURS} nearest neighbours take more than {NEIGHBOURS} images a side"
-    wanted.skipped.extend(f"{metric}: {reason}" for metric, reason in impossible.items() if metric in metrics)
+    skipped = [f"{metric}: {reason}" for metric, reason in impossible.items() if metric in metrics]
     left = tuple(metric for metric in metrics if metric not in impossible)
     if not left:
-        raise InputError(f"nothing that --metrics names can be computed here: {'; '.join(wanted.skipped)}")
-    return _Wanted(left, wanted.skipped, wanted.notes)
+        raise InputError(f"nothing that --metrics names can be computed here: {'; '.join(skipped)}")
+    return _Wanted(left, skipped, [] if isinstance(real, Path) else list(real.notes))
 
 
 def _known(
@@ -214,7 +212,4 @@ def _sha256(real: Images | Path, about: About | None) -> str:
     """What the real images are known by; of a foreign statistics file, its own hash."""
     if not isinstance(real, Path):
         return real.sha256
-    if about is not None:
-        return about.real_sha256
-    with real.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(real) if about is None else about.real_sha256

@@ -23,7 +23,6 @@ from pctool.core.polynomial_report import (
 OVERSHOOT = 1.02  # a layer's norm may pass 1 by this much before it is worth a line
 KAPPAS = (2, 5, 10, 30, 100, 1000)
 BEYOND = (1.2, 1.5)  # sigma over the power iteration's estimate of it: after a bad start, and after none
-DEFAULT_RANGE = (0.0, LAYER_UPPER)  # of the paper's fits (section 3.3), for a polynomial that names none
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,6 @@ class Diagnosis:
     g reaches 0.
     """
 
-    lower: float
     upper: float
     falls: tuple[tuple[float, float], ...]
     above: tuple[tuple[float, float], ...]
@@ -60,9 +58,8 @@ class Diagnosis:
 
 def diagnose(g: OddPolynomial) -> Diagnosis:
     """Looks at a polynomial on the range of its fit, extended to 1.1 where that ends lower, or on [0, 1.1]."""
-    lower, upper = (g.fit.gamma_lower, max(g.fit.gamma_upper, LAYER_UPPER)) if g.fit else DEFAULT_RANGE
+    lower, upper = (g.fit.gamma_lower, max(g.fit.gamma_upper, LAYER_UPPER)) if g.fit else (0.0, LAYER_UPPER)
     return Diagnosis(
-        lower=lower,
         upper=upper,
         falls=tuple(falls(g, lower, upper)),
         above=_above(g, lower, upper),

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pctool.core.polynomial import OddPolynomial
+from pctool.core.polynomial_report import LAYER_UPPER
 from pctool.errors import InputError
-from pctool.fitting.diagnosis import DEFAULT_RANGE
 from pctool.fitting.text import target_name
 
 if TYPE_CHECKING:
@@ -41,12 +41,10 @@ def draw(polynomials: Sequence[OddPolynomial], name: str, taus: Sequence[float] 
     if len(polynomials) > len(COLOURS):
         raise InputError(f"--plot draws {len(COLOURS)} polynomials at most, got {len(polynomials)}; leave some out")
     import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with mpl.rc_context({"svg.hashsalt": "pctool", "font.size": 10, "axes.grid": True, "grid.alpha": 0.3}):
         figure = Figure(figsize=(10.5, 4.6), dpi=150)
-        FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
         figure.subplots_adjust(left=0.06, right=0.985, bottom=0.12, top=0.92, wspace=0.2)
         labels = [f"above {tau:g}: {_label(g)}" for tau, g in zip(taus, polynomials, strict=True)] if taus else None
@@ -63,7 +61,7 @@ def _label(g: OddPolynomial) -> str:
 
 
 def _targets_and_fits(axes: Axes, polynomials: Sequence[OddPolynomial]) -> None:
-    uppers = [g.fit.gamma_upper if g.fit else DEFAULT_RANGE[1] for g in polynomials]
+    uppers = [g.fit.gamma_upper if g.fit else LAYER_UPPER for g in polynomials]
     for g, upper, colour, dash in zip(polynomials, uppers, COLOURS, DASHES, strict=False):
         x = np.linspace(0.0, upper, 801)
         axes.plot(x, g(x), color=colour, linestyle=dash, linewidth=2)

@@ -8,7 +8,8 @@ import numpy as np
 
 from pctool.core.polynomial import OddPolynomial
 from pctool.core.polynomial_models import Fit, report
-from pctool.fitting.diagnosis import DEFAULT_RANGE, Diagnosis
+from pctool.core.polynomial_report import LAYER_UPPER
+from pctool.fitting.diagnosis import Diagnosis
 from pctool.fitting.ladder import Ladder
 
 LADDER_NOTES = (
@@ -92,7 +93,7 @@ def summary(g: OddPolynomial, found: Diagnosis) -> str:
 
 def curve(g: OddPolynomial, width: int = 66, height: int = 14) -> str:
     """g (o) over its target (.) on [0, gamma_upper]."""
-    upper = g.fit.gamma_upper if g.fit else DEFAULT_RANGE[1]
+    upper = g.fit.gamma_upper if g.fit else LAYER_UPPER
     x = np.linspace(0.0, upper, width)
     layers = [("o", g(x))]
     if g.fit:

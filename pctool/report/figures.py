@@ -13,15 +13,15 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from pctool.report.rows import Row
 from pctool.report.runs import Run
 from pctool.report.tables import title_of
-from pctool.spectrum.drawing import DASHES, STYLE, render
+from pctool.spectrum.drawing import DASHES, STYLE, plain_numbers, render, rendered
 from pctool.spectrum.normalisation_plots import strength_figure
 from pctool.spectrum.plots import heatmap_figure
-from pctool.spectrum.reader import Array, Spectrum, read_spectrum
+from pctool.spectrum.reader import Array, LayerSeries, read_spectrum
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MANY_DECADES = 1e3  # over more, the numbers between the powers of ten would overlap
@@ -37,12 +37,7 @@ def overlays(rows: Sequence[Row]) -> dict[str, bytes]:
             "scores": _figure(rows, _score_panels(rows), "Scores over the steps"),
             "losses": _figure(rows, LOSSES, "Losses"),
         }
-        return {
-            f"{name}.{ending}": render(figure, ending)
-            for name, figure in drawn.items()
-            if figure
-            for ending in ("png", "svg")
-        }
+        return rendered(drawn)
 
 
 def spectra_of(run: Run) -> dict[str, bytes]:
@@ -65,25 +60,15 @@ def _summary(name: str) -> Callable[[Row, Run], Series | None]:
     return lambda row, run: (run.spectrum.steps, run.spectrum.summary[name]) if run.spectrum else None
 
 
-def _smallest_of(field: str) -> Callable[[Row, Run], Series | None]:
+def _smallest_of(sigmas: Callable[[LayerSeries], Array]) -> Callable[[Row, Run], Series | None]:
+    """Of the layers with more than one singular value: not the head."""
+
     def series(row: Row, run: Run) -> Series | None:
-        if run.spectrum is None:
-            return None
-        values = [_spectra(run.spectrum, i, field)[:, -1] for i in _inner(run.spectrum)]
-        return (run.spectrum.steps, np.min(values, axis=0)) if values else None
+        layers = run.spectrum.layers if run.spectrum else ()
+        values = [sigmas(layer)[:, -1] for layer in layers if layer.raw.shape[1] > 1]
+        return (run.spectrum.steps, np.min(values, axis=0)) if run.spectrum and values else None
 
     return series
-
-
-def _inner(spectrum: Spectrum) -> list[int]:
-    """The layers with more than one singular value: not the head."""
-    return [i for i, layer in enumerate(spectrum.layers) if layer.raw.shape[1] > 1]
-
-
-def _spectra(spectrum: Spectrum, i: int, field: str) -> Array:
-    layer = spectrum.layers[i]
-    found: Array | None = getattr(layer, field)
-    return layer.raw if found is None else found
 
 
 def _logged(name: str) -> Callable[[Row, Run], Series | None]:
@@ -114,7 +99,10 @@ CONDITION: Panels = {
     "mean kappa": _summary("mean_kappa"),
     "mean modified kappa": _summary("mean_modified_kappa"),
 }
-SMALLEST: Panels = {"normalised, SN(W)": _smallest_of("normalized"), "effective, g(SN(W))": _smallest_of("effective")}
+SMALLEST: Panels = {
+    "normalised, SN(W)": _smallest_of(lambda layer: layer.before),
+    "effective, g(SN(W))": _smallest_of(lambda layer: layer.effective),
+}
 LOSSES: Panels = {"D": _logged("loss_d"), "G": _logged("loss_g")}
 
 
@@ -140,9 +128,8 @@ def _figure(
             ax.set_yscale("log")
             ax.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
             low, high = ax.get_ylim()
-            plain = FuncFormatter(lambda number, _: f"{number:g}")
-            ax.yaxis.set_major_formatter(plain)
-            ax.yaxis.set_minor_formatter(plain if high < MANY_DECADES * low else NullFormatter())
+            ax.yaxis.set_major_formatter(plain_numbers())
+            ax.yaxis.set_minor_formatter(plain_numbers() if high < MANY_DECADES * low else NullFormatter())
     if not handles:
         return None
     for ax in grid[-1]:

@@ -10,7 +10,7 @@ from html import escape
 
 from pctool.report.rows import Row, higher_is_better
 from pctool.report.runs import Run
-from pctool.report.tables import ABOUT, TITLES, heading, lines, notes, tables_of, title_of
+from pctool.report.tables import ABOUT, DEPARTING, TITLES, heading, lines, notes, tables_of, title_of
 
 # The policy makes a browser refuse whatever a run's own texts might ask it to load.
 HEAD = """<!doctype html>
@@ -62,7 +62,7 @@ def html(
         parts += [f"<h2>{TITLES[number]}</h2>", '<div class="wide">', _table(found), "</div>"]
     parts.append(f"<p>{ABOUT}</p>")
     if notes(rows):
-        parts += ["<p>Rows that depart from the recipe of their experiment:</p>", "<ul>"]
+        parts += [f"<p>{DEPARTING}</p>", "<ul>"]
         parts += [f"<li>{escape(note)}</li>" for note in notes(rows)] + ["</ul>"]
     parts.append("<h2>Over the steps</h2>")
     for name, caption in CAPTIONS.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -77,12 +77,12 @@ def rows_of(runs: Sequence[Run], wanted: str | None = None, select: Select = "fi
     The score is the distance `wanted`, else what `metric_of` finds for the data set. Where two rows would read
     the same, their methods say what differs. Raises InputError where no run has the distance wanted.
     """
-    if wanted is not None:
-        metric_of(runs, wanted)
-    datasets = {run.config.get("dataset") for run in runs}
-    metrics = {
-        name: wanted or metric_of([run for run in runs if run.config.get("dataset") == name]) for name in datasets
-    }
+    if wanted is not None and wanted not in (there := _score_names(runs)):
+        raise InputError(f"no run has a score {wanted!r}; there are: {', '.join(there) or 'none'}")
+    of_dataset: dict[object, list[Run]] = {}
+    for run in runs:
+        of_dataset.setdefault(run.config.get("dataset"), []).append(run)
+    metrics = {name: wanted or metric_of(its_runs) for name, its_runs in of_dataset.items()}
     groups: dict[str, list[Run]] = {}
     for run in runs:
         identity = {key: value for key, value in run.record.identity.items() if key != "seed"}
@@ -138,7 +138,7 @@ def _told_apart(row: Row, rows: Sequence[Row]) -> Row:
     own = row.runs[0].record.identity
     differ = [key for key in sorted(own) if key != "seed" and any(i.get(key) != own[key] for i in identities)]
     text = ", ".join(f"{key} {_short(own[key])}" for key in differ)
-    return Row(**{**vars(row), "method": f"{row.method} ({text})"})
+    return replace(row, method=f"{row.method} ({text})")
 
 
 def setting_of(config: dict[str, Any]) -> str:
@@ -176,27 +176,21 @@ def _short(value: object) -> str:
     return text if len(text) <= 24 else text[:21] + "..."
 
 
-def metric_of(runs: Sequence[Run], wanted: str | None = None) -> str | None:
-    """The score to tabulate: `wanted`, else `fid`, else the first `fd_...` there is; None without scores.
-
-    Raises InputError where no run has the wanted one.
-    """
-    names: list[str] = []
-    for run in runs:
-        for entry in run.metrics:
-            names += [name for name in _scores(entry) if name not in names]
-    if wanted is not None:
-        if wanted not in names:
-            raise InputError(f"no run has a score {wanted!r}; there are: {', '.join(names) or 'none'}")
-        return wanted
+def metric_of(runs: Sequence[Run]) -> str | None:
+    """The score to tabulate: `fid`, else `fid_legacy`, else the first `fd_...` there is; None without any."""
+    names = _score_names(runs)
     distances = [name for name in names if name.startswith("fd_")]
     return next((name for name in ["fid", "fid_legacy", *distances] if name in names), None)
+
+
+def _score_names(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(name for run in runs for entry in run.metrics for name in _scores(entry)))
 
 
 def _scores(entry: dict[str, Any]) -> dict[str, float]:
     scores = entry.get("scores")
     numbers = scores.items() if isinstance(scores, dict) else ()
-    return {name: value for name, value in numbers if isinstance(value, int | float) and not name.endswith("_std")}
+    return {name: value for name, value in numbers if isinstance(value, int | float) and not name.endswith(("_std", "_se"))}
 
 
 def higher_is_better(metric: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -102,6 +102,16 @@ def layer_legend(figure: Figure, ax: Axes) -> None:
     figure.set_figwidth(width)
     figure.suptitle(figure.get_suptitle(), x=(width - wide) / width / 2, fontsize=10)
     figure.legend(ax.lines, names, loc="outside right upper", ncols=columns, handlelength=2.6)
+
+
+def rendered(figures: Mapping[str, Figure | None]) -> dict[str, bytes]:
+    """Figures as file name -> content, each as PNG and as SVG (in STYLE); what is None is left out."""
+    return {
+        f"{name}.{ending}": render(figure, ending)
+        for name, figure in figures.items()
+        if figure
+        for ending in ("png", "svg")
+    }
 
 
 def render(figure: Figure, ending: str) -> bytes:

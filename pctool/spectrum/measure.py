@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pctool.core.layers.state import LayerState
+from pctool.core.linalg import polynomial_of_matrix
 from pctool.core.spectra import Array, condition_number, modified_condition_number, singular_values
 from pctool.errors import InputError
 from pctool.spectrum.operator import operator_singular_values, operator_size
@@ -143,16 +144,9 @@ def _applied_operator(raw: Array, state: LayerState, grid: int, threads: int) ->
     coeffs = state.coeffs or (1.0,)
     if coeffs == (1.0,):
         return normalized, normalized
-    kernel = _kernel(state)
-    A = kernel.reshape(len(kernel), -1) / abs(state.sigma_hat)
-    turned = A.shape[0] > A.shape[1]
-    A = A.T if turned else A
-    S = A @ A.T
-    P = np.zeros_like(S)
-    for a in reversed(coeffs):  # Horner
-        P = P @ S + a * np.eye(len(S))
-    W_hat = P @ A
-    return normalized, operator_singular_values((W_hat.T if turned else W_hat).reshape(kernel.shape), grid, threads)
+    A = state.weight.detach().cpu().double() / abs(state.sigma_hat)
+    W_hat = polynomial_of_matrix(A.flatten(1), coeffs).reshape(A.shape)
+    return normalized, operator_singular_values(W_hat.numpy(), grid, threads)
 
 
 def _kernel(state: LayerState) -> Array:

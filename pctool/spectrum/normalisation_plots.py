@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
+from pctool.core.polynomial_report import LAYER_UPPER
 from pctool.spectrum.drawing import LONG_NAME, edges, label_steps, layer_legend, layer_lines
 from pctool.spectrum.reader import Spectrum
 from pctool.spectrum.tables import short_name
 
-GAMMA_UPPER = 1.1  # where the published polynomials' range ends (Sec. 3.3)
 STRENGTHS = (0, 1, 3, 5, 7, 9)
 MEANING = {0: "none", 1: "1, SN alone"}
 
@@ -35,7 +35,7 @@ def ratio_figure(spectrum: Spectrum) -> Figure | None:
     largest = float(np.nanmax(values[np.isfinite(values)], initial=1.0))
     low = float(np.nanmin(values[np.isfinite(values)], initial=1.0))
     ax.set_ylim(min(0.99, low - 0.01), max(1.15, 1.02 * largest))
-    ax.axhspan(GAMMA_UPPER, ax.get_ylim()[1], color="0.93", zorder=0)
+    ax.axhspan(LAYER_UPPER, ax.get_ylim()[1], color="0.93", zorder=0)
     ax.set_ylabel("sigma / sigma_hat")
     figure.suptitle(f"{spectrum.network}: the true norm over the power iteration's estimate", fontsize=10)
     label_steps([ax], spectrum)

@@ -27,9 +27,10 @@ from pctool.spectrum.drawing import (
     log_scale,
     plain_numbers,
     render,
+    rendered,
 )
 from pctool.spectrum.normalisation_plots import ratio_figure, strength_figure
-from pctool.spectrum.reader import Array, LayerSeries, Spectrum, read_spectrum
+from pctool.spectrum.reader import LayerSeries, Spectrum, read_spectrum
 from pctool.spectrum.tables import short_name, smallest
 
 COLUMNS = 4  # of panels
@@ -46,12 +47,7 @@ def figures(spectrum: Spectrum) -> dict[str, bytes]:
             "strength": strength_figure(spectrum),
             "ratio": ratio_figure(spectrum),
         }
-        return {
-            f"{name}.{ending}": render(figure, ending)
-            for name, figure in drawn.items()
-            if figure
-            for ending in ("png", "svg")
-        }
+        return rendered(drawn)
 
 
 def evolution_figure(spectrum_path: Path, png_path: Path, title: str) -> None:
@@ -69,7 +65,7 @@ def evolution_figure(spectrum_path: Path, png_path: Path, title: str) -> None:
         # A long name would run into the legend beside the panels.
         figure.suptitle(title if len(title) <= LONG_TITLE else title.replace(": ", ":\n", 1), fontsize=10)
         axes = figure.subplots(2, 2, sharex=True, sharey="row")
-        layer_lines(axes[0, 0], spectrum, [_normalized(layer)[:, -1] for layer in spectrum.layers])
+        layer_lines(axes[0, 0], spectrum, [layer.before[:, -1] for layer in spectrum.layers])
         layer_lines(axes[0, 1], spectrum, [layer.effective[:, -1] for layer in spectrum.layers])
         layer_lines(axes[1, 0], spectrum, [layer.modified_kappa_raw for layer in spectrum.layers])
         layer_lines(axes[1, 1], spectrum, [layer.modified_kappa for layer in spectrum.layers])
@@ -123,7 +119,7 @@ def heatmap_figure(spectrum: Spectrum) -> Figure:
     The layer is the one whose weight has the largest modified kappa at the last step.
     """
     layer = max(spectrum.layers, key=lambda layer: np.nan_to_num(layer.modified_kappa_raw[-1], posinf=np.inf))
-    before, after = _normalized(layer), layer.effective
+    before, after = layer.before, layer.effective
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
     largest = np.nan_to_num(np.concatenate([before, after])).max() or 1.0
@@ -143,11 +139,6 @@ def heatmap_figure(spectrum: Spectrum) -> Figure:
     figure.suptitle(f"{spectrum.network}: {short_name(layer.name, LONG_TITLE)} over the steps", fontsize=10)
     label_steps(axes, spectrum)
     return figure
-
-
-def _normalized(layer: LayerSeries) -> Array:
-    """Of SN(W), or of W itself where there is no normalisation."""
-    return layer.raw if layer.normalized is None else layer.normalized
 
 
 def _headings(layer: LayerSeries) -> tuple[str, str]:

@@ -46,6 +46,11 @@ class LayerSeries:
     sigma_over_sigma_hat: Array | None = None
     problem: str | None = None
 
+    @property
+    def before(self) -> Array:
+        """What the polynomial meets: singular values of SN(W), of W itself where there is no normalisation."""
+        return self.raw if self.normalized is None else self.normalized
+
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:

@@ -18,9 +18,9 @@ import numpy as np
 
 from pctool.errors import InputError
 from pctool.spectrum.measure import LayerSpectrum, Row
-from pctool.spectrum.reader import Spectrum, parse_spectrum
+from pctool.spectrum.reader import LayerSeries, Spectrum, parse_spectrum
 from pctool.spectrum.sources import Measured, Request, merged
-from pctool.spectrum.store import file_image
+from pctool.spectrum.store import SCALARS, SPECTRA, file_image
 
 MARK, FILES = "unfinished", "checkpoint"
 
@@ -78,13 +78,9 @@ def _has_nan(row: Row) -> bool:
 def rows_of(spectrum: Spectrum) -> list[Row]:
     """The rows a file was made of, but for the reasons of what could not be measured."""
 
-    def layer(series: Any, t: int) -> LayerSpectrum:
-        fields: dict[str, Any] = {
-            name: None if getattr(series, name) is None else getattr(series, name)[t]
-            for name in ("raw", "normalized", "effective")
-        }
-        numbers = ("sigma_over_sigma_hat", "kappa_raw", "modified_kappa_raw", "kappa", "modified_kappa")
-        fields |= {name: None if getattr(series, name) is None else float(getattr(series, name)[t]) for name in numbers}
+    def layer(series: LayerSeries, t: int) -> LayerSpectrum:
+        columns = {name: getattr(series, name) for name in (*SPECTRA, *SCALARS)}
+        fields: dict[str, Any] = {name: None if values is None else values[t] for name, values in columns.items()}
         return LayerSpectrum(series.name, series.kind, series.shape, int(series.strength[t]), **fields)
 
     return [

@@ -20,7 +20,7 @@ from pctool.core.layers.state import LayerState
 from pctool.errors import InputError
 from pctool.spectrum import foreign, state_dicts
 from pctool.spectrum.measure import LayerSpectrum, Row, measure
-from pctool.spectrum.store import layer_keys
+from pctool.spectrum.store import structure
 
 WHAT_TO_GIVE = "give a checkpoint, a run folder or a pattern such as 'runs/demo/checkpoints/*.pt'"
 SPECTRUM_FILE = ".spectrum.h5"  # our own answers, which a pattern may meet
@@ -206,12 +206,11 @@ def merged(results: Sequence[Measured]) -> tuple[Network, list[Row]]:
     """
     rows: dict[int, Row] = {}
     origin: dict[int, Path] = {}
-    measured = [result for result in sorted(results, key=lambda result: str(result.path)) if result.row]
-    first = measured[0]
-    for result in measured:
-        assert result.row
-        step = result.row.step
-        if step in rows and all(map(_same, rows[step].layers, result.row.layers)):
+    measured = [(each, each.row) for each in sorted(results, key=lambda each: str(each.path)) if each.row]
+    first, first_row = measured[0]
+    for result, row in measured:
+        step = row.step
+        if step in rows and all(map(_same, rows[step].layers, row.layers)):
             continue  # best.pt beside the checkpoint of its step
         if step in rows:
             raise InputError(f"{origin[step]} and {result.path} are both of step {step}: give the checkpoints of one")
@@ -219,18 +218,12 @@ def merged(results: Sequence[Measured]) -> tuple[Network, list[Row]]:
             raise InputError(
                 f"{first.path} is of {first.network} and {result.path} of {result.network}: choose with --network"
             )
-        if _structure(result.row) != _structure(first.row):
+        if structure(row) != structure(first_row):
             raise InputError(f"{first.path} and {result.path} hold different networks: give the checkpoints of one run")
-        rows[step], origin[step] = result.row, result.path
+        rows[step], origin[step] = row, result.path
     return first.network, [rows[step] for step in sorted(rows)]
 
 
 def _same(one: LayerSpectrum, other: LayerSpectrum) -> bool:
     pairs = ((one.raw, other.raw), (one.effective, other.effective))
     return one.name == other.name and all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
-
-
-def _structure(row: Row | None) -> list[object]:
-    layers = row.layers if row else ()
-    keys = layer_keys(layer.name for layer in layers)
-    return [(key, layer.shape, layer.normalized is None) for key, layer in zip(keys, layers, strict=True)]

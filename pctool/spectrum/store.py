@@ -175,7 +175,7 @@ class _Contents(NamedTuple):
 
 def _measured(rows: Sequence[Row]) -> _Contents:
     for before, row in itertools.pairwise(rows):
-        _check_next(row, before.step, _structure(before))
+        _check_next(row, before.step, structure(before))
     layers = []
     for i, (key, layer) in enumerate(zip(_keys(rows[0]), rows[0].layers, strict=True)):
         attrs: dict[str, Any] = {"shape": np.array(layer.shape, dtype=np.int64), "kind": layer.kind}
@@ -264,7 +264,7 @@ def _append(file: h5py.File, row: Row) -> None:
     """The new `/step` is written last, after a flush: a row counts once it is whole."""
     steps, groups = file["step"], file["layers"]
     end = len(steps)
-    stored = {name: (*group.attrs["shape"], "normalized" in group) for name, group in groups.items()}
+    stored = [(key, *group.attrs["shape"], "normalized" in group) for key, group in groups.items()]
     _check_next(row, steps[-1] if end else -1, stored)
     for i, (key, layer) in enumerate(zip(_keys(row), row.layers, strict=True)):
         group = groups[key]
@@ -291,20 +291,21 @@ def _problem(row: Row, i: int) -> str | None:
     return f"step {row.step}: {problem}" if problem else None
 
 
-Structure = dict[str, tuple[int, ...]]  # of each layer its shape, and whether it is normalised
+Structure = list[tuple[object, ...]]  # of each layer, in order, its group, its shape, and whether it is normalised
 
 
-def _structure(row: Row) -> Structure:
+def structure(row: Row) -> Structure:
+    """What rows of one file have in common."""
     layers = zip(_keys(row), row.layers, strict=True)
-    return {key: (*layer.shape, layer.normalized is not None) for key, layer in layers}
+    return [(key, *layer.shape, layer.normalized is not None) for key, layer in layers]
 
 
 def _keys(row: Row) -> list[str]:
     return layer_keys(layer.name for layer in row.layers)
 
 
-def _check_next(row: Row, last_step: int, structure: Structure) -> None:
+def _check_next(row: Row, last_step: int, expected: Structure) -> None:
     if row.step <= last_step:
         raise ValueError(f"step {row.step} does not follow step {last_step}")
-    if _structure(row) != structure:
-        raise ValueError(f"step {row.step} has other layers than the steps before: {_structure(row)}, not {structure}")
+    if structure(row) != expected:
+        raise ValueError(f"step {row.step} has other layers than the steps before: {structure(row)}, not {expected}")

@@ -7,7 +7,6 @@ are the run's identity, the rest says where and when and may change on resumptio
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import json
 import os
@@ -27,7 +26,7 @@ from pctool.core.polynomial import PUBLISHED, OddPolynomial
 from pctool.core.products import Precision, has_fast_bf16
 from pctool.data import catalog, datasets, encoded
 from pctool.data.pictures import Crop
-from pctool.errors import InputError, MissingError
+from pctool.errors import InputError, MissingError, did_you_mean
 from pctool.training.recipes import default_arch, recipe
 from pctool.training.run_files import read_object
 
@@ -296,8 +295,7 @@ def resolve_device(name: str) -> str:
 
 def unknown_setting(key: str) -> str:
     """What to say of a setting that there is not."""
-    near = difflib.get_close_matches(key, TrainConfig.model_fields, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(key, TrainConfig.model_fields)
     return f"unknown setting {key!r}; see 'pctool train --help' for the settings there are{hint}"
 
 
@@ -314,7 +312,6 @@ def _one_line(error: ValidationError) -> str:
         return f"{where}: {first['input']!r} is not allowed; minutes above 0 are, and 'auto'"
     if first["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", first["ctx"]["expected"])
-        near = difflib.get_close_matches(str(first["input"]), choices, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(str(first["input"]), choices)
         return f"{where}: {first['input']!r} is not allowed; allowed: {first['ctx']['expected']}{hint}"
     return f"{where}: {first['input']!r} is not allowed: {first['msg'][0].lower()}{first['msg'][1:]}"

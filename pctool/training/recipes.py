@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pctool.errors import InputError
+from pctool.errors import InputError, did_you_mean
 
 # Beneath every recipe: the authors' Adam and batch (their public code), hinge loss on the ResNet (paper, Sec. 4).
 _ALWAYS: dict[str, Any] = {"loss": "hinge", "lr_g": 2e-4, "lr_d": 2e-4, "batch_size": 64}
@@ -50,8 +49,7 @@ def read_preset(name: str) -> dict[str, Any]:
     if path.suffix != ".toml":
         known = preset_names()
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, known)
             raise InputError(f"unknown preset {name!r}: shipped are {', '.join(known)}, or give a .toml file{hint}")
         path = presets_folder() / f"{name}.toml"
     try:

@@ -6,7 +6,6 @@ product of the axes and the seeds. `study_folder.py` has their files.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 import tomllib
@@ -18,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pctool.core.polynomial_file import first_problem
-from pctool.errors import InputError
+from pctool.errors import InputError, did_you_mean
 from pctool.training import recipes
 
 DECIDED = ("seed", "out")  # by the study itself
@@ -65,8 +64,7 @@ def read_grid(name: str) -> Grid:
     path = Path(name)
     if path.suffix != ".toml":
         if name not in names():
-            near = difflib.get_close_matches(name, names(), 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, names())
             raise InputError(f"unknown study {name!r}: shipped are {', '.join(names())}, or give a .toml file{hint}")
         path = folder_of_grids() / f"{name}.toml"
     try:

@@ -204,7 +204,7 @@ def _zero(layer: nn.Linear) -> nn.Linear:
         (lambda: _zero(nn.Linear(3, 3)), "weight is zero"),
         (lambda: new_spectral_norm(nn.Conv2d(3, 8, 3), dim=1), "along dim 1"),
         (lambda: old_spectral_norm(nn.Conv2d(3, 8, 3), dim=1), "along dim 1"),
-        (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), "_WeightNorm; .*remove_parametrizations"),
+        (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), "by _WeightNorm; .*remove_parametrizations"),
         (lambda: nn.utils.weight_norm(nn.Linear(3, 3)), "nn.utils.remove_weight_norm"),
     ],
 )
