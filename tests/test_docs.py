@@ -14,7 +14,7 @@ import typer.main
 from pctool.cli import main
 from pctool.core.layers.strength import Ladder
 from pctool.core.polynomial import PUBLISHED
-from pctool.core.polynomial_file import write_ladder
+from pctool.core.polynomial_file import dump, ladder_file
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -110,7 +110,7 @@ def test_every_train_command_resolves(tmp_path, monkeypatch, capsys):
     """With --dry-run each ends with 0: presets and recipes are there and contradict nothing, without any data."""
     monkeypatch.chdir(tmp_path)
     PUBLISHED[7].save(Path("pl0.4-deg7.json"))
-    write_ladder(Path("ladder.json"), Ladder().taus, Ladder().polynomials)
+    Path("ladder.json").write_text(dump(ladder_file(Ladder().taus, Ladder().polynomials)))
     complete = [words for words in TRAIN.values() if words[-1] not in {"--poly", "--ladder", "--eval-every"}]
     assert len(complete) > 6
     for words in complete:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -91,6 +92,32 @@ def clean_up_when_terminated() -> None:
 def print_json(payload: dict[str, Any]) -> None:
     """The answer of `--json`: one object, in strict JSON (NaN is an error, never a word in the output)."""
     print(json.dumps(payload, indent=2, allow_nan=False))
+
+
+def finite(value: float | None) -> float | None:
+    """A number for strict JSON: None in place of inf and NaN."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def print_headers(key: str, found: Mapping[str, str], *, as_json: bool) -> None:
+    """What is shipped, by name with a line about each."""
+    if as_json:
+        print_json({key: dict(found)})
+        return
+    for name, header in found.items():
+        print(f"{name}: {header}")
+
+
+def columns(rows: Sequence[Sequence[str]], right: int | None = None) -> list[str]:
+    """Rows of cells as lines with columns of one width each; the cells of the column `right` end together."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if i == right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 @contextlib.contextmanager

@@ -85,12 +85,8 @@ def show(states: list[SplitState], as_json: bool) -> None:
         size = f"{values['resolution']} x {values['resolution']} x {values['channels']}"
         where = str(state.path or "in the package")
         rows.append((state.name, state.split, f"{values['images']:,}", size, state.state, where))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        cells = (
-            cell.rjust(w) if i == 2 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        console.output().print("  ".join(cells).rstrip(), markup=False)
+    for line in console.columns(rows, right=2):
+        console.output().print(line, markup=False)
 
 
 def _as_dict(state: SplitState) -> dict[str, object]:

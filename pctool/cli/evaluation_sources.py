@@ -64,7 +64,7 @@ def opened(source: Path | None) -> Trained | Images:
     if is_images(source):
         return _read_once(source)
     if _is_run(source):
-        return Trained(checkpoints.read(checkpoints.latest(source)), source)
+        return Trained(checkpoints.newest(source)[1], source)
     parent = source.parent.parent
     in_run = source.parent.name == "checkpoints" and _is_run(parent)
     return Trained(checkpoints.read(source), parent if in_run else None)

@@ -38,8 +38,8 @@ def export(
     from pctool.core import checkpoint as checkpoints
     from pctool.core.export import description, plain_weights, to_safetensors
 
-    path = checkpoints.latest(checkpoint) if checkpoint.is_dir() else checkpoint
-    loaded = checkpoints.read(path)
+    is_run = checkpoint.is_dir()
+    path, loaded = checkpoints.newest(checkpoint) if is_run else (checkpoint, checkpoints.read(checkpoint))
     step = int(loaded["step"])
     target = out or Path(f"{_run_name(path)}-{step:08d}-{network}.safetensors")
     if os.path.isdir(target):  # False, not an error, where it may not be looked at: then writing says so

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 from collections.abc import Collection, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pctool.cli.console import note, output, print_json
+from pctool.cli.console import finite, note, output, print_json
 from pctool.cli.outputs import write_new
 from pctool.errors import InputError
 
@@ -133,5 +132,4 @@ def _row(row: Row) -> dict[str, Any]:
 def _value(value: Value | None) -> dict[str, float | int | None] | None:
     if value is None:
         return None
-    std = value.std if value.std is not None and math.isfinite(value.std) else None
-    return {"mean": value.mean if math.isfinite(value.mean) else None, "std": std, "n": value.n}
+    return {"mean": finite(value.mean), "std": finite(value.std), "n": value.n}

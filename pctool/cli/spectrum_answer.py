@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pctool.cli.console import output
+from pctool.cli.console import finite, output
 from pctool.core.polynomial_report import LAYER_UPPER
 from pctool.spectrum.reader import LayerSeries, Spectrum
 from pctool.spectrum.tables import layer_table, smallest, summary_table
@@ -77,7 +76,7 @@ def summary(measured: Spectrum, target: Path, plots: Sequence[Path], skipped: Ma
         "network": measured.network,
         "operator": measured.operator,
         "steps": measured.steps.tolist(),
-        "summary": {name: [_finite(value) for value in values] for name, values in measured.summary.items()},
+        "summary": {name: [finite(value) for value in values] for name, values in measured.summary.items()},
         "layers": [_layer(layer) for layer in measured.layers],
     }
 
@@ -89,15 +88,11 @@ def _layer(layer: LayerSeries) -> dict[str, Any]:
         "kind": layer.kind,
         "shape": list(layer.shape),
         "strength": int(layer.strength[-1]),
-        "kappa": _finite(layer.kappa[-1]),
-        "modified_kappa": _finite(layer.modified_kappa[-1]),
-        "kappa_raw": _finite(layer.kappa_raw[-1]),
-        "modified_kappa_raw": _finite(layer.modified_kappa_raw[-1]),
-        "sigma_over_sigma_hat": None if ratio is None else _finite(ratio[-1]),
-        "smallest": [_finite(sigma) for sigma in smallest(layer.effective[-1])[::-1]],
+        "kappa": finite(layer.kappa[-1]),
+        "modified_kappa": finite(layer.modified_kappa[-1]),
+        "kappa_raw": finite(layer.kappa_raw[-1]),
+        "modified_kappa_raw": finite(layer.modified_kappa_raw[-1]),
+        "sigma_over_sigma_hat": None if ratio is None else finite(ratio[-1]),
+        "smallest": [finite(sigma) for sigma in smallest(layer.effective[-1])[::-1]],
         "problem": layer.problem,
     }
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

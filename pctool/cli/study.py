@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import tomllib
 from collections.abc import Sequence
@@ -63,7 +62,8 @@ def write(  # noqa: PLR0917  # every setting is a flag of its own
     from pctool.training.study_status import other_settings
 
     grid = studies.read_grid(name)
-    tasks = studies.tasks(grid, studies.parse_seeds(seeds), dict(_setting(text) for text in settings or ()))
+    numbers = studies.parse_seeds(seeds)
+    tasks = studies.tasks(grid, numbers, dict(_setting(text) for text in settings or ()))
     label = studies.plain(Path(name).stem)
     folder = out or Path("studies") / label
     texts, stale = list[str](), dict[str, str]()
@@ -74,18 +74,11 @@ def write(  # noqa: PLR0917  # every setting is a flag of its own
         texts.append(study_folder.task_text(label, task, config))
         if held := other_settings(run, tomllib.loads(texts[-1])):
             stale[task.name] = held
-    study = study_folder.StudyFile(
-        name=label, seeds=studies.parse_seeds(seeds), tasks=tuple(task.name for task in tasks)
-    )
+    study = study_folder.StudyFile(name=label, seeds=numbers, tasks=tuple(task.name for task in tasks))
     if not dry_run:
         study_folder.write(folder, study, texts, force=force)
     for task_name, held in stale.items():
         console.note(f"{task_name}: {held}")
-    commands = {
-        "one here": ["pctool", "train", "--study", str(folder), "--task", "0"],
-        "on a cluster": ["sbatch", str(folder / "array.sbatch")],
-        "how they stand": ["pctool", "study", "status", str(folder)],
-    }
     if as_json:
         named = {"study": label, "folder": str(folder), "seeds": study.seeds, "tasks": study.tasks, "stale": stale}
         console.print_json({**named, "written": not dry_run})
@@ -98,6 +91,11 @@ def write(  # noqa: PLR0917  # every setting is a flag of its own
     print(
         f"{len(tasks)} tasks in {folder}, seeds {', '.join(map(str, study.seeds))}: {tasks[0].name} to {tasks[-1].name}"
     )
+    commands = {
+        "one here": ["pctool", "train", "--study", str(folder), "--task", "0"],
+        "on a cluster": ["sbatch", str(folder / "array.sbatch")],
+        "how they stand": ["pctool", "study", "status", str(folder)],
+    }
     for what, command in commands.items():
         print(f"  {what + ':':<15} {shlex.join(command)}")
 
@@ -119,14 +117,9 @@ def list_(as_json: AsJson = False) -> None:
 
     Example: pctool study list
     """
-    from pctool.training import studies
+    from pctool.training import recipes, studies
 
-    found = {name: studies.headline(name) for name in studies.names()}
-    if as_json:
-        console.print_json({"studies": found})
-        return
-    for name, header in found.items():
-        print(f"{name}: {header}")
+    console.print_headers("studies", recipes.headers(studies.folder_of_grids()), as_json=as_json)
 
 
 @app.command("status")
@@ -183,8 +176,7 @@ def _table(tasks: Sequence[TaskStatus]) -> list[str]:
         )
         for task in tasks
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return console.columns(rows)
 
 
 def _as_dict(task: TaskStatus) -> dict[str, Any]:
@@ -204,12 +196,8 @@ def _as_dict(task: TaskStatus) -> dict[str, Any]:
         "kappa": kappa
         and {
             "step": kappa.step,
-            "max_kappa": _finite(kappa.max_kappa),
-            "max_modified_kappa": _finite(kappa.max_modified_kappa),
+            "max_kappa": console.finite(kappa.max_kappa),
+            "max_modified_kappa": console.finite(kappa.max_modified_kappa),
         },
         "alarm": alarm and {"step": alarm.step, "reason": alarm.reason},
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

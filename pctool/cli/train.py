@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from pctool.cli.console import print_json
+from pctool.cli.console import print_headers
 from pctool.errors import InputError, did_you_mean
 from pctool.files import write_error
 
@@ -18,16 +19,14 @@ WHAT = "What and how (the run's identity)"
 WHERE = "Where and when (may change when a run is continued)"
 
 
-def _what(help_text: str, name: str) -> Any:
-    return typer.Option(name, help=help_text, rich_help_panel=WHAT, envvar=_variable(name), show_envvar=False)
+NOT_SETTINGS = ("context", "study", "task", "preset", "resume", "preflight", "dry_run", "json_")
 
 
-def _where(help_text: str, name: str) -> Any:
-    return typer.Option(name, help=help_text, rich_help_panel=WHERE, envvar=_variable(name), show_envvar=False)
+def _option(panel: str | None, help_text: str, name: str) -> Any:
+    return typer.Option(name, help=help_text, rich_help_panel=panel, envvar=_variable(name), show_envvar=False)
 
 
-def _how(help_text: str, name: str) -> Any:
-    return typer.Option(name, help=help_text, envvar=_variable(name), show_envvar=False)
+_what, _where, _how = (functools.partial(_option, panel) for panel in (WHAT, WHERE, None))
 
 
 def _variable(name: str) -> str:
@@ -198,14 +197,15 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
 
     Example: pctool train --dataset cifar10 --method apc --d-iters 1
     """
-    given = {key: value for key, value in locals().items() if value is not None}
-    for name in ("context", "study", "task", "preset", "resume", "preflight", "dry_run", "json_"):
-        given.pop(name, None)
-
+    given = {key: value for key, value in locals().items() if value is not None and key not in NOT_SETTINGS}
+    looking = dry_run or preflight
+    task_run: Path | None = None
     _check_environment(set(inspect.signature(train).parameters) - {"context"})
     _check_names(dataset, preset, data_dir)
     if preset == "list":
-        _show_presets(as_json=json_)
+        from pctool.training import recipes
+
+        print_headers("presets", recipes.headers(recipes.presets_folder()), as_json=json_)
         return
     from pctool.cli import training_session
 
@@ -215,19 +215,20 @@ def train(  # noqa: PLR0917  # every setting is a flag of its own
 
         beside = [*given, *(["preset"] if preset else [])]
         preset, run_folder = study_folder.pick(study, task)
+        task_run = None if looking else run_folder
         typed = {key: f"--{key.replace('_', '-')}" for key in beside if not _is_from_environment(context, key)}
         study_folder.check_given(typed)  # a slip at the prompt is no task's end
-        with training_session.task_recorded(None if dry_run or preflight else run_folder):
+        with training_session.task_recorded(task_run):
             study_folder.check_given({key: _spelled(context, key) for key in beside})
         given["out"] = run_folder
-        if not (dry_run or preflight):  # so that a task that fails before it begins can say why
+        if not looking:  # so that a task that fails before it begins can say why
             try:
                 run_folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise write_error(run_folder, error) from error
     flags = {key: value for key, value in given.items() if key not in from_environment}
     environment = {key: given[key] for key in from_environment}
-    with training_session.task_recorded(None if study is None or dry_run or preflight else Path(given["out"])):
+    with training_session.task_recorded(task_run):
         try:
             config = training_session.configure(flags, preset, environment)
         except InputError as error:
@@ -265,17 +266,6 @@ def _check_environment(settings: Iterable[str]) -> None:
         if name.startswith("PCTOOL_") and name not in known:
             hint = did_you_mean(name, known)
             raise InputError(f"the environment variable {name} is no setting of train; unset it{hint}")
-
-
-def _show_presets(*, as_json: bool) -> None:
-    from pctool.training import recipes
-
-    headers = recipes.preset_headers()
-    if as_json:
-        print_json({"presets": headers})
-        return
-    for name, header in headers.items():
-        print(f"{name}: {header}")
 
 
 def _check_names(dataset: str | None, preset: str | None, data_dir: Path | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import shlex
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pctool.cli.console import note, print_json, progress
+from pctool.cli.console import finite, note, print_json, progress
 from pctool.cli.exit_codes import exit_code
 from pctool.core.polynomial_file import read_ladder, read_training_polynomial
 from pctool.errors import InputError, PartialError, PctoolError, SavedInterrupt, WriteError
@@ -214,7 +213,7 @@ def summarise(config: TrainConfig, outcome: session.Outcome) -> dict[str, Any]:
         "step": outcome.step,
         "finished": outcome.finished,
         "files": {name: str(path) for name, path in outcome.files.items()},
-        "kappa": {name: value if math.isfinite(value) else None for name, value in outcome.kappas.items()},
+        "kappa": {name: finite(value) for name, value in outcome.kappas.items()},
         "scores": outcome.scores,
         "peak_memory_mib": peak_mib(config.device),
         "method": config.method,

@@ -103,16 +103,14 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted(numbered, key=lambda path: int(path.stem))
 
 
-def latest(run: Path) -> Path:
-    """The newest checkpoint of a run folder that verifies; InputError when it has none."""
+def newest(run: Path) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint of a run folder that verifies, and its file; InputError when it has none."""
     problem = f"{run} holds no checkpoint; give a run folder that 'pctool train' has saved into"
     for path in reversed(list_checkpoints(run)):
         try:
-            read(path)
+            return path, read(path)
         except InputError as error:
             problem = str(error)
-        else:
-            return path
     raise InputError(problem)
 
 

@@ -149,10 +149,3 @@ def ladder_file(taus: tuple[float, ...], polynomials: tuple[OddPolynomial, ...])
         for tau, polynomial in zip(taus, polynomials, strict=True)
     )
     return LadderFile(format="pctool-ladder", version=1, rungs=rungs)
-
-
-def write_ladder(
-    path: Path, taus: tuple[float, ...], polynomials: tuple[OddPolynomial, ...], *, force: bool = False
-) -> None:
-    """Writes a ladder file. Raises InputError (another content is there), WriteError, ValueError."""
-    write_once(path, dump(ladder_file(taus, polynomials)).encode(), force=force)

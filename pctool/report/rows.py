@@ -190,7 +190,8 @@ def _score_names(runs: Sequence[Run]) -> list[str]:
 def _scores(entry: dict[str, Any]) -> dict[str, float]:
     scores = entry.get("scores")
     numbers = scores.items() if isinstance(scores, dict) else ()
-    return {name: value for name, value in numbers if isinstance(value, int | float) and not name.endswith(("_std", "_se"))}
+    of_another = ("_std", "_se")  # what a score's spread is called
+    return {name: value for name, value in numbers if isinstance(value, int | float) and not name.endswith(of_another)}
 
 
 def higher_is_better(metric: str) -> bool:

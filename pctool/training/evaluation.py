@@ -37,7 +37,7 @@ class Scorer:
     def __init__(self, config: TrainConfig, ranks: Ranks = Ranks()) -> None:  # noqa: B008  # frozen
         self.ranks = ranks
         self.extractor = extractor(config)
-        self.dataset = images.load_whole(config)
+        self.dataset = images.load(config, whole=True)
         self.seed = config.seed
         self.n_images = N_FAKE + len(self.dataset.images)
         name = protocols.default_for(self.extractor.name)

@@ -8,22 +8,16 @@ from pctool.data import catalog
 from pctool.training.config import TrainConfig
 
 
-def load(config: TrainConfig, **progress: Any) -> catalog.ImageSet:
-    """What the run trains on; `progress` is `counted` and `say` of `catalog.load`, which names the errors."""
-    return _load(config, config.max_images, **progress)
+def load(config: TrainConfig, *, whole: bool = False, **progress: Any) -> catalog.ImageSet:
+    """What the run trains on; `whole`, without `max_images`, is what it is scored against.
 
-
-def load_whole(config: TrainConfig) -> catalog.ImageSet:
-    """The same without `max_images`: what the run is scored against."""
-    return _load(config, None)
-
-
-def _load(config: TrainConfig, max_images: int | None, **progress: Any) -> catalog.ImageSet:
+    `progress` is `counted` and `say` of `catalog.load`, which names the errors.
+    """
     return catalog.load(
         config.dataset,
         config.split,
         config.data_dir,
-        max_images,
+        None if whole else config.max_images,
         resolution=config.resolution,
         crop=config.crop,
         cache_limit=round(config.cache_limit * 1e9),

@@ -45,33 +45,35 @@ def read_preset(name: str) -> dict[str, Any]:
 
     Raises InputError for an unknown name, an unreadable file or broken TOML.
     """
-    path = Path(name)
-    if path.suffix != ".toml":
-        known = preset_names()
-        if name not in known:
-            hint = did_you_mean(name, known)
-            raise InputError(f"unknown preset {name!r}: shipped are {', '.join(known)}, or give a .toml file{hint}")
-        path = presets_folder() / f"{name}.toml"
+    return read_toml(shipped("preset", name, presets_folder()))
+
+
+def shipped(kind: str, name: str, folder: Path) -> Path:
+    """The TOML file of that name in `folder`, or `name` where it is a path to one. Raises InputError for neither."""
+    if Path(name).suffix == ".toml":
+        return Path(name)
+    known = headers(folder)
+    if name not in known:
+        names, hint = ", ".join(known), did_you_mean(name, known)
+        raise InputError(f"unknown {kind} {name!r}: shipped are {names}, or give a .toml file{hint}")
+    return folder / f"{name}.toml"
+
+
+def headers(folder: Path) -> dict[str, str]:
+    """The shipped TOML files of a folder by name, sorted, each with the first line of its header."""
+    found = {path.stem: path for path in folder.glob("*.toml")}
+    return {name: found[name].read_text(encoding="utf-8").splitlines()[0].strip("# ") for name in sorted(found)}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file. Raises InputError where it cannot be read."""
     try:
         with path.open("rb") as file:
             return tomllib.load(file)
     except OSError as error:
-        raise InputError(f"cannot read preset {path}: {error.strerror}") from None
+        raise InputError(f"cannot read {path}: {error.strerror}; check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"preset {path} is not TOML: {error}") from None
-
-
-def preset_names() -> list[str]:
-    """The presets that are shipped, sorted."""
-    return sorted(path.stem for path in presets_folder().glob("*.toml"))
-
-
-def preset_headers() -> dict[str, str]:
-    """The shipped presets, each with the first line of its header."""
-    return {
-        name: (presets_folder() / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0].strip("# ")
-        for name in preset_names()
-    }
+        raise InputError(f"{path} is not TOML: {error}") from None
 
 
 def presets_folder() -> Path:

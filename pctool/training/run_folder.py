@@ -199,14 +199,13 @@ class RunFolder:
             )
         return None, []
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], keep: int) -> Path:
+    def save_checkpoint(self, checkpoint: dict[str, Any], keep: int) -> None:
         """Writes checkpoints/<step>.pt and removes all but the newest `keep` that came before it or are it."""
         path = self.path / "checkpoints" / f"{checkpoint['step']:08d}.pt"
         checkpoints.write(path, checkpoint)
         for old in checkpoints.list_checkpoints(self.path)[:-keep]:
             old.unlink()
             checkpoints.sum_path(old).unlink(missing_ok=True)
-        return path
 
     def save_best(self, checkpoint: dict[str, Any]) -> None:
         """Writes checkpoints/best.pt, which no later checkpoint removes."""
@@ -241,12 +240,11 @@ class RunFolder:
             kept = [line for line in _lines(path) if _step_of(line) <= step]
             files.write_text(path, "".join(line + "\n" for line in kept))
 
-    def save_samples(self, step: int, images: torch.Tensor) -> Path:
+    def save_samples(self, step: int, images: torch.Tensor) -> None:
         """samples/<step>.png: a square grid of [n, C, H, W] images in [-1, 1]."""
         path = self.path / "samples" / f"{step:08d}.png"
         with files.write_beside(path) as temporary:
             grid_image(images).save(temporary, format="png")
-        return path
 
 
 def grid_image(images: torch.Tensor) -> Image.Image:

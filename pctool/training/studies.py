@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pctool.core.polynomial_file import first_problem
-from pctool.errors import InputError, did_you_mean
+from pctool.errors import InputError
 from pctool.training import recipes
 
 DECIDED = ("seed", "out")  # by the study itself
@@ -48,27 +47,11 @@ def folder_of_grids() -> Path:
     return recipes.presets_folder() / "studies"
 
 
-def names() -> list[str]:
-    """The studies that are shipped, sorted."""
-    return sorted(path.stem for path in folder_of_grids().glob("*.toml"))
-
-
-def headline(name: str) -> str:
-    """The first line of a shipped grid's header."""
-    with (folder_of_grids() / f"{name}.toml").open(encoding="utf-8") as file:
-        return file.readline().strip("# \n")
-
-
 def read_grid(name: str) -> Grid:
     """The grid of that name, or of a TOML file. Raises InputError for an unknown name or what is no grid."""
-    path = Path(name)
-    if path.suffix != ".toml":
-        if name not in names():
-            hint = did_you_mean(name, names())
-            raise InputError(f"unknown study {name!r}: shipped are {', '.join(names())}, or give a .toml file{hint}")
-        path = folder_of_grids() / f"{name}.toml"
+    path = recipes.shipped("study", name, folder_of_grids())
     try:
-        grid = Grid.model_validate(read_toml(path))
+        grid = Grid.model_validate(recipes.read_toml(path))
     except ValidationError as error:
         raise InputError(f"{path} is no grid: {first_problem(error)}; docs/cluster.md shows one") from None
     _check_grid(grid, path)
@@ -86,17 +69,6 @@ def _check_grid(grid: Grid, path: Path) -> None:
         seen |= keys
     if decided := sorted(seen & set(DECIDED)):
         raise InputError(f"{path} sets {decided[0]}, which the study decides (--seeds, --out); leave it out")
-
-
-def read_toml(path: Path) -> Settings:
-    """A TOML file. Raises InputError where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from None
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from pctool.data import encoded
 from pctool.errors import InputError
+from pctool.training.recipes import read_toml
 from pctool.training.run_files import (
     Alarm,
     Kappa,
@@ -32,7 +33,6 @@ from pctool.training.run_files import (
     number,
     read_object,
 )
-from pctool.training.studies import read_toml
 from pctool.training.study_folder import read_study, run_folder, task_file
 
 State = Literal["running", "stale", "diverged", "done", "waiting"]
@@ -83,10 +83,11 @@ def _task_status(folder: Path, task: int, name: str, stale_after: float | None) 
     stats = [line for line in last_lines(run / "stats.jsonl") if number(line.get("step")) is not None]
     ended = read_object(run / "exit.json")
     step = max([_saved_step(run), *(int(line["step"]) for line in stats), int(number(ended.get("step")) or 0)])
-    quiet_for = _patience(stats) if stale_after is None else stale_after
+    recent = [(line["step"], line["seconds"]) for line in stats[-LINES:] if number(line.get("seconds")) is not None]
+    quiet_for = _patience(recent) if stale_after is None else stale_after
     held = other_settings(run, settings)
     state, reason = ("stale", held) if held else _state(run, ended, step=step, steps=steps, quiet_for=quiet_for)
-    speed = _speed(stats)
+    speed = _speed(recent)
     return TaskStatus(
         task=task,
         name=name,
@@ -106,9 +107,8 @@ def _task_status(folder: Path, task: int, name: str, stale_after: float | None) 
 def other_settings(run: Path, settings: Mapping[str, Any]) -> str | None:
     """Where a run folder holds a run that is not of these settings of a task, which `train` refuses there: the line."""
     begun = read_object(run / "config.json").get("identity")
-    if not isinstance(begun, dict) or not any(
-        os.path.exists(run / sign) for sign in SIGNS[1:]
-    ):  # nothing would be lost
+    trained = any(os.path.exists(run / sign) for sign in SIGNS[1:])
+    if not isinstance(begun, dict) or not trained:  # nothing would be lost
         return None
     task = {**dict.fromkeys(MAY_BE_UNSET), **settings}
     if encoded.is_path(str(task.get("dataset", ""))):
@@ -161,27 +161,24 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:,.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
-def _patience(stats: list[dict[str, Any]]) -> float:
+Recent = list[tuple[int, float]]  # steps, and the seconds of training up to each
+
+
+def _patience(recent: Recent) -> float:
     """Seconds without a change that are nothing for this run."""
-    intervals = [second - first for first, second in pairwise(_times(stats)) if second > first]
+    intervals = [b - a for (_, a), (_, b) in pairwise(recent) if b > a]
     if not intervals:
         return QUIET_AT_FIRST
     return max(QUIET, QUIET_INTERVALS * statistics.median(intervals))
 
 
-def _times(stats: list[dict[str, Any]]) -> list[float]:
-    """Seconds of training at the last lines."""
-    return [seconds for line in stats[-LINES:] if (seconds := number(line.get("seconds"))) is not None]
-
-
-def _speed(stats: list[dict[str, Any]]) -> float | None:
+def _speed(recent: Recent) -> float | None:
     """Steps a second over the last lines; None where there is no line yet."""
-    recent = [line for line in stats[-LINES:] if number(line.get("seconds")) is not None]
     if not recent:
         return None
-    first = recent[0] if len(recent) > 1 else {"step": 0, "seconds": 0.0}
-    seconds = recent[-1]["seconds"] - first["seconds"]
-    return float((recent[-1]["step"] - first["step"]) / seconds) if seconds > 0 else None
+    first_step, first_seconds = recent[0] if len(recent) > 1 else (0, 0.0)
+    seconds = recent[-1][1] - first_seconds
+    return float((recent[-1][0] - first_step) / seconds) if seconds > 0 else None
 
 
 def _changed(path: Path) -> float:

@@ -56,7 +56,7 @@ def test_a_run_leaves_the_contracts_folder_and_a_json_summary(tmp_path, capsys):
     assert ended == {"code": 0, "reason": "done", "step": 3, "requeue": False}
     line = json.loads((out / "stats.jsonl").read_text().splitlines()[0])
     assert {"step", "images", "seconds", "loss_d", "loss_g", "lr", "images_per_second", "strengths"} == set(line)
-    checkpoint = checkpoints.read(checkpoints.latest(out))
+    checkpoint = checkpoints.newest(out)[1]
     assert {"format", "version", "step", "config", "G", "D", "G_ema", "optim_g", "optim_d"} <= set(checkpoint)
     assert "blocks.0.conv1.weight" in checkpoint["D"]
 
@@ -264,7 +264,7 @@ def test_a_signal_saves_and_the_same_command_continues(tmp_path, number, requeue
     assert "the same command continues" in last
     ended = json.loads((out / "exit.json").read_text())
     assert (ended["code"], ended["requeue"]) == (75, requeue)
-    assert checkpoints.read(checkpoints.latest(out))["step"] == ended["step"] > 0
+    assert checkpoints.newest(out)[1]["step"] == ended["step"] > 0
 
 
 def test_a_finished_run_that_is_looked_at_again_stays_finished(tmp_path):
@@ -327,14 +327,14 @@ def test_a_reader_that_has_gone_ends_no_run(tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 75
-    assert checkpoints.read(checkpoints.latest(out))["step"] == json.loads((out / "exit.json").read_text())["step"]
+    assert checkpoints.newest(out)[1]["step"] == json.loads((out / "exit.json").read_text())["step"]
 
 
 def test_a_full_disk_is_exit_5_and_the_last_checkpoint_stays(tmp_path):
     """When a checkpoint no longer fits: path and bytes in one line, code 5, the earlier checkpoint verifies."""
     out = tmp_path / "r"
     assert run(["train", *SMALL, *OFF, "--steps", "2", "--out", str(out)]) == 0
-    size = checkpoints.latest(out).stat().st_size
+    size = checkpoints.newest(out)[0].stat().st_size
     result = subprocess.run(
         command(*OFF, "--steps", 6, "--out", out),
         capture_output=True,
@@ -348,7 +348,7 @@ def test_a_full_disk_is_exit_5_and_the_last_checkpoint_stays(tmp_path):
     assert result.returncode == 5, result.stderr
     assert "00000004.pt" in result.stderr.splitlines()[-1]
     assert "bytes" in result.stderr.splitlines()[-1]
-    assert checkpoints.read(checkpoints.latest(out))["step"] == 2
+    assert checkpoints.newest(out)[1]["step"] == 2
     assert [path.suffix for path in (out / "checkpoints").iterdir() if path.name.startswith(".")] == []
 
 
@@ -389,7 +389,7 @@ def test_a_poly_file_trains_and_counts_by_its_coefficients(tmp_path, capsys):
     assert run([*arguments, "--steps", "2", "--poly", str(first)]) == 0
     assert run([*arguments, "--steps", "3", "--poly", str(copy)]) == 0
     coeffs = json.loads(first.read_text())["coeffs"]
-    saved = checkpoints.read(checkpoints.latest(tmp_path / "r"))
+    saved = checkpoints.newest(tmp_path / "r")[1]
     assert saved["preconditioner"]["blocks.0.conv1"]["coeffs"] == coeffs
     capsys.readouterr()
     assert run([*arguments, "--steps", "3"]) == 2

@@ -114,16 +114,16 @@ def test_a_sum_that_cannot_be_read_is_refused_in_one_line(tmp_path, state):
 def test_latest_is_the_newest_that_verifies(tmp_path, state):
     """With the newest damaged, the one before is the latest; without any, the folder is named; with none whole, one."""
     with pytest.raises(InputError, match="holds no checkpoint"):
-        checkpoints.latest(tmp_path)
+        checkpoints.newest(tmp_path)
     for step in (1, 2, 10):
         state.step = step
         checkpoints.write(tmp_path / "checkpoints" / f"{step:08d}.pt", state.checkpoint())
     (tmp_path / "checkpoints/00000010.pt").write_bytes(b"x")
-    assert checkpoints.latest(tmp_path).name == "00000002.pt"
+    assert checkpoints.newest(tmp_path)[0].name == "00000002.pt"
     for step in (1, 2):
         (tmp_path / "checkpoints" / f"{step:08d}.pt").write_bytes(b"x")
     with pytest.raises(InputError, match=r"00000001\.pt differs from its SHA-256"):
-        checkpoints.latest(tmp_path)
+        checkpoints.newest(tmp_path)
 
 
 def test_generator_draws_what_the_run_drew(tmp_path, state):

@@ -219,7 +219,7 @@ def test_training_refuses_what_float32_cannot_evaluate(tmp_path):
 def test_a_ladder_is_read_as_it_was_written(tmp_path):
     """Rising taus and their polynomials; the file has the promised entries."""
     taus, polynomials = (5.0, 10.0, 20.0, 30.0), tuple(PUBLISHED.values())
-    polynomial_file.write_ladder(tmp_path / "l.json", taus, polynomials)
+    (tmp_path / "l.json").write_text(polynomial_file.dump(polynomial_file.ladder_file(taus, polynomials)))
     assert polynomial_file.read_ladder(tmp_path / "l.json") == (taus, polynomials)
     content = json.loads((tmp_path / "l.json").read_text())
     assert list(content) == ["format", "version", "rungs"]
@@ -255,6 +255,7 @@ def test_a_ladder_whose_degrees_do_not_rise_is_refused(tmp_path):
 
 def test_a_ladder_is_for_training(tmp_path):
     """A rung that train could not evaluate is refused, and its tau named."""
-    polynomial_file.write_ladder(tmp_path / "l.json", (5.0, 8.0), (PUBLISHED[3], OddPolynomial((1.0,) * 6)))
+    ladder = polynomial_file.ladder_file((5.0, 8.0), (PUBLISHED[3], OddPolynomial((1.0,) * 6)))
+    (tmp_path / "l.json").write_text(polynomial_file.dump(ladder))
     with pytest.raises(InputError, match="tau 8 cannot train: degree 11"):
         polynomial_file.read_ladder(tmp_path / "l.json")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pctool.core.polynomial import PUBLISHED
-from pctool.core.polynomial_file import read_ladder, write_ladder
+from pctool.core.polynomial_file import dump, ladder_file, read_ladder
 from pctool.core.polynomial_models import check_certificate, report
 from pctool.errors import InputError
 from pctool.fitting.diagnosis import kappa_after
@@ -82,7 +82,7 @@ def test_the_published_ladder_keeps_the_published_coefficients():
 def test_a_ladder_survives_its_file(tmp_path):
     """Taus, coefficients and fits come back, and train accepts every rung."""
     ladder = fit_ladder()
-    write_ladder(tmp_path / "l.json", ladder.taus, ladder.polynomials)
+    (tmp_path / "l.json").write_text(dump(ladder_file(ladder.taus, ladder.polynomials)))
     assert read_ladder(tmp_path / "l.json") == (ladder.taus, ladder.polynomials)
 
 

@@ -210,7 +210,7 @@ def test_what_the_method_does_not_use_makes_no_other_run():
     assert resolve({"method": "sn"}, {"method": "fpc", "poly": (1.5, -0.5)}).poly is None
 
 
-@pytest.mark.parametrize("name", recipes.preset_names())
+@pytest.mark.parametrize("name", recipes.headers(recipes.presets_folder()))
 def test_every_shipped_preset_resolves(name):
     """Each preset has only settings there are, with a header that says what it is."""
     resolve({}, recipes.read_preset(name))

@@ -24,7 +24,7 @@ def folder(tmp_path):
 
 
 def weights(path):
-    return checkpoints.read(checkpoints.latest(path))["G"]
+    return checkpoints.newest(path)[1]["G"]
 
 
 def test_a_run_on_a_folder_is_the_same_cached_streamed_interrupted_and_moved(folder, tmp_path):
@@ -56,10 +56,10 @@ def test_a_run_on_stl10_takes_the_split_asked_for(monkeypatch, tmp_path):
     acquire.import_files("stl10", small_cifar.write_folder(tmp_path / "stl10_binary", files))
     arguments = ["train", *SMALL, "--dataset", "stl10", "--steps", "2", "--data-workers", "0"]
     assert run([*arguments, "--split", "all", "--out", str(tmp_path / "r")]) == 0
-    saved = checkpoints.config(checkpoints.read(checkpoints.latest(tmp_path / "r")))
+    saved = checkpoints.config(checkpoints.newest(tmp_path / "r")[1])
     assert (saved["split"], saved["resolution"], saved["crop"], saved["channels"]) == ("all", 48, "resize", 3)
     config = resolve({"dataset": "stl10", "split": "all", "max_images": 4, "data_workers": 0})
     assert len(images.load(config).images) == 4
-    whole = images.load_whole(config).images
+    whole = images.load(config, whole=True).images
     assert whole.shape == (11, 3, 48, 48)
     np.testing.assert_array_equal(images.load(config).images, whole[:4])

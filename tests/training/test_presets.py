@@ -15,7 +15,7 @@ from pctool.training import recipes
 from pctool.training.config import resolve
 
 ROOT = Path(__file__).parent.parent.parent
-NAMES = recipes.preset_names()
+NAMES = list(recipes.headers(recipes.presets_folder()))
 # FID by row: the paper's Tables 1 and 2.
 FIDS = {
     "cifar10-resnet": {"sn": 77.82, "fpc3": 20.09, "fpc7": 19.31, "apc": 19.53},

@@ -33,7 +33,7 @@ def test_a_preset_is_read_by_name_and_by_path(tmp_path):
     shipped = recipes.presets_folder() / "demo.toml"
     (tmp_path / "copy.toml").write_bytes(shipped.read_bytes())
     assert recipes.read_preset("demo") == recipes.read_preset(str(tmp_path / "copy.toml"))
-    names = recipes.preset_names()
+    names = list(recipes.headers(recipes.presets_folder()))
     assert names == sorted(names)
     assert {f"{name}.toml" for name in names} == {path.name for path in recipes.presets_folder().glob("*.*")}
 
@@ -52,8 +52,8 @@ def test_presets_inside_the_package_come_first(tmp_path, monkeypatch, installed)
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("absent.toml", None, "cannot read preset .*absent.toml: No such file or directory"),
-        ("folder.toml", "folder", "cannot read preset .*folder.toml: Is a directory"),
+        ("absent.toml", None, "cannot read .*absent.toml: No such file or directory"),
+        ("folder.toml", "folder", "cannot read .*folder.toml: Is a directory"),
         ("latin.toml", b'out = "caf\xe9"', "latin.toml is not TOML"),
         ("twice.toml", b"steps = 1\nsteps = 2", "twice.toml is not TOML"),
         ("Demo", None, "unknown preset 'Demo': shipped are .*demo.*, or give a .toml file"),

@@ -64,7 +64,7 @@ def tensors(path) -> dict[str, torch.Tensor]:
             for key, item in value.items():
                 collect(f"{name}/{key}", item)
 
-    collect("", checkpoints.read(checkpoints.latest(path)))
+    collect("", checkpoints.newest(path)[1])
     return found
 
 
@@ -203,7 +203,7 @@ def test_the_loop_reads_ahead_and_no_further(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="a broken image"):
         run(tmp_path / "broken", steps=5, d_iters=2, save_every=2)
     assert [line["step"] for line in stats(tmp_path / "broken")] == [1, 2]
-    assert checkpoints.latest(tmp_path / "broken").stem == "00000002"
+    assert checkpoints.newest(tmp_path / "broken")[0].stem == "00000002"
 
 
 def test_a_measurement_under_way_survives_an_interruption(tmp_path, monkeypatch):
@@ -214,7 +214,7 @@ def test_a_measurement_under_way_survives_an_interruption(tmp_path, monkeypatch)
     strengths = [line["strengths"] for line in stats(tmp_path / "whole") if "strengths" in line]
     assert len(strengths) > 1, "the thresholds were to force a change"
     assert not run(tmp_path / "parts", Watcher(5), **flags).finished
-    saved = checkpoints.read(checkpoints.latest(tmp_path / "parts"))["preconditioner"]
+    saved = checkpoints.newest(tmp_path / "parts")[1]["preconditioner"]
     assert saved["blocks.0.conv1"]["pending"] > 1
     assert run(tmp_path / "parts", **flags).finished
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
@@ -332,7 +332,7 @@ def test_a_collapse_is_recorded_and_stops_only_where_asked(tmp_path, monkeypatch
     assert json.loads((tmp_path / "warned/alarm.json").read_text()) == {"step": 6, "reason": "it collapses"}
     stopped = run(tmp_path / "stopped", steps=9, stop_on_collapse=True)
     assert (stopped.finished, stopped.step, stopped.collapse) == (False, 6, "it collapses")
-    assert checkpoints.read(checkpoints.latest(tmp_path / "stopped"))["step"] == 6
+    assert checkpoints.newest(tmp_path / "stopped")[1]["step"] == 6
     (tmp_path / "stopped/checkpoints/00000006.pt").unlink()
     monkeypatch.undo()
     assert run(tmp_path / "stopped", steps=9).finished
@@ -460,7 +460,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_applied(tmp_path, monkeypa
     words = f"step 5: the loss of {network} is nan: all weights of G and D are finite;"
     with pytest.raises(NonFiniteError, match=words):
         run(tmp_path / "run", steps=10)
-    saved = checkpoints.read(checkpoints.latest(tmp_path / "run"))
+    saved = checkpoints.newest(tmp_path / "run")[1]
     assert saved["step"] == 4
     assert all(torch.isfinite(v).all() for v in saved["D"].values())
     for (net, name), before in kept.items():

@@ -9,7 +9,7 @@ import pytest
 
 from pctool.data import catalog
 from pctool.errors import InputError
-from pctool.training import studies
+from pctool.training import recipes, studies
 from pctool.training.config import TrainConfig, resolve
 from pctool.training.study_folder import task_text
 
@@ -59,10 +59,10 @@ def test_the_shipped_studies_are_the_papers_tables(name, rows, arch):
     assert set(found) == {(seed, *row) for seed in (0, 1, 2) for row in rows}
     assert all((task.settings["arch"], task.settings["d_iters"]) == (arch, 1) for task in tasks)
     assert set(tasks[0].settings) <= {*keys, "seed", "arch", "d_iters", "eval_every"}
-    assert studies.headline(name).startswith(f"Table {name[-1]} of the paper")
+    assert recipes.headers(studies.folder_of_grids())[name].startswith(f"Table {name[-1]} of the paper")
 
 
-@pytest.mark.parametrize("name", studies.names())
+@pytest.mark.parametrize("name", recipes.headers(studies.folder_of_grids()))
 def test_the_shipped_studies_set_what_train_knows(name):
     """Each key is a setting of train; a task of a known data set resolves to what it says, and so does its file."""
     for task in studies.tasks(studies.read_grid(name), (5,), {}):

@@ -160,15 +160,14 @@ class Preconditioned(nn.Module):
         if self.forwards % self.update_every == self.update_every // DELAY and self.strength.apply():
             self._refresh()
 
-    def update_strength(self, weight: Tensor) -> bool:
-        """APC: measures the raw weight and chooses now; whether the polynomial changed."""
+    def update_strength(self, weight: Tensor) -> None:
+        """APC: measures the raw weight and chooses the polynomial now."""
         if self.strength is None:
-            return False
+            return
         self.strength.measure(self.matrix(weight.detach()))
-        changed = self.strength.apply()
+        self.strength.apply()
         self._refresh()
         self._publish()
-        return changed
 
     def _apply(self, fn: Any, recurse: bool = True) -> Preconditioned:
         super()._apply(fn, recurse)

@@ -9,7 +9,8 @@ both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pctool.core.layers.state import LayerState, layer_states
-from pctool.core.layers.strength import AdaptiveStrength, Ladder
+from pctool.core.layers.strength import HISTORY, AdaptiveStrength, Ladder
 from pctool.core.layers.svd import SvdWeights
 from pctool.core.linalg import (
     coefficient_rows,
@@ -88,31 +89,28 @@ def _groups(layers: list[_Layer]) -> list[list[_Layer]]:
 
     Padded lying down, for the polynomial, and as they are, for the power iteration.
     """
-    groups: list[list[_Layer]] = []
-    small: list[_Layer] = []
-    for layer in layers:
-        alone = layer.factored or layer.matrix.numel() > LARGEST_IN_A_BATCH.get(layer.u.device.type, 2**20)
-        if alone:
-            groups.append([layer])
-        else:
-            small.append(layer)
+
+    def alone(layer: _Layer) -> bool:
+        return layer.factored or layer.matrix.numel() > LARGEST_IN_A_BATCH.get(layer.u.device.type, 2**20)
+
+    groups = [[layer] for layer in layers if alone(layer)]
+    small = sorted((layer for layer in layers if not alone(layer)), key=lambda layer: -layer.matrix.numel())
     while small:
-        small.sort(key=lambda layer: -layer.matrix.numel())
-        group: list[_Layer] = []
-        left: list[_Layer] = []
-        n = m = rows = columns = entries = 0
+        group, left = list[_Layer](), list[_Layer]()
         for layer in small:
-            (height, width), (low, high) = layer.matrix.shape, sorted(layer.matrix.shape)
-            padded = max(max(n, low) * max(m, high), max(rows, height) * max(columns, width))
-            if padded * (len(group) + 1) > MOST_PADDING * (entries + low * high):
-                left.append(layer)
-                continue
-            group.append(layer)
-            n, m, entries = max(n, low), max(m, high), entries + low * high
-            rows, columns = max(rows, height), max(columns, width)
+            shapes = [each.matrix.shape for each in (*group, layer)]
+            fits = _padded(shapes) <= MOST_PADDING * sum(map(math.prod, shapes))
+            (group if fits else left).append(layer)
         groups.append(group)
         small = left
     return groups
+
+
+def _padded(shapes: Sequence[tuple[int, ...]]) -> int:
+    """Entries of a batch of matrices, padded as they are or lying down, whichever takes more."""
+    rows, columns = map(max, zip(*shapes, strict=True))
+    low, high = map(max, zip(*map(sorted, shapes), strict=True))
+    return len(shapes) * max(rows * columns, low * high)
 
 
 class Preconditioner:
@@ -135,7 +133,7 @@ class Preconditioner:
         *,
         polynomial: OddPolynomial = PUBLISHED[7],
         ladder: Ladder | None = None,
-        history: int = 5,
+        history: int = HISTORY,
         n_power_iterations: int = 1,
         skip_linear: bool = True,
         precision: Precision = "fp32",
@@ -147,7 +145,6 @@ class Preconditioner:
         if n_power_iterations < 1:
             raise ValueError(f"n_power_iterations is {n_power_iterations}, allowed is 1 or more")
         self.network = network
-        self.method = method
         self.n_power_iterations = n_power_iterations
         self.precision = precision
         self.layers: list[_Layer] = []
@@ -285,11 +282,6 @@ def last_linear(layers: Mapping[str, nn.Module]) -> str | None:
     return next((name for name, module in reversed(list(layers.items())) if isinstance(module, nn.Linear)), None)
 
 
-def matrix_of(module: nn.Module) -> Tensor:
-    """The paper's matrix of a layer: out x (in * k * k)."""
-    return _weight(module).flatten(1)
-
-
 def _in_memory_order(weight: Tensor) -> Tensor:
     """The matrix with its columns as they lie in memory: the same singular values, and no copy of channels_last."""
     return (weight.permute(0, 2, 3, 1) if _channels_last(weight) else weight).flatten(1)
@@ -308,7 +300,7 @@ def _as_weight(W: Tensor, weight: Tensor) -> Tensor:
 
 
 def _paper_order(v: Tensor, weight: Tensor) -> Tensor:
-    """v [m] of `_in_memory_order` in the columns' order of `matrix_of`."""
+    """v [m] of `_in_memory_order` in the columns' order of `weight.flatten(1)`."""
     return _as_weight(v.unsqueeze(0), weight[:1]).flatten() if _channels_last(weight) else v
 
 
