@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -34,8 +33,8 @@ def log_g(fake: Tensor) -> Tensor:
 class Loss:
     """What D minimises of (real, fake) logits, and what G minimises of fake ones."""
 
-    d: Callable[[Tensor, Tensor], torch.Tensor]
-    g: Callable[[Tensor], torch.Tensor]
+    d: Callable[[Tensor, Tensor], Tensor]
+    g: Callable[[Tensor], Tensor]
 
 
 LOSSES = {"hinge": Loss(hinge_d, hinge_g), "log": Loss(log_d, log_g)}

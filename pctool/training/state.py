@@ -25,7 +25,8 @@ from pctool.data.datasets import DATASETS
 from pctool.errors import InputError, NonFiniteError
 from pctool.training import ema
 from pctool.training.config import TrainConfig
-from pctool.training.ranks import Ranks, with_global_batch_norm
+from pctool.training.global_batch_norm import with_global_batch_norm
+from pctool.training.ranks import Ranks
 
 # The settings that networks are made of.
 SHAPES = ("arch", "variant", "resolution", "channels", "width_g", "width_d")
@@ -102,10 +103,7 @@ class TrainingState:
 
     def dequantise(self, pixels: Tensor, *purpose: str | int) -> Tensor:
         """uint8 [n, C, H, W] -> float32 in [-1, 1]: x / 128 - 1 + U(0, 1/128), as SN-GAN's public code."""
-        shape = (
-            self.ranks.size * len(pixels),
-            *pixels.shape[1:],
-        )  # the global batch's noise, of which this rank's share
+        shape = (self.ranks.size * len(pixels), *pixels.shape[1:])  # the global batch's, of which this rank's share
         noise = self.ranks.share(torch.rand(shape, generator=self._generator(*purpose), device=self.device))
         return ((pixels + noise) / 128 - 1).contiguous(memory_format=torch.channels_last)
 

@@ -10,7 +10,8 @@ from pctool.core.models import build_generator
 from pctool.errors import InputError
 from pctool.training import evaluation
 from pctool.training.config import resolve
-from pctool.training.ranks import Ranks, joined, with_global_batch_norm
+from pctool.training.global_batch_norm import with_global_batch_norm
+from pctool.training.ranks import Ranks, joined
 from pctool.training.signals import StopRequest
 
 

@@ -20,9 +20,7 @@ def to_plugin(weights: Mapping[str, Any], preconditioner: Mapping[str, Mapping[s
         inside = f"{name}.{INSIDE}"
         found[f"{inside}original"] = found.pop(f"{name}.weight")
         found[f"{inside}0._u"], found[f"{inside}0._v"] = entry["u"], entry["v"]
-        found[f"{inside}0._extra_state"] = {key: entry[key] for key in ("coeffs", "history", "pending")} | {
-            "forwards": 0
-        }
+        found[f"{inside}0._extra_state"] = {**{key: entry[key] for key in STRENGTH}, "forwards": 0}
     return found
 
 

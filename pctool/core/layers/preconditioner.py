@@ -12,19 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from pctool.core.layers.memory_order import as_weight, in_memory_order, memory_order, paper_order
 from pctool.core.layers.state import LayerState, layer_states
 from pctool.core.layers.strength import HISTORY, AdaptiveStrength, Ladder
 from pctool.core.layers.svd import SvdWeights
-from pctool.core.linalg import (
-    coefficient_rows,
-    left_factor,
-    precondition_batch,
-)
+from pctool.core.linalg import coefficient_rows, left_factor, precondition_batch
 from pctool.core.models.factored import factored_layers
 from pctool.core.polynomial import IDENTITY, PUBLISHED, OddPolynomial
 from pctool.core.power_iteration import initial_vectors, power_iteration_
@@ -32,7 +29,7 @@ from pctool.core.products import Precision
 from pctool.core.snapshot import snapshot
 
 Method = Literal["none", "sn", "fpc", "apc", "svd"]
-METHODS: tuple[Method, ...] = ("none", "sn", "fpc", "apc", "svd")
+METHODS: tuple[Method, ...] = get_args(Method)
 
 # A matrix with more entries keeps the device busy by itself, and copying it into a batch only costs: on a CPU core the
 # 32 px discriminator's weights (128 x 1152 each) took longer batched than one by one. On a GPU, where a launch costs
@@ -68,7 +65,7 @@ class _Layer:
 
     @property
     def matrix(self) -> Tensor:
-        return _in_memory_order(_weight(self.module))
+        return in_memory_order(_weight(self.module))
 
 
 @dataclass(frozen=True)
@@ -161,7 +158,7 @@ class Preconditioner:
         skipped = last_linear(found) if skip_linear else None
         factored = factored_layers(network, images) if images else {}
         for name, module in found.items():
-            u, v = initial_vectors(_in_memory_order(_weight(module)), generator)
+            u, v = initial_vectors(in_memory_order(_weight(module)), generator)
             plain = method == "sn" or name == skipped
             fixed = polynomial if method == "fpc" and not plain else IDENTITY
             adaptive = AdaptiveStrength(ladder or Ladder(), history) if method == "apc" and not plain else None
@@ -205,7 +202,7 @@ class Preconditioner:
                 continue
             found = precondition_batch(*batch.tensors(), batch.coeffs, **how)
             for layer, W_hat in zip(batch.layers, found, strict=True):
-                values[layer.key] = _as_weight(W_hat, _weight(layer.module))
+                values[layer.key] = as_weight(W_hat, _weight(layer.module))
         # In the network's order whatever the strengths are: compiled code that takes them depends on the order of keys.
         return {layer.key: values[layer.key] for layer in self.layers}
 
@@ -241,7 +238,7 @@ class Preconditioner:
         return {
             layer.name: {
                 "u": layer.u.clone(),
-                "v": _paper_order(layer.v, _weight(layer.module)).clone(),
+                "v": paper_order(layer.v, _weight(layer.module)).clone(),
                 **({"coeffs": list(layer.fixed.coeffs), **plain} if not layer.adaptive else layer.adaptive.state()),
             }
             for layer in self.layers
@@ -261,7 +258,7 @@ class Preconditioner:
             if (entry["u"].shape, entry["v"].shape) != (layer.u.shape, layer.v.shape):
                 raise ValueError(f"u and v of {layer.name} are of another shape")
             layer.u = entry["u"].to(layer.u, copy=True)
-            layer.v = _memory_order(entry["v"].to(layer.v, copy=True), _weight(layer.module))
+            layer.v = memory_order(entry["v"].to(layer.v, copy=True), _weight(layer.module))
             if layer.adaptive:
                 layer.adaptive.load_state(entry)
         self._plan()
@@ -280,37 +277,6 @@ def preconditioned_layers(network: nn.Module) -> dict[str, nn.Module]:
 def last_linear(layers: Mapping[str, nn.Module]) -> str | None:
     """The name of the last linear layer, None without one."""
     return next((name for name, module in reversed(list(layers.items())) if isinstance(module, nn.Linear)), None)
-
-
-def _in_memory_order(weight: Tensor) -> Tensor:
-    """The matrix with its columns as they lie in memory: the same singular values, and no copy of channels_last."""
-    return (weight.permute(0, 2, 3, 1) if _channels_last(weight) else weight).flatten(1)
-
-
-def _as_weight(W: Tensor, weight: Tensor) -> Tensor:
-    """Back from `_in_memory_order` to the weight's shape and memory format.
-
-    Dense whatever the strength is (a batch's slice or a transpose is not): compiled code depends on the strides.
-    """
-    entries = W.reshape(-1)
-    if not _channels_last(weight):
-        return entries.view(weight.shape)
-    n, channels, height, width = weight.shape
-    return entries.view(n, height, width, channels).permute(0, 3, 1, 2)
-
-
-def _paper_order(v: Tensor, weight: Tensor) -> Tensor:
-    """v [m] of `_in_memory_order` in the columns' order of `weight.flatten(1)`."""
-    return _as_weight(v.unsqueeze(0), weight[:1]).flatten() if _channels_last(weight) else v
-
-
-def _memory_order(v: Tensor, weight: Tensor) -> Tensor:
-    """The inverse of `_paper_order`."""
-    return v.view(weight.shape[1:]).permute(1, 2, 0).flatten() if _channels_last(weight) else v
-
-
-def _channels_last(weight: Tensor) -> bool:
-    return weight.dim() == 4 and not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def _weight(module: nn.Module) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
+import statistics
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -68,10 +68,8 @@ class AdaptiveStrength:
             return False
         self.history = [*self.history, self._pending()][-self.longest :]
         self._pending = None
-        before, self.polynomial = (
-            self.polynomial,
-            self.ladder.choose(math.fsum(self.history) / len(self.history)),
-        )
+        before = self.polynomial
+        self.polynomial = self.ladder.choose(statistics.fmean(self.history))
         return self.polynomial.coeffs != before.coeffs
 
     def state(self) -> dict[str, Any]:
