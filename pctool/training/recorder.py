@@ -10,9 +10,9 @@ from typing import Any
 
 from pctool.core.layers.state import LayerState
 from pctool.core.polynomial_report import LAYER_UPPER
+from pctool.spectrum.live import SpectrumWriter
 from pctool.spectrum.measure import Row, measure
 from pctool.spectrum.reader import read_summary
-from pctool.spectrum.store import SpectrumWriter
 from pctool.training import evaluation
 from pctool.training.alarm import collapse
 from pctool.training.board import Board

@@ -19,8 +19,8 @@ import torch
 
 from pctool.cli.main import run
 from pctool.core import checkpoint as checkpoints
+from pctool.spectrum.live import SpectrumWriter
 from pctool.spectrum.reader import read_spectrum
-from pctool.spectrum.store import SpectrumWriter
 from pctool.training.config import resolve
 from tests.spectrum.samples import SHAPES, row, saved, write_checkpoint
 

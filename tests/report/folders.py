@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from pctool.evaluation.metrics_file import versions
-from pctool.spectrum.store import SpectrumWriter
+from pctool.spectrum.live import SpectrumWriter
 from pctool.training.config import resolve
 from tests.spectrum.samples import row
 

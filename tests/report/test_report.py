@@ -21,7 +21,7 @@ from pctool.report.figures import overlays, spectra_of
 from pctool.report.paper import TABLE_1, TABLE_2, published
 from pctool.report.rows import departures, kappas_at, metric_of, protocols, rows_of
 from pctool.report.runs import find_runs, read_run
-from pctool.spectrum.store import SpectrumWriter
+from pctool.spectrum.live import SpectrumWriter
 from tests.spectrum.samples import row as spectrum_row
 
 from .folders import PROTOCOL, make_run

@@ -13,9 +13,9 @@ import sys
 import time
 from pathlib import Path
 
+from pctool.spectrum.live import SpectrumWriter
 from pctool.spectrum.measure import Row
 from pctool.spectrum.reader import read_spectrum
-from pctool.spectrum.store import SpectrumWriter
 
 from .samples import row
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from pctool.spectrum import store
+from pctool.spectrum import live, store
 from pctool.spectrum.reader import parse_spectrum
 
 from .samples import row
@@ -62,13 +62,14 @@ class _Recorded(io.BytesIO):
 def test_the_file_is_whole_after_every_single_write_of_a_row_in_place() -> None:
     """Each of HDF5's some 90 writes of a row leaves a file with the rows before, or with the new one, correct."""
     rows = [row(step) for step in range(18)]
-    image = store._image(store._measured(rows[:1]), {"source": "x", "network": "D", "operator": "matrix"}, live=True)
+    attrs = {"source": "x", "network": "D", "operator": "matrix"}
+    image = store.image_of(store.contents_of(rows[:1]), attrs, live=True)
     moments = 0
     for k in range(1, len(rows)):
         file = _Recorded(image)
         with h5py.File(file, "r+") as opened:
-            in_place = not store._allocates(opened, rows[k])
-            store._append(opened, rows[k])
+            in_place = not live._allocates(opened, rows[k])
+            live._append(opened, rows[k])
         image = file.getvalue()
         assert in_place == (k != 16)  # the second chunk
         if not in_place or k not in {1, 17}:

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from pctool.spectrum.store import SpectrumWriter, file_image
+from pctool.spectrum.live import SpectrumWriter
+from pctool.spectrum.store import file_image
 
 from .samples import row
 

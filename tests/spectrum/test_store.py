@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from pctool.errors import InputError, WriteError
-from pctool.spectrum import store
+from pctool.spectrum import live, store
+from pctool.spectrum.live import SpectrumWriter
 from pctool.spectrum.measure import Row, measure
 from pctool.spectrum.reader import read_spectrum
-from pctool.spectrum.store import SCALARS, SPECTRA, SUMMARY, SpectrumWriter, file_image, layer_key
+from pctool.spectrum.store import SCALARS, SPECTRA, SUMMARY, file_image, layer_key
 
 from .samples import SHAPES, row, states
 
@@ -178,8 +179,8 @@ def test_a_row_left_half_written_is_not_seen_and_is_overwritten(tmp_path: Path) 
 def test_a_long_file_is_written_again_ever_more_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each time with room for a quarter more rows: 200 rows in chunks of 2 take 100 times otherwise. No row is lost."""
     monkeypatch.setattr(store, "CHUNK_ROWS", 2)
-    whole, written = store.files.write_bytes, []
-    monkeypatch.setattr(store.files, "write_bytes", lambda path, data: (written.append(1), whole(path, data)))
+    whole, written = live.files.write_bytes, []
+    monkeypatch.setattr(live.files, "write_bytes", lambda path, data: (written.append(1), whole(path, data)))
     one = measure(0, states(), "linear")
     rows = [dataclasses.replace(one, step=step) for step in range(200)]
     path = _live(tmp_path / "s.h5", rows)

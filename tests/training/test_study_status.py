@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pctool.errors import InputError
-from pctool.spectrum.store import SpectrumWriter
+from pctool.spectrum.live import SpectrumWriter
 from pctool.training import study_folder
 from pctool.training.config import OPERATIONAL, TrainConfig
 from pctool.training.recipes import as_toml

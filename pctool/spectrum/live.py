@@ -1,0 +1,179 @@
+"""The spectrum file of a run that goes on, written row by row.
+
+A live file is never open between two rows, and a process can be killed at any moment. So a row changes it in
+place only where that writes over bytes HDF5 already holds, in an order that keeps the file whole after every
+single write. Whatever allocates (a new chunk, a longer index) is done on a copy in memory that is renamed into
+place: within HDF5 a kill or a full disk would leave a file that cannot be read. That copy has room for a quarter
+more rows, so that a long run writes its file a few times over and not once every few rows. For the same reason
+nothing in a live file is compressed, since a compressed chunk moves whenever it is rewritten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from pctool import files
+from pctool.errors import InputError, WriteError
+from pctool.spectrum.store import (
+    FORMAT,
+    SCALARS,
+    SPECTRA,
+    SUMMARY,
+    VERSION,
+    Contents,
+    check_next,
+    contents_of,
+    image_of,
+    keys_of,
+    problem_of,
+)
+
+if TYPE_CHECKING:
+    from pctool.spectrum.measure import Row
+
+
+class SpectrumWriter:
+    """Appends rows to one live file.
+
+    `network` is "D", "G" or "G_ema", `source` says where the weights came from. The file is created by the
+    first `append`; an existing one is continued. One process writes.
+    """
+
+    def __init__(self, path: Path, source: str, network: str, operator: str = "matrix") -> None:
+        self.path = path
+        self.attrs = {"source": source, "network": network, "operator": operator}
+
+    def append(self, row: Row) -> None:
+        """Adds one row, whole or not at all.
+
+        Raises WriteError (the rows before stay), InputError for a file of something else, ValueError for a
+        step that is not above the last, or other layers than the file's.
+        """
+        if not self.path.exists():
+            files.write_bytes(self.path, image_of(contents_of([row]), self.attrs, live=True))
+            return
+        roomier = None
+        with self._opened(in_place=True) as file:
+            if _allocates(file, row):
+                roomier = io.BytesIO(image_of(_stored(file), file.attrs, live=True))
+            else:
+                _append(file, row)
+        if roomier:
+            with h5py.File(roomier, "r+") as file:
+                _append(file, row)
+            files.write_bytes(self.path, roomier.getbuffer())
+
+    def truncate_after(self, step: int) -> None:
+        """Drops the rows above `step`, for a run resumed at `step`. No file yet is well."""
+        if not self.path.exists():
+            return
+        with self._opened(in_place=False) as file:
+            kept = int(np.searchsorted(file["step"][:], step, side="right"))
+            for dataset in _columns(file):
+                dataset.resize(kept, axis=0)
+
+    @contextlib.contextmanager
+    def _opened(self, in_place: bool) -> Iterator[h5py.File]:
+        """The file itself, or a copy in memory that replaces it at the end."""
+        with contextlib.ExitStack() as stack:
+            try:
+                if not self.path.stat().st_size:
+                    raise OSError("empty")  # HDF5 would take it for a new file
+                raw = stack.enter_context(_InPlace(self.path, "r+")) if in_place else None
+                image = raw or io.BytesIO(self.path.read_bytes())
+                file = h5py.File(image, "r+")
+            except OSError as error:
+                if error.errno:  # the system's refusal; HDF5's own complaints have no number
+                    reason = os.strerror(error.errno)
+                    raise WriteError(f"cannot write {self.path}: {reason}; check permissions and space") from error
+                raise InputError(f"{self.path} is damaged or no HDF5 file; move it away") from error
+            try:
+                with file:
+                    if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
+                        raise InputError(f"{self.path} is no spectrum file of version {VERSION}; move it away")
+                    if "step" not in file or file["step"].chunks is None:
+                        raise InputError(f"{self.path} was written whole and cannot grow; move it away")
+                    yield file
+            except (OSError, RuntimeError) as error:  # h5py has both for a write that fails
+                raise WriteError(
+                    f"cannot write {self.path}: {error}; free space, or move a damaged file away"
+                ) from error
+            if isinstance(image, io.BytesIO):
+                files.write_bytes(self.path, image.getbuffer())
+
+
+class _InPlace(io.FileIO):
+    """A file that HDF5 reads and writes through Python, whose other threads go on while the disk does not."""
+
+    def readinto(self, buffer: Any) -> int:
+        """The whole buffer: HDF5 looks at no count, and takes what lies behind the end for zeros."""
+        rest = memoryview(buffer).cast("B")
+        while rest and (count := super().readinto(rest)):
+            rest = rest[count:]
+        rest[:] = bytes(len(rest))
+        return len(buffer)
+
+    def write(self, data: Any) -> int:
+        """All of it, or an OSError."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[super().write(rest) or 0 :]
+        return len(data)
+
+
+def _stored(file: h5py.File) -> Contents:
+    T = len(file["step"])  # a column may be a row longer
+    layers = []
+    for key, group in file["layers"].items():
+        columns = {name: group[name][:T] for name in (*SPECTRA, *SCALARS, "strength") if name in group}
+        layers.append((key, dict(group.attrs), columns))
+    return Contents(file["step"][:], layers, {name: file["summary"][name][:T] for name in SUMMARY})
+
+
+def _columns(file: h5py.File) -> list[h5py.Dataset]:
+    """Every dataset with an entry a step."""
+    of_layers = [d for group in file["layers"].values() for name, d in group.items() if name != "index"]
+    return [*of_layers, *file["summary"].values(), file["step"]]
+
+
+def _allocates(file: h5py.File, row: Row) -> bool:
+    """Whether a row needs more bytes than the file holds: for the first row of a chunk, or a new attribute."""
+    end = len(file["step"])
+    noted = [
+        layer.problem and "problem" not in group.attrs
+        for layer, group in zip(row.layers, file["layers"].values(), strict=False)
+    ]
+    return any(noted) or any(end % column.chunks[0] == 0 for column in _columns(file))
+
+
+def _append(file: h5py.File, row: Row) -> None:
+    """The new `/step` is written last, after a flush: a row counts once it is whole."""
+    steps, groups = file["step"], file["layers"]
+    end = len(steps)
+    stored = [(key, *group.attrs["shape"], "normalized" in group) for key, group in groups.items()]
+    check_next(row, steps[-1] if end else -1, stored)
+    for i, (key, layer) in enumerate(zip(keys_of(row), row.layers, strict=True)):
+        group = groups[key]
+        for name in (*SPECTRA, *SCALARS, "strength"):
+            if name in group:
+                _put(group[name], end, getattr(layer, name))
+        if (problem := problem_of(row, i)) and "problem" not in group.attrs:
+            group.attrs["problem"] = problem
+    for name in SUMMARY:
+        _put(file["summary"][name], end, row.summary[name])
+    file.flush()
+    _put(steps, end, row.step)
+    file.flush()
+
+
+def _put(dataset: h5py.Dataset, end: int, value: object) -> None:
+    dataset.resize(end + 1, axis=0)
+    dataset[end] = value
