@@ -176,7 +176,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_bytes(path: Path, data: bytes | memoryview) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
     """Writes `data` to `path`, whole or not at all. Raises WriteError naming path and bytes."""
     with write_beside(path, len(data)) as temporary:
         temporary.write_bytes(data)

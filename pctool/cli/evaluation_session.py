@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -38,12 +39,12 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
     if device.type == "cpu":
         keep_freed_memory()
     source = opened(request.source)
-    against = request.against or (source.config["dataset"] if isinstance(source, Trained) else None)
+    trained = source if isinstance(source, Trained) else None
+    against = request.against or (trained.config["dataset"] if trained else None)
     assert against is not None  # of files it was asked for
     name = request.extractor or features.default_for(against)
-    trained = isinstance(source, Trained)
     plan = evaluation_plan.of_run(request, name, against) if trained else evaluation_plan.of_files(request, name)
-    of_run = source.config if isinstance(source, Trained) and request.against is None else None
+    of_run = trained.config if trained and request.against is None else None
     real, split = real_images(against, plan.split, request.data_dir, of_run)
     if request.against is not None and request.against not in catalog.DATASETS:  # no split of a data set
         plan = dataclasses.replace(plan, name=CUSTOM)
@@ -54,8 +55,8 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
     extractor = _extractor(name, request, device)
     answer = _scored(request, plan, source, real, split, extractor)
     with contextlib.ExitStack() as places:  # one that cannot be written to must not cost the others the answer
-        if isinstance(source, Trained) and source.run is not None:
-            places.callback(files.append_line, source.run / "metrics.jsonl", answer.model_dump_json())
+        if trained and trained.run is not None:
+            places.callback(files.append_line, trained.run / "metrics.jsonl", answer.model_dump_json())
         if out is not None:
             places.callback(_write, out, answer, force=force)
         if request.stats_out is not None:
@@ -115,11 +116,13 @@ def _scored(  # noqa: PLR0917  # what run() has put together
 ) -> Metrics:
     """One evaluation, or the mean of `--repeats` with other z."""
     draw: Callable[[int, int], Batches]
+    about: dict[str, Any]
     if isinstance(source, Trained):
         draw, available = source.drawing(plan, extractor.device), None
+        about = {"network": plan.network, "bn": plan.bn, "step": source.step, "notes": source.notes(plan.network)}
     else:
         images = source
-        available = len(images)
+        available, about = len(images), {"skipped": images.skipped, "notes": images.notes}
         for shape in images.shapes:
             extractor.check(shape)
         if (plan.n_fake or 0) > available:
@@ -150,12 +153,8 @@ def _scored(  # noqa: PLR0917  # what run() has put together
                 batch_size=plan.batch_size,
                 protocol=plan.name,
                 split=split,
-                network=plan.network if isinstance(source, Trained) else None,
-                bn=plan.bn if isinstance(source, Trained) else None,
-                step=source.step if isinstance(source, Trained) else None,
-                skipped=_skipped(source),
-                notes=source.notes(plan.network) if isinstance(source, Trained) else source.notes,
                 advance=advance,
+                **about,
             )
             for seed in range(request.seed, request.seed + request.repeats)
         ]

@@ -39,7 +39,7 @@ def write(path: Path, checkpoint: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION, **checkpoint}, buffer)
-    data = buffer.getbuffer()
+    data = buffer.getvalue()
     recorded, line = sum_path(path), f"{hashlib.sha256(data).hexdigest()}  {path.name}\n"
     if path.exists():
         try:

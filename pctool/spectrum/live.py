@@ -69,7 +69,7 @@ class SpectrumWriter:
         if roomier:
             with h5py.File(roomier, "r+") as file:
                 _append(file, row)
-            files.write_bytes(self.path, roomier.getbuffer())
+            files.write_bytes(self.path, roomier.getvalue())
 
     def truncate_after(self, step: int) -> None:
         """Drops the rows above `step`, for a run resumed at `step`. No file yet is well."""
@@ -107,7 +107,7 @@ class SpectrumWriter:
                     f"cannot write {self.path}: {error}; free space, or move a damaged file away"
                 ) from error
             if isinstance(image, io.BytesIO):
-                files.write_bytes(self.path, image.getbuffer())
+                files.write_bytes(self.path, image.getvalue())
 
 
 class _InPlace(io.FileIO):
