@@ -187,7 +187,7 @@ def _add_identity(X: Tensor, scale: Tensor) -> Tensor:
 def _times(P: Tensor, a0: Tensor, X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
     """P(S) X for P of `_polynomial`; where products are rough, a0 X stays exact and only the rest is one, of Y = X."""
     product = mul(P, Y, precision)
-    return product if precision == "fp32" else product.addcmul_(X, a0)
+    return product if precision == "fp32" else torch.addcmul(product, X, a0)  # a new one, as in `working`
 
 
 def _evaluate(  # noqa: PLR0917  # the kernel's own arguments, in its order

@@ -60,6 +60,15 @@ def products(device: torch.device, precision: Precision) -> Iterator[None]:
             backend.fp32_precision = before
 
 
+@contextlib.contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Convolutions and products in full float32: TF32, cuDNN's default for convolutions, moves the third digit."""
+    gpu = device.type == "cuda"
+    convolutions = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if gpu else contextlib.nullcontext()
+    with convolutions, products(device, "fp32"):
+        yield
+
+
 def rounded(X: Tensor, precision: Precision) -> Tensor:
     """A large operand of `mul`, rounded once for several products."""
     return X.bfloat16() if precision == "bf16" else X
@@ -93,4 +102,6 @@ def symmetric(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
 
 def working(x: Tensor) -> Tensor:
     """x in the dtype the kernel works in: float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    wanted = torch.promote_types(x.dtype, torch.float32)
+    # Not a `to` that does nothing: PyTorch 2.11, which compiles that into another output, loses the gradient.
+    return x if x.dtype == wanted else x.to(wanted)

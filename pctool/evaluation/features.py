@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pctool.core.products import products
+from pctool.core.products import exact
 from pctool.errors import InputError, MissingError
 from pctool.evaluation import fashion_cnn, inception, resizers, torchvision_nets
 from pctool.evaluation.images import describe
@@ -99,13 +98,8 @@ class Extractor:
         return dataclasses.replace(self, resizer=resizer)
 
     def _infer(self, x: torch.Tensor) -> Batch:
-        """Of the network's input, or of images uint8 [n, C, H, W], which become it on the device.
-
-        In full float32: TF32, cuDNN's default for convolutions, would move features in the third digit.
-        """
-        gpu = self.device.type == "cuda"
-        convolutions = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if gpu else contextlib.nullcontext()
-        with torch.inference_mode(), convolutions, products(self.device, "fp32"):
+        """Of the network's input, or of images uint8 [n, C, H, W], which become it on the device."""
+        with torch.inference_mode(), exact(self.device):
             x = x.to(self.device)
             if x.dtype == torch.uint8:
                 x = resizers.by_matrices(x, self.size, self.resizer).expand(-1, self.channels, -1, -1)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pctool.core.products import exact
 from pctool.errors import NonFiniteError
 
 BatchNorm = Literal["running", "batch"]
@@ -55,4 +56,6 @@ def generate(
         z = torch.from_numpy(rng.standard_normal((drawn, dim_z), dtype=np.float32))
         if part is not None and start not in part:
             continue
-        yield to_uint8(G(z.to(device))[:wanted])
+        with exact(device):
+            images = to_uint8(G(z.to(device))[:wanted])
+        yield images

@@ -16,7 +16,7 @@ class _Sum(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.clone()
         dist.all_reduce(total)
-        return total
+        return total.clone()  # PyTorch 2.11, where it compiles this, loses the gradient of what changed in place
 
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> Tensor:

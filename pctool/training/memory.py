@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
+from pctool.errors import InputError
 
 MIB = 2**20
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
@@ -25,6 +29,23 @@ def keep_freed_memory() -> None:
         c.mallopt(M_MMAP_MAX, 0)
         c.mallopt(M_TRIM_THRESHOLD, -1)  # never
         c.mallopt(M_ARENA_MAX, 1)
+
+
+@contextlib.contextmanager
+def enough_gpu_memory() -> Iterator[None]:
+    """A block that runs out of the GPU's memory ends with an InputError that says what takes less."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, torch.OutOfMemoryError):
+            cause = cause.__context__  # the end of a recording that ran out of memory fails by itself
+        if cause is None:
+            raise
+        raise InputError(
+            f"the GPU has not enough memory ({str(cause).split('. GPU')[0]}); a smaller --batch-size, --width-g or "
+            "--width-d takes less, and so does --precision bf16: each makes another run"
+        ) from error
 
 
 def peak_mib(device: str) -> float:

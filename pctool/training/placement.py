@@ -66,11 +66,12 @@ def first_host(nodes: str) -> str:
     return "".join(part or "" for part in match.groups())
 
 
-def meet(place: Place, device: str) -> Store:
+def meet(place: Place, device: str, gpu: str = "") -> Store:
     """The store by which the processes can join, once all are there; the first one keeps it.
 
-    Raises InputError on all, and the first says it, where one does not come within ARRIVAL or trains on another device;
-    where the port is another's; and where the first itself does not come.
+    Raises InputError on all, and the first says it, where one does not come within ARRIVAL, trains on another device,
+    or has the `gpu` of another, as no two may by NCCL; where the port is another's; and where the first itself does not
+    come.
     """
     from torch.distributed import DistError
 
@@ -86,7 +87,8 @@ def meet(place: Place, device: str) -> Store:
                 f"process {rank} cannot meet the others at {address} ({why}); set MASTER_PORT to a free port"
             ) from None
         try:
-            return store, _found(store, size, device) if rank == 0 else _heard(store, rank, address, device)
+            own = f"{device}|{gpu}"
+            return store, _found(store, size, own) if rank == 0 else _heard(store, rank, address, own)
         except DistError:
             raise _aloud(f"process 0 of {size} ended while they met; look at its own output") from None
 
@@ -130,18 +132,26 @@ def _found(store: Store, size: int, device: str) -> str:
     others = range(1, size)
     _wait(lambda: store.check([f"device/{rank}" for rank in others]), ARRIVAL)
     devices = {rank: store.get(f"device/{rank}").decode() for rank in others if store.check([f"device/{rank}"])}
-    problem = ""
+    problem, users = "", dict[str, int]()  # of each GPU, the first that has it
+    shared = [
+        f"processes {users[each]} and {rank} of {size} have the same GPU ({each.partition('|')[2]})"
+        for rank, each in ({0: device} | devices).items()
+        if users.setdefault(each, rank) != rank and not each.endswith("|")
+    ]
+    kinds = {rank: each.partition("|")[0] for rank, each in ({0: device} | devices).items()}
     if missing := [rank for rank in others if rank not in devices]:
         named = f"process{'es' if missing[1:] else ''} {', '.join(map(str, missing))} of {size}"
         problem = (
             f"{named} did not come within {_minutes()}; look at their own output, and at the PCTOOL_* variables and "
             "the package on their nodes"
         )
-    elif others_device := next((item for item in devices.items() if item[1] != device), None):
+    elif other := next((rank for rank in kinds if kinds[rank] != kinds[0]), 0):
         problem = (
-            f"process {others_device[0]} of {size} would train on {others_device[1]}, process 0 on {device}; all need "
-            "the same --device"
+            f"process {other} of {size} would train on {kinds[other]}, process 0 on {kinds[0]}; all need the same "
+            "--device"
         )
+    elif shared:
+        problem = f"{shared[0]}; start at most as many processes on a node as it has GPUs"
     store.set("problem", problem)
     if problem:
         _wait(lambda: store.check([f"heard/{rank}" for rank in devices]), HEARING)

@@ -16,6 +16,7 @@ from pctool.data.decoding import EncodedImages
 from pctool.errors import PctoolError, WriteError
 from pctool.training import board, compiling, evaluation, images
 from pctool.training.config import TrainConfig
+from pctool.training.memory import enough_gpu_memory
 from pctool.training.run_folder import RunFolder
 from pctool.training.session import identity_hashes
 from pctool.training.state import TrainingState
@@ -42,7 +43,8 @@ def preflight(config: TrainConfig, *, may_resume: bool = True, **progress: Any) 
 
     def look(name: str, find: Callable[[], tuple[Found, str]]) -> Found | None:
         try:
-            found, text = find()
+            with enough_gpu_memory():
+                found, text = find()
         except PctoolError as error:
             checks.append(Check(name, str(error), error))
             return None

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,6 +32,7 @@ T = TypeVar("T")
 
 # Rank 0 records, and goes through the real images before the first scores, while the others wait for it.
 PATIENCE = timedelta(hours=2)
+PARTING = 3.0  # seconds that a failed process gives its group to end: less than lifeline.GRACE
 
 
 class Stopped(Exception):
@@ -197,10 +200,12 @@ def joined(device: str, say: Callable[[str], object] = lambda line: None) -> Ite
         yield Ranks()
         return
     rank, size, local, address = place
+    gpu = ""
     if device == "cuda":
         torch.cuda.set_device(local % torch.cuda.device_count())
+        gpu = f"{socket.gethostname()}, {torch.cuda.get_device_properties().uuid}"
     backend = "nccl" if device == "cuda" else "gloo"
-    store = meet(place, device)
+    store = meet(place, device, gpu)
     store.set_timeout(PATIENCE)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     lifeline, failed = Lifeline(rank, size, say), True
@@ -215,5 +220,19 @@ def joined(device: str, say: Callable[[str], object] = lambda line: None) -> Ite
         raise
     finally:
         lifeline.leave(failed=failed)
+        if _left_group(failed=failed):
+            lifeline.close()
+
+
+def _left_group(*, failed: bool) -> bool:
+    """Leaves the group; of a failed process False where that takes long.
+
+    NCCL's end waits for processes that are stuck in a collective with this one, which has still to say why it failed.
+    """
+    if not failed:
         dist.destroy_process_group()
-        lifeline.close()
+        return True
+    leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
+    leaving.start()
+    leaving.join(PARTING)
+    return not leaving.is_alive()

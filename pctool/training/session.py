@@ -20,7 +20,7 @@ from pctool.spectrum.plots import evolution_figure
 from pctool.spectrum.reader import read_summary
 from pctool.training import evaluation, images, loop
 from pctool.training.config import TrainConfig
-from pctool.training.memory import keep_freed_memory
+from pctool.training.memory import enough_gpu_memory, keep_freed_memory
 from pctool.training.ranks import Ranks, shared_settings
 from pctool.training.recorder import Recorder, Watcher
 from pctool.training.run_folder import RunFolder
@@ -152,14 +152,8 @@ class Session:
         Raises NonFiniteError, WriteError, InputError for a checkpoint that does not fit or a device without enough
         memory, and PctoolError where another process of the run has died.
         """
-        with self.ranks.unbroken():
-            try:
-                return _train(self, watcher)
-            except torch.OutOfMemoryError as error:
-                raise InputError(
-                    f"the GPU has not enough memory ({str(error).split('. GPU')[0]}); a smaller --batch-size, "
-                    "--width-g or --width-d takes less, and so does --precision bf16: each makes another run"
-                ) from error
+        with self.ranks.unbroken(), enough_gpu_memory():
+            return _train(self, watcher)
 
 
 def _train(session: Session, watcher: Watcher) -> Outcome:

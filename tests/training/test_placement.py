@@ -3,6 +3,7 @@
 import re
 import socket
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -84,12 +85,12 @@ def soon(monkeypatch):
     monkeypatch.setattr(placement_module, "ARRIVAL", timedelta(seconds=0.6))
 
 
-def met(*processes: tuple[int, int, str, str]) -> list[object]:
-    """What the processes (rank, size, address, device) get from `meet`: a store, or the error."""
+def met(*processes: tuple[int, int, str, str], gpus: Sequence[str] = ("", "", "", "")) -> list[object]:
+    """What the processes (rank, size, address, device) get from `meet`, with each rank's GPU: a store, or the error."""
 
     def one(rank: int, size: int, address: str, device: str) -> object:
         try:
-            return meet((rank, size, 0, address), device)
+            return meet((rank, size, 0, address), device, gpus[rank])
         except InputError as error:
             return error
 
@@ -97,9 +98,11 @@ def met(*processes: tuple[int, int, str, str]) -> list[object]:
         return list(pool.map(one, *zip(*processes, strict=True)))
 
 
-def test_all_meet(port):
+@pytest.mark.parametrize(("device", "gpus"), [("cpu", ["", "", ""]), ("cuda", ["a, GPU-1", "b, GPU-1", "a, GPU-2"])])
+def test_all_meet(port, device, gpus):
     """Whoever comes last, every process gets a store in which each finds what another one left."""
-    stores = met(*((rank, 3, f"tcp://localhost:{port}/7.0", "cpu") for rank in (2, 1, 0)))
+    processes = ((rank, 3, f"tcp://localhost:{port}/7.0", device) for rank in (2, 1, 0))
+    stores = met(*processes, gpus=gpus)
     stores[0].set("left", "here")
     assert [store.get("left") for store in stores] == [b"here"] * 3
 
@@ -125,6 +128,15 @@ def test_another_device_is_refused(port):
     first, second = met((0, 2, address, "cuda"), (1, 2, address, "cpu"))
     assert "process 1 of 2 would train on cpu, process 0 on cuda" in str(first)
     assert str(second) == str(first)
+
+
+def test_one_gpu_for_two_processes_is_refused(port):
+    """NCCL would end all of them with pages of its own."""
+    address = f"tcp://localhost:{port}/7.0"
+    processes = [(rank, 3, address, "cuda") for rank in range(3)]
+    errors = met(*processes, gpus=["a, GPU-1", "b, GPU-2", "a, GPU-1"])
+    assert str(errors[0]).startswith("processes 0 and 2 of 3 have the same GPU (a, GPU-1); start at most as many")
+    assert len({str(error) for error in errors}) == 1
 
 
 def test_another_step_at_the_same_port_is_refused_at_once(port):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import Image
 from pctool.core.models import build_discriminator
 from pctool.core.models.factored import factored_layers
 from pctool.errors import InputError
-from pctool.training import lifeline, session
+from pctool.training import lifeline, ranks, session
 from pctool.training.config import resolve
 from pctool.training.ranks import Ranks, shared_settings
 
@@ -325,3 +326,16 @@ def test_parts_are_whole_units_in_turn(n, unit, size):
     units = [-(-len(part) // unit) for part in parts]
     assert units[0] > 0
     assert max(units) - min(units) <= 1
+
+
+def test_a_failed_process_waits_for_no_group_that_does_not_end(monkeypatch):
+    """NCCL's end waits for whoever is stuck in a collective: what failed is to be said before the watch ends all."""
+    asked, ends = threading.Event(), threading.Event()
+    monkeypatch.setattr(ranks, "PARTING", 0.2)
+    monkeypatch.setattr(ranks.dist, "destroy_process_group", lambda: (asked.set(), ends.wait(10)))
+    assert not ranks._left_group(failed=True)
+    assert asked.is_set()
+    ends.set()
+    assert ranks._left_group(failed=True)
+    assert ranks._left_group(failed=False)
+    assert ranks.PARTING < lifeline.GRACE

@@ -547,11 +547,16 @@ def test_usr2_asks_for_a_requeue_and_term_does_not():
         assert (stop.signal, stop.requeue) == (number, requeue)
 
 
-def test_too_little_memory_is_one_line(tmp_path, monkeypatch):
-    """What the device cannot hold is said with what takes less."""
+@pytest.mark.parametrize("masked", [False, True])
+def test_too_little_memory_is_one_line(tmp_path, monkeypatch, masked):
+    """What the device cannot hold is said with what takes less; also where the end of a recording fails over it."""
 
     def full(*args, **kwargs):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 80 GiB")
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 80 GiB")
+        finally:
+            if masked:
+                raise RuntimeError("operation failed due to a previous error during capture")
 
     monkeypatch.setattr(loop, "train", full)
     with pytest.raises(InputError, match=r"Tried to allocate 2\.00 GiB\); a smaller --batch-size, .*--precision bf16"):

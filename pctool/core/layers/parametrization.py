@@ -200,7 +200,8 @@ class Preconditioned(nn.Module):
         self._enter()
 
 
-@torch.library.custom_op("pctool::count_forward", mutates_args=("coeffs",))
+# Counted in Python: a CUDA graph of compiled code has to leave it out.
+@torch.library.custom_op("pctool::count_forward", mutates_args=("coeffs",), tags=(torch.Tag.cudagraph_unsafe,))
 def _count_forward(W: Tensor, coeffs: Tensor, key: int) -> None:
     layer = _alive[key]
     layer.count_forward(W)

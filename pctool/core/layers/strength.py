@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pctool.core.polynomial import IDENTITY, PUBLISHED, OddPolynomial
@@ -60,7 +61,10 @@ class AdaptiveStrength:
 
     def measure(self, W: Tensor) -> None:
         """Starts the measurement of W [n, m] as it is now, in float64, in a thread beside the training."""
-        self._pending = _measurer().submit(_modified_kappa, W.detach().clone()).result
+        copy, copied = W.detach().clone(), torch.cuda.Event() if W.is_cuda else None
+        if copied:  # on a stream that the thread's does not wait for
+            copied.record()
+        self._pending = _measurer().submit(_modified_kappa, copy, copied).result
 
     def apply(self) -> bool:
         """Chooses by the mean of the last measurements; whether that changed the polynomial. Waits for the newest."""
@@ -88,7 +92,9 @@ class AdaptiveStrength:
         self._pending = None if pending is None else functools.partial(float, pending)
 
 
-def _modified_kappa(W: Tensor) -> float:
+def _modified_kappa(W: Tensor, written: torch.cuda.Event | None) -> float:
+    if written:
+        written.synchronize()
     return modified_condition_number(singular_values(W))
 
 
