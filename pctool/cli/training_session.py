@@ -119,7 +119,9 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
         if not ranks.main:
             opened.train(Watcher())  # the first shows the run; the others train
             return
-        with _exit_recorded(config.device, opened.folder) as record, TrainingProgress(config) as watcher:
+        folder, device = opened.folder, config.device
+        ranks.record_loss(lambda error: _record_exit(folder, device, error, {}))
+        with _exit_recorded(device, folder) as record, TrainingProgress(config) as watcher:
             outcome = opened.train(watcher)
             record.update(step=outcome.step, requeue=outcome.requeue)
             if outcome.collapse:
@@ -195,9 +197,13 @@ def _exit_recorded(device: str, folder: RunFolder) -> Iterator[dict[str, Any]]:
         error = raised
         raise
     finally:
-        with contextlib.suppress(WriteError):  # a full disk has been reported by `error` itself
-            own = {"step": folder.saved_step(), **record, "peak_memory_mib": peak_mib(device)}
-            folder.record_exit({**_exit_entry(error), **own})
+        _record_exit(folder, device, error, record)
+
+
+def _record_exit(folder: RunFolder, device: str, error: BaseException | None, known: Mapping[str, Any]) -> None:
+    with contextlib.suppress(WriteError):  # a full disk has been reported by `error` itself
+        own = {"step": folder.saved_step(), **known, "peak_memory_mib": peak_mib(device)}
+        folder.record_exit({**_exit_entry(error), **own})
 
 
 def _exit_entry(error: BaseException | None, *, requeue: bool = False) -> dict[str, Any]:

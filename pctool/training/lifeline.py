@@ -43,6 +43,7 @@ class Lifeline:
         self._how = ""
         self._peers: dict[socket.socket, int] = {}
         self.working: Callable[[], bool] = lambda: False  # whether this process still writes what it has computed
+        self.record: Callable[[PctoolError], object] = lambda error: None  # why this process is ended
         self._found, self._left = threading.Event(), threading.Event()
         self._bell, self._hears_bell = socket.socketpair()  # wakes the watch when it is to end
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -135,6 +136,9 @@ class Lifeline:
         error = self._error()
         if not error.said:
             self.say(str(error))
+        recording = threading.Thread(target=self.record, args=(error,), daemon=True)
+        recording.start()
+        recording.join(GRACE)  # storage may be what has gone
         os._exit(1)
 
     def _error(self) -> PctoolError:

@@ -61,6 +61,11 @@ class Ranks:
         if self.lifeline:
             self.lifeline.working = working
 
+    def record_loss(self, record: Callable[[PctoolError], object]) -> None:
+        """Where the loss of another process ends this one within a collective, `record` is told why."""
+        if self.lifeline:
+            self.lifeline.record = record
+
     @property
     def main(self) -> bool:
         """Whether this is the process that writes."""

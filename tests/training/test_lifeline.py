@@ -203,3 +203,17 @@ def test_a_frozen_process_is_found_and_an_idle_one_is_not(ended, monkeypatch, vi
     assert lines[0 if victim else 1].lost == victim
     assert f"process {victim} of 3 has been silent for" in said[0]
     assert set(ended) == {1}
+
+
+def test_why_a_process_is_ended_is_recorded_before(ended):
+    """In time where that takes long: storage may be what has gone."""
+    (line, other), _ = tied()
+    told, stuck = [], threading.Event()
+    line.record = lambda error: (told.append((str(error), list(ended))), stuck.wait(10))
+    die(other)
+    line._thread.join(5)
+    stuck.set()
+    assert ended == [1]
+    assert [(text.startswith("process 1 of 2 has died"), before) for text, before in told] == [(True, [])]
+    for end in (line, other):
+        end.close()

@@ -208,6 +208,10 @@ def test_a_frozen_rank_ends_the_other_within_a_minute(tmp_path, request, victim)
     said = survivor.communicate(timeout=60 + lifeline.GRACE + 5)[1]
     assert survivor.returncode == 1
     assert f"process {victim} of 2 has been silent for 60 s" in said.splitlines()[-1]
+    if victim == 1:  # the other one waited in a collective, as it would with NCCL for one that has died
+        ended = json.loads((tmp_path / "run/exit.json").read_text())
+        assert (ended["code"], ended["step"] > 0) == (1, True)
+        assert ended["reason"].startswith("PctoolError: process 1 of 2 has been silent for 60 s")
 
 
 @pytest.mark.slow
