@@ -109,7 +109,10 @@ def _fill(file: h5py.File, contents: Contents, live: bool) -> None:
         dataset.dims[0].attach_scale(step)
         return dataset
 
-    groups = file.create_group("layers", track_order=True)  # the network's order, not the alphabet's
+    layout = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+    layout.set_link_creation_order(h5py.h5p.CRT_ORDER_TRACKED | h5py.h5p.CRT_ORDER_INDEXED)  # the network's order
+    layout.set_obj_track_times(False)  # older h5py would keep the second in which the file was made
+    groups = h5py.Group(h5py.h5g.create(file.id, b"layers", gcpl=layout))
     for key, attrs, columns in contents.layers:
         group = groups.create_group(key)
         group.attrs.update(attrs)
