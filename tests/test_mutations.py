@@ -67,8 +67,8 @@ MUTATIONS = {
     ),
     "a0 rounded": (
         "core/linalg.py",
-        ".addcmul_(X, a0)",
-        ".addcmul_(X, a0.bfloat16().to(X.dtype))",
+        "torch.addcmul(product, X, a0)",
+        "torch.addcmul(product, X, a0.bfloat16().to(X.dtype))",
         "core/test_linalg.py",
     ),
     "stale weight after D's update": (

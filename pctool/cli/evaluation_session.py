@@ -217,9 +217,10 @@ def _show(answer: Metrics, *, as_json: bool) -> None:
 
 
 def _spread(answer: Metrics, key: str) -> str:
-    """A score's standard deviation, and over what."""
+    """A score's standard deviation, and over what; nothing where it is 0, as of a single subset."""
     if answer.repeats:
-        return f" ± {answer.repeats.std[key]:.2g} over {len(answer.repeats.seeds)} repeats"
-    deviation = answer.scores.get(f"{key}_std")
-    parts = "subsets" if key.startswith(("kid", "kd")) else "splits"
-    return "" if deviation is None else f" ± {deviation:.2g} over {parts}"
+        deviation, parts = answer.repeats.std[key], f"{len(answer.repeats.seeds)} repeats"
+    else:
+        deviation = answer.scores.get(f"{key}_std", 0.0)
+        parts = "subsets" if key.startswith(("kid", "kd")) else "splits"
+    return f" ± {deviation:.2g} over {parts}" if deviation else ""

@@ -104,7 +104,7 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 
 def newest(run: Path) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint of a run folder that verifies, and its file; InputError when it has none."""
+    """The newest checkpoint file of a run folder that verifies, and what it holds; InputError when it has none."""
     problem = f"{run} holds no checkpoint; give a run folder that 'pctool train' has saved into"
     for path in reversed(list_checkpoints(run)):
         try:

@@ -64,7 +64,9 @@ def products(device: torch.device, precision: Precision) -> Iterator[None]:
 def exact(device: torch.device) -> Iterator[None]:
     """Convolutions and products in full float32: TF32, cuDNN's default for convolutions, moves the third digit."""
     gpu = device.type == "cuda"
-    convolutions = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if gpu else contextlib.nullcontext()
+    cudnn: Any = torch.backends.cudnn
+    as_set = {"deterministic": cudnn.deterministic, "benchmark": cudnn.benchmark}
+    convolutions = cudnn.flags(enabled=True, allow_tf32=False, **as_set) if gpu else contextlib.nullcontext()
     with convolutions, products(device, "fp32"):
         yield
 

@@ -36,7 +36,7 @@ class Feed(Protocol):
 
 def open_feed(dataset: ImageSet, device: torch.device, workers: int | None = None) -> Feed:
     """The feed that suits the set: on a GPU where it fits, else mapped, else by `workers` decoding processes."""
-    if device.type == "cuda":  # this thread's: the one that reads ahead would begin with the first
+    if device.type == "cuda" and device.index is None:  # this thread's: one that reads ahead would take the first
         device = torch.device("cuda", torch.cuda.current_device())
     if isinstance(dataset.images, EncodedImages):
         return StreamedFeed(dataset.images, device, workers)

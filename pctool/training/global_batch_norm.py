@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pctool.core.products import working
+
 
 class _Sum(torch.autograd.Function):
     """The sum over the ranks; since every rank's result depends on every rank's input, so is its gradient."""
@@ -43,7 +45,7 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
 
 def _global_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
     dims, shape = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
-    work = x.to(torch.promote_types(x.dtype, torch.float32))
+    work = working(x)
     count = dist.get_world_size() * work.numel() / work.shape[1]
     mean = _Sum.apply(work.sum(dims)) / count
     centred = work - mean.view(shape)

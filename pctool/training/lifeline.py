@@ -160,7 +160,8 @@ class Lifeline:
             raise self._error() from None
 
     def leave(self, *, failed: bool) -> None:
-        """Tells the others that this process ends, as it should or by an error that it says itself."""
+        """Tells the others that this process ends, as it should or by an error that it says and records itself."""
+        self.record = lambda error: None
         self._send(FAILED if failed else DONE)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pctool.errors import InputError
+from pctool.errors import InputError, PctoolError
 
 MIB = 2**20
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
@@ -36,6 +36,8 @@ def enough_gpu_memory() -> Iterator[None]:
     """A block that runs out of the GPU's memory ends with an InputError that says what takes less."""
     try:
         yield
+    except PctoolError:  # what somebody has found a word for
+        raise
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, torch.OutOfMemoryError):

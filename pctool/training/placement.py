@@ -87,8 +87,8 @@ def meet(place: Place, device: str, gpu: str = "") -> Store:
                 f"process {rank} cannot meet the others at {address} ({why}); set MASTER_PORT to a free port"
             ) from None
         try:
-            own = f"{device}|{gpu}"
-            return store, _found(store, size, own) if rank == 0 else _heard(store, rank, address, own)
+            found = _heard(store, rank, address, device, gpu) if rank else _found(store, size, device, gpu)
+            return store, found
         except DistError:
             raise _aloud(f"process 0 of {size} ended while they met; look at its own output") from None
 
@@ -127,41 +127,42 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
-def _found(store: Store, size: int, device: str) -> str:
+def _found(store: Store, size: int, device: str, gpu: str) -> str:
     """What the first process finds wrong with the others, nothing for all being well; tells them."""
     others = range(1, size)
     _wait(lambda: store.check([f"device/{rank}" for rank in others]), ARRIVAL)
-    devices = {rank: store.get(f"device/{rank}").decode() for rank in others if store.check([f"device/{rank}"])}
-    problem, users = "", dict[str, int]()  # of each GPU, the first that has it
-    shared = [
-        f"processes {users[each]} and {rank} of {size} have the same GPU ({each.partition('|')[2]})"
-        for rank, each in ({0: device} | devices).items()
-        if users.setdefault(each, rank) != rank and not each.endswith("|")
-    ]
-    kinds = {rank: each.partition("|")[0] for rank, each in ({0: device} | devices).items()}
-    if missing := [rank for rank in others if rank not in devices]:
+    there = [rank for rank in others if store.check([f"device/{rank}"])]
+    devices = {0: device} | {rank: store.get(f"device/{rank}").decode() for rank in there}
+    gpus = {0: gpu} | {rank: store.get(f"gpu/{rank}").decode() for rank in there}
+    users = {each: rank for rank, each in reversed(gpus.items())}  # of each GPU, the first process that has it
+    problem = ""
+    if missing := [rank for rank in others if rank not in there]:
         named = f"process{'es' if missing[1:] else ''} {', '.join(map(str, missing))} of {size}"
         problem = (
             f"{named} did not come within {_minutes()}; look at their own output, and at the PCTOOL_* variables and "
             "the package on their nodes"
         )
-    elif other := next((rank for rank in kinds if kinds[rank] != kinds[0]), 0):
+    elif other := next((rank for rank in there if devices[rank] != device), 0):
         problem = (
-            f"process {other} of {size} would train on {kinds[other]}, process 0 on {kinds[0]}; all need the same "
+            f"process {other} of {size} would train on {devices[other]}, process 0 on {device}; all need the same "
             "--device"
         )
-    elif shared:
-        problem = f"{shared[0]}; start at most as many processes on a node as it has GPUs"
+    elif second := next((rank for rank in there if gpus[rank] and users[gpus[rank]] != rank), 0):
+        problem = (
+            f"processes {users[gpus[second]]} and {second} of {size} have the same GPU ({gpus[second]}); start at most "
+            "as many processes on a node as it has GPUs"
+        )
     store.set("problem", problem)
     if problem:
-        _wait(lambda: store.check([f"heard/{rank}" for rank in devices]), HEARING)
+        _wait(lambda: store.check([f"heard/{rank}" for rank in there]), HEARING)
     return problem
 
 
-def _heard(store: Store, rank: int, address: str, device: str) -> str:
+def _heard(store: Store, rank: int, address: str, device: str, gpu: str) -> str:
     """What the first process has found, as another one hears it."""
     if address != "env://" and (theirs := store.get("step").decode()) != urlsplit(address).path:
         return f"{address} is taken by the job step {theirs[1:]}; set MASTER_PORT to a free port"
+    store.set(f"gpu/{rank}", gpu)
     store.set(f"device/{rank}", device)
     _wait(lambda: store.check(["problem"]), ARRIVAL + HEARING)
     problem = store.get("problem").decode()

@@ -237,7 +237,12 @@ def _left_group(*, failed: bool) -> bool:
     if not failed:
         dist.destroy_process_group()
         return True
-    leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
+
+    def leave() -> None:
+        with contextlib.suppress(Exception):  # of a broken group; the process has an error of its own
+            dist.destroy_process_group()
+
+    leaving = threading.Thread(target=leave, daemon=True)
     leaving.start()
     leaving.join(PARTING)
     return not leaving.is_alive()

@@ -217,3 +217,15 @@ def test_why_a_process_is_ended_is_recorded_before(ended):
     assert [(text.startswith("process 1 of 2 has died"), before) for text, before in told] == [(True, [])]
     for end in (line, other):
         end.close()
+
+
+def test_who_leaves_has_recorded_why(ended):
+    """The others end over it: that is no reason of its own, however long it takes to go."""
+    lines, _ = tied()
+    told = []
+    lines[0].record = told.append
+    lines[0].leave(failed=True)
+    for line in lines:
+        line._thread.join(5)
+        line.close()
+    assert (ended, told) == ([1, 1], [])

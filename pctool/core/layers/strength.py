@@ -63,7 +63,7 @@ class AdaptiveStrength:
         """Starts the measurement of W [n, m] as it is now, in float64, in a thread beside the training."""
         copy, copied = W.detach().clone(), torch.cuda.Event() if W.is_cuda else None
         if copied:  # on a stream that the thread's does not wait for
-            copied.record()
+            copied.record(torch.cuda.current_stream(copy.device))
         self._pending = _measurer().submit(_modified_kappa, copy, copied).result
 
     def apply(self) -> bool:
