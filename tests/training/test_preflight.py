@@ -61,17 +61,17 @@ def test_what_flags_need_is_looked_at(tmp_path, monkeypatch, capsys):
     flags = ["train", *FLAGS, "--max-images", "50", "--steps", "2", "--compile", "--out", str(tmp_path / "r")]
     torch._dynamo.reset()
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
-    assert run([*flags, "--tensorboard", "--preflight"]) == 4
-    said = capsys.readouterr()
-    assert said.out.count("failed:") == 2
-    assert "compile   " in said.out
-    assert "pip install 'pctool[tensorboard]'" in said.out
-    assert run(flags) == 4
-    said = capsys.readouterr()
-    assert said.err.startswith("pctool: --compile: torch.compile fails here")
-    assert "install a C++ compiler (g++), or leave --compile out" in said.err
-    assert said.err.count("\n") == 1
+    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        assert run([*flags, "--tensorboard", "--preflight"]) == 4
+        said = capsys.readouterr()
+        assert said.out.count("failed:") == 2
+        assert "compile   " in said.out
+        assert "pip install 'pctool[tensorboard]'" in said.out
+        assert run(flags) == 4
+        said = capsys.readouterr()
+        assert said.err.startswith("pctool: --compile: torch.compile fails here")
+        assert "install a C++ compiler (g++), or leave --compile out" in said.err
+        assert said.err.count("\n") == 1
     assert not (tmp_path / "r").exists()
 
 
