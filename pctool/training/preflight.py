@@ -42,6 +42,7 @@ def preflight(config: TrainConfig, *, may_resume: bool = True, **progress: Any) 
     checks: list[Check] = []
 
     def look(name: str, find: Callable[[], tuple[Found, str]]) -> Found | None:
+        """What one check finds, None where it fails; either way a line."""
         try:
             with enough_gpu_memory():
                 found, text = find()

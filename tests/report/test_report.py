@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pctool.errors import InputError
-from pctool.report import page, tables
+from pctool.report import page, rows, tables
 from pctool.report.figures import overlays, spectra_of
 from pctool.report.paper import TABLE_1, TABLE_2, published
 from pctool.report.rows import departures, kappas_at, metric_of, protocols, rows_of
@@ -373,3 +373,9 @@ def test_a_quick_look_replaces_no_score(tmp_path: Path) -> None:
     rows = rows_of([dataclasses.replace(run, metrics=entries)], "fid", "final")
     assert rows[0].score is not None
     assert rows[0].score.mean == 4.0
+
+
+def test_the_spread_of_a_score_is_no_score() -> None:
+    """Neither its deviation nor its error can be tabulated."""
+    scores = {"kid": 1.0, "kid_std": 0.1, "kid_se": 0.01, "fid": 2.0}
+    assert rows._scores({"scores": scores}) == {"kid": 1.0, "fid": 2.0}

@@ -550,6 +550,16 @@ def test_usr2_asks_for_a_requeue_and_term_does_not():
         assert (stop.signal, stop.requeue) == (number, requeue)
 
 
+def test_fewer_images_than_a_batch_are_said(tmp_path):
+    """A slip in the folder's name trains on what little it holds, some of it twice in each batch: a note says so."""
+    few, enough = Watcher(), Watcher()
+    run(tmp_path / "few", few, steps=1, max_images=3, batch_size=4)
+    run(tmp_path / "enough", enough, steps=1, max_images=4, batch_size=4)
+    said = "3 images make batches of 4: some are there more than once"
+    assert said in few.notes
+    assert not any("make batches" in note for note in enough.notes)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_too_little_memory_is_one_line(tmp_path, monkeypatch, masked):
     """What the device cannot hold is said with what takes less; also where the end of a recording fails over it."""
