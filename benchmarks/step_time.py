@@ -66,7 +66,7 @@ def last_strengths(run: Path) -> dict[str, int]:
 
 
 class NaiveHorner(nn.Module):
-    """g(SN(W)) as the formula reads, iterated and evaluated at every training forward."""
+    """g(SN(W)) as the formula reads, in float32, iterated and evaluated at every training forward."""
 
     u: Tensor
     v: Tensor
@@ -79,15 +79,16 @@ class NaiveHorner(nn.Module):
         self.register_buffer("v", v)
 
     def forward(self, weight: Tensor) -> Tensor:
-        W = weight.flatten(1)
-        u, v = power_iteration(W, self.u, self.v, 1)
-        self.u.copy_(u)
-        self.v.copy_(v)
-        A = W / torch.dot(self.u, W @ self.v)
-        value = self.coeffs[-1] * A
-        for a in self.coeffs[-2::-1]:
-            value = A @ (A.t() @ value) + a * A
-        return value.view(weight.shape)
+        with torch.autocast(weight.device.type, enabled=False):
+            W = weight.flatten(1)
+            u, v = power_iteration(W, self.u, self.v, 1)
+            self.u.copy_(u)
+            self.v.copy_(v)
+            A = W / torch.dot(self.u, W @ self.v)
+            value = self.coeffs[-1] * A
+            for a in self.coeffs[-2::-1]:
+                value = A @ (A.t() @ value) + a * A
+            return value.view(weight.shape)
 
 
 class Training:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,12 +34,19 @@ class Descent:
     def of(cls, network: Literal["G", "D"], loss: Tensor, module: nn.Module, before: list[Descent]) -> Descent:
         """After the backward pass of `loss` through `module`, with the step's updates `before` it."""
         gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-        largest = torch._foreach_norm(list(gradients.values()), math.inf) if gradients else ()
+        largest = _largest(list(gradients.values()))
         finite = torch.isfinite(torch.stack([loss.detach(), *largest])).all()
         broken = 1 - finite.float()
         if before:
             broken = torch.maximum(broken, before[-1].broken)
         return cls(network, loss.detach(), dict(zip(gradients, largest, strict=True)), finite, broken)
+
+
+def _largest(gradients: list[Tensor]) -> Sequence[Tensor]:
+    """The largest absolute entry of each, by what takes their device least; a NaN is the largest."""
+    if gradients and gradients[0].is_cuda:
+        return torch._foreach_norm(gradients, math.inf)
+    return [gradient.abs().amax() for gradient in gradients]
 
 
 @dataclass(frozen=True)

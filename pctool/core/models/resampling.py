@@ -39,34 +39,63 @@ def halve_by_images(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def double_and_convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`F.conv2d(F.interpolate(x, scale_factor=2), weight, bias, padding=1)` in 4/9 of the work.
+    """`F.conv2d(F.interpolate(x, scale_factor=2), weight, bias, padding=1)` as one transposed convolution.
 
-    x [n, in, h, w], weight [out, in, 3, 3]. Four equal pixels meet the sum of the entries they fall on: a transposed
-    convolution by the sum of shifted weights. Raises ValueError for other weights.
+    x [n, in, h, w], weight [out, in, 3, 3]. It is `convolve_and_halve` the other way round, times 4. Raises ValueError
+    for other weights.
     """
     _check_kernel(weight)
-    summed = (sums_by_pooling if x.is_cuda else sums_by_product)(weight)
+    return (double_by_weights if x.is_cuda else double_by_images)(x, weight, bias)
+
+
+def double_by_weights(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`double_and_convolve` by the sum of four shifted weights: 4/9 of the work."""
+    summed = 4 * _shifted_means(weight.flip(2, 3)).transpose(0, 1)
     return F.conv_transpose2d(x, summed, bias, stride=2, padding=1)
 
 
-def sums_by_pooling(weight: Tensor) -> Tensor:
-    """[out, in, 3, 3] -> [in, out, 4, 4], the kernel of `double_and_convolve`."""
-    return 4 * _shifted_means(weight.flip(2, 3)).transpose(0, 1)
-
-
-def sums_by_product(weight: Tensor) -> Tensor:
-    """`sums_by_pooling` as a matrix product, which a CPU does in a quarter of the time in this gradient's layout."""
-    entries = torch.eye(9, dtype=weight.dtype, device=weight.device).view(9, 1, 3, 3)
-    sums = sums_by_pooling(entries).view(9, 16)  # which entries of the kernel each entry of the weight adds to
-    n_out, n_in = weight.shape[:2]
-    with contextlib.nullcontext() if weight.is_meta else torch.autocast(weight.device.type, enabled=False):
-        return (weight.transpose(0, 1).reshape(n_out * n_in, 9) @ sums).view(n_in, n_out, 4, 4)
+def double_by_images(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`double_and_convolve` by the sum of four shifted images, of a quarter of the work."""
+    y = _means(F.conv_transpose2d(x, 4 * weight.flip(2, 3).transpose(0, 1), stride=2))
+    # oneDNN's transposed convolution takes seven times as long with a bias of its own.
+    return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1)
 
 
 def _shifted_means(x: Tensor) -> Tensor:
     """[n, channels, h, w] -> [n, channels, h + 1, w + 1]: the mean of x shifted by 0 or 1 in each direction."""
-    # Padded apart: avg_pool2d's own padding has wrong gradients on GPUs in channels_last (PyTorch's #188344; in 2.11).
-    return F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 2, stride=1)
+    shifted: Tensor = _ShiftedMeans.apply(x)
+    return shifted
+
+
+def _means(x: Tensor) -> Tensor:
+    """[n, channels, h, w] -> [n, channels, h - 1, w - 1]: the mean of each pixel and its next in each direction."""
+    means: Tensor = _Means.apply(x)
+    return means
+
+
+class _Means(torch.autograd.Function):
+    """`_means`, whose gradient is `_shifted_means`: PyTorch's own takes a CPU four times as long in bf16."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 2, stride=1)
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> Tensor:
+        return _shifted_means(G)
+
+
+class _ShiftedMeans(torch.autograd.Function):
+    """`_shifted_means`, whose gradient is `_means`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        # Padded apart: avg_pool2d's own padding has wrong gradients on GPUs in channels_last (PyTorch's #188344; 2.11).
+        return F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 2, stride=1)
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> Tensor:
+        return _means(G)
 
 
 def _check_kernel(weight: Tensor) -> None:
