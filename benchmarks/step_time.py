@@ -52,8 +52,11 @@ CONTRACT = ("none", "sn", "fpc-3", "fpc-5", "fpc-7", "fpc-9", "apc", "svd")
 OTHERS = ("stock", "fpc-7-low", "plug-in", "naive")
 SPECTRAL_NORMS = (("stock", "stock"), ("own", "sn"))
 IN_PLACE = ("stock", "plug-in", "naive")
-# What torch's counter leaves out: C.baddbmm_(A, B) with A [b, n, k], B [b, k, m].
-IN_PLACE_PRODUCT = {torch.ops.aten.baddbmm_: lambda c, a, b, **_: 2 * a[0] * a[1] * a[2] * b[2]}
+# What torch's counter leaves out: C.baddbmm_(A, B) with A [b, n, k], B [b, k, m], and oneDNN's A B^T.
+MORE_PRODUCTS = {
+    torch.ops.aten.baddbmm_: lambda c, a, b, **_: 2 * a[0] * a[1] * a[2] * b[2],
+    torch.ops.mkldnn._linear_pointwise: lambda a, b, *_, **__: 2 * a[0] * a[1] * b[0],
+}
 GRAPH = " graph"
 SETTLED_TAUS = (5.0, 10.0, 20.0, 30.0)
 
@@ -395,7 +398,7 @@ def measure(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
         with Operations() as counter:
             training.step(real, z)
         operations[method] = counter.count
-        with FlopCounterMode(display=False, custom_mapping=IN_PLACE_PRODUCT) as counted:
+        with FlopCounterMode(display=False, custom_mapping=MORE_PRODUCTS) as counted:
             training.step(real, z)
         flops[method] = counted.get_total_flops()
     steps: dict[str, Callable[[], None]] = {m: functools.partial(t.step, real, z) for m, t in trainings.items()}

@@ -37,7 +37,7 @@ MUTATIONS = {
     ),
     "the gradient's L without its S^3 term": (
         "core/linalg.py",
-        "L = L.addcmul_(symmetric(T, S, precision), a[3])",
+        "L = L.addcmul_(symmetric(T, rounded(S, precision), precision), a[3])",
         "L = L + 0 * T",
         "core/test_linalg.py",
     ),

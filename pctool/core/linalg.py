@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from pctool.core.outer_products import as_outer_products, through_outer_products
 from pctool.core.power_iteration import padded, times_vectors
-from pctool.core.products import Precision, available, mul, products, rounded, symmetric, working
+from pctool.core.products import Precision, available, mul, plus_transpose, products, rounded, symmetric, working
 
 MAX_COEFFS = 5  # degree 9, the strongest polynomial the paper uses (Sec. 3.3, "Search space")
 
@@ -167,13 +167,14 @@ def _polynomial(S: Tensor, a: list[Tensor], n_coeffs: int, precision: Precision)
 
     0, 1, 2, 2 products n x n for degree 3, 5, 7, 9.
     """
-    S2 = symmetric(S, S, precision) if n_coeffs > 2 else S
+    R = rounded(S, precision)
+    S2 = symmetric(R, R, precision) if n_coeffs > 2 else S
     P = a[1] * S
     if n_coeffs == 3:
         P = torch.addcmul(P, S2, a[2])
     elif n_coeffs > 3:
         tail = torch.addcmul(a[3] * S, S2, a[4]) if n_coeffs > 4 else a[3] * S
-        P = P.add_(symmetric(S2, _add_identity(tail, a[2]), precision))
+        P = P.add_(symmetric(S2, rounded(_add_identity(tail, a[2]), precision), precision))
     return _add_identity(P, a[0]) if precision == "fp32" else P, S2
 
 
@@ -300,16 +301,16 @@ def _gradient_of_gram(  # noqa: PLR0917
     M: Tensor, S: Tensor, S2: Tensor, a: list[Tensor], n_coeffs: int, precision: Precision
 ) -> Tensor:
     """L = dL/dS + its transpose for M = dL/dP, so that dL/dA is L A where A enters through S = A A^T."""
-    K = M + M.mT
+    K = plus_transpose(M)
     L = a[1] * K
     if n_coeffs > 2:
-        T = mul(S, K, precision)
+        T = mul(S, rounded(K, precision), precision)
         X = a[2] * T
         if n_coeffs > 3:
-            inner = torch.addcmul(a[3] * K, T + T.mT, a[4]) if n_coeffs > 4 else a[3] * K
-            X = X.add_(mul(S2, inner, precision))
-            L = L.addcmul_(symmetric(T, S, precision), a[3])
-        L = L.add_(X + X.mT)
+            inner = torch.addcmul(a[3] * K, plus_transpose(T), a[4]) if n_coeffs > 4 else a[3] * K
+            X = X.add_(mul(S2, rounded(inner, precision), precision))
+            L = L.addcmul_(symmetric(T, rounded(S, precision), precision), a[3])
+        L = L.add_(plus_transpose(X))
     return L
 
 

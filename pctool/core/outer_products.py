@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pctool.core.products import matmul
+
 SPARE_VECTORS = 8  # more random vectors than outer products: without, the basis misses 1e-5 of G in float32
 TOLERANCE = 8.0  # units of rounding: the product of 64 vectors of 1024 is itself off by 1, what is found by 3
 WORTH_WHILE = 0.8  # of the usual FLOP; at 0.98 and 0.95 (512 x 1024, degrees 3 and 7) it took as long as the usual way
@@ -28,9 +30,9 @@ def as_outer_products(G: Tensor, n_vectors: int, m: int, n_coeffs: int) -> tuple
         return None
     basis = torch.randn(n, r, dtype=G.dtype, generator=torch.Generator().manual_seed(0))
     for X in (G, G.t(), G):  # once alone would miss 1e-6 of G in float32, in place of 3e-7
-        basis = torch.linalg.qr(X @ basis).Q
-    right = basis.t() @ G
-    missed, all_of_it = (_norm(x) for x in (torch.addmm(G, basis, right, alpha=-1), G))
+        basis = torch.linalg.qr(matmul(X, basis)).Q
+    right = matmul(basis.t(), G)
+    missed, all_of_it = (_norm(x) for x in (G - matmul(basis, right), G))
     return (basis.t(), right) if missed <= TOLERANCE * torch.finfo(G.dtype).eps * all_of_it else None
 
 
@@ -46,11 +48,12 @@ def through_outer_products(
     k, r = len(coeffs) - 1, len(left)
     pairs = [torch.cat([left / sigma, right])]
     while len(pairs) < max(k, 2):
-        pairs.append(pairs[-1] @ S)
+        pairs.append(matmul(pairs[-1], S))
     dots = [2 * q * coeffs[q] * (pairs[q - q // 2][:r] * pairs[q // 2][r:]).sum() for q in range(1, k + 1)]
     partners = [pair.roll(r, 0) for pair in pairs]
     sums = [torch.stack([coeffs[i + j + 1] * partners[i] for i in range(k - j)]).sum(0) for j in range(k)]
-    return torch.cat(sums).t() / sigma.square() @ (torch.cat(pairs[:k]) @ W), torch.stack(dots).sum()
+    dA = matmul(torch.cat(sums).t() / sigma.square(), matmul(torch.cat(pairs[:k]), W))
+    return dA, torch.stack(dots).sum()
 
 
 def _norm(x: Tensor) -> Tensor:

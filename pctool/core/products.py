@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -16,19 +18,30 @@ Precision = Literal["fp32", "tf32", "bf16"]
 # 256 52, of 64 55), of 512 x 4608 14.3 in place of 18.1, of 256 x 1152 as long as usual.
 MIRRORED = 512
 STRIP = 128
+LARGE = 128**3  # multiplications from which a call of oneDNN's is no longer than one of MKL's
+
+
+def _capabilities() -> Mapping[str, Any]:
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 
 def has_fast_bf16(device: str) -> bool:
     """Whether the device has units for bf16 products: GPUs that support it, CPUs with AMX or avx512_bf16."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return any(_capabilities().get(units) for units in ("amx_bf16", "avx512_bf16"))
 
 
 # Compiled code asks once. That is all torch.compiler.assume_constant_result does, besides importing torch's compiler,
 # for which commands that compile nothing would wait 2 seconds.
 has_fast_bf16._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@functools.cache
+def has_slow_mkl() -> bool:
+    """Whether this is a CPU of AMD's with AVX-512, where MKL computes by AVX2: half as fast as oneDNN in float32."""
+    found = _capabilities()
+    return bool(found.get("avx512_f")) and str(found.get("cpu_name")).startswith("AMD")
 
 
 def available(precision: Precision, W: Tensor) -> Precision:
@@ -85,21 +98,69 @@ def mul(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
     if precision == "bf16" and X.is_cuda:
         return torch.bmm(X.bfloat16(), Y.bfloat16(), out_dtype=torch.float32)
     X = X.to(Y.dtype)
-    return working(X @ Y if len(X) > 1 else torch.mm(X[0], Y[0]).unsqueeze(0))  # bmm copies what is transposed
+    return working(X @ Y if len(X) > 1 else matmul(X[0], Y[0]).unsqueeze(0))  # bmm copies what is transposed
+
+
+def matmul(X: Tensor, Y: Tensor) -> Tensor:
+    """X Y of two matrices, by the faster of PyTorch's libraries."""
+    if not _is_for_onednn(X, Y):
+        return torch.mm(X, Y)
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(X, Y.t(), None, "none", [], "")
+    return product
+
+
+def _is_for_onednn(X: Tensor, Y: Tensor) -> bool:
+    """Where that is the faster one. It has no rule for gradients, and takes 100 times as long where rows have gaps."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or X.dtype != torch.float32 or not X.is_cpu:
+        return False
+    dense = all(x.is_contiguous() or x.t().is_contiguous() for x in (X, Y))
+    return dense and X.numel() * Y.shape[1] >= LARGE and has_slow_mkl()
+
+
+class _Product(torch.autograd.Function):
+    """`matmul`, whose gradients are such products too."""
+
+    @staticmethod
+    def forward(ctx: Any, X: Tensor, Y: Tensor) -> Tensor:
+        ctx.save_for_backward(X, Y)
+        return matmul(X, Y)
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        X, Y = ctx.saved_tensors
+        dX = matmul(G, Y.t()) if ctx.needs_input_grad[0] else None
+        return dX, matmul(X.t(), G) if ctx.needs_input_grad[1] else None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear` of a matrix x, by the faster of PyTorch's libraries."""
+    as_usual = torch.compiler.is_compiling() or not x.is_cpu or torch.is_autocast_enabled("cpu")
+    if as_usual or torch._C._are_functorch_transforms_active() or not has_slow_mkl():
+        return F.linear(x, weight, bias)
+    y: Tensor = _Product.apply(x, weight.t())
+    return y if bias is None else y + bias
 
 
 def symmetric(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
-    """X Y^T [layers, n, n] where that is symmetric; of a large one in float32 on CPUs one half mirrors the other."""
+    """X Y^T [layers, n, n] where that is symmetric; of a large one on CPUs one half mirrors the other."""
     n = X.shape[-2]
-    if X.device.type != "cpu" or n < MIRRORED or precision == "bf16":
+    if not X.is_cpu or n < MIRRORED:
         return mul(X, Y.mT, precision)
-    product = X.new_empty(*X.shape[:-1], n)
+    product = X.new_empty(*X.shape[:-1], n, dtype=torch.promote_types(X.dtype, torch.float32))
     for top in range(0, n, STRIP):
         bottom = min(top + STRIP, n)
         strip = mul(X[:, top:], Y[:, top:bottom].mT, precision)
         product[:, top:, top:bottom] = strip
         product[:, top:bottom, bottom:] = strip[:, bottom - top :].mT
     return product
+
+
+def plus_transpose(X: Tensor) -> Tensor:
+    """X + X^T of each layer [layers, n, n]."""
+    if len(X) > 1:
+        return X + X.mT
+    copy = X[0].t().clone(memory_format=torch.contiguous_format)  # of two dimensions PyTorch makes it tile by tile
+    return copy.add_(X[0]).unsqueeze(0)
 
 
 def working(x: Tensor) -> Tensor:

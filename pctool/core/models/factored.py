@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pctool.core.models import resampling
+from pctool.core.products import linear
 
 
 class FactoredConv2d(nn.Conv2d):
@@ -52,7 +52,7 @@ class FactoredConv2d(nn.Conv2d):
             pixels = y.permute(0, 2, 3, 1)
             # As one matrix: with four dimensions that do not lie so, the product can take three times as long.
             rows = pixels.reshape(-1, pixels.shape[-1]).to(self.factor.dtype)
-            return F.linear(rows, self.factor, bias).view(pixels.shape).permute(0, 3, 1, 2)
+            return linear(rows, self.factor, bias).view(pixels.shape).permute(0, 3, 1, 2)
 
 
 def factored_layers(network: nn.Module, images: tuple[int, ...]) -> dict[str, int]:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pctool.core.products import linear
+
 Upsampling = Literal["bilinear", "nearest"]
 
 LARGEST_MATRIX = 24  # side of the images up to which a GPU enlarges them by one matrix product in bf16
@@ -35,7 +37,7 @@ def halve_by_images(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, stride=2)
     # One pixel is left: as a matrix product, since oneDNN's convolutions take 15 times as long.
     pixels, rows = (y.permute(0, 2, 3, 1).flatten(1) for y in (x[..., :3, :3], weight))
-    return F.linear(pixels, rows, bias)[..., None, None]
+    return linear(pixels, rows, bias)[..., None, None]
 
 
 def double_and_convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
