@@ -117,19 +117,19 @@ def _is_for_onednn(X: Tensor, Y: Tensor) -> bool:
     return dense and X.numel() * Y.shape[1] >= LARGE and has_slow_mkl()
 
 
-class _Product(torch.autograd.Function):
-    """`matmul`, whose gradients are such products too."""
+class _Linear(torch.autograd.Function):
+    """x weight^T by `matmul`, and its gradients."""
 
     @staticmethod
-    def forward(ctx: Any, X: Tensor, Y: Tensor) -> Tensor:
-        ctx.save_for_backward(X, Y)
-        return matmul(X, Y)
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return matmul(x, weight.t())
 
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        X, Y = ctx.saved_tensors
-        dX = matmul(G, Y.t()) if ctx.needs_input_grad[0] else None
-        return dX, matmul(X.t(), G) if ctx.needs_input_grad[1] else None
+        x, weight = ctx.saved_tensors
+        dx = matmul(G, weight) if ctx.needs_input_grad[0] else None
+        return dx, matmul(G.t(), x) if ctx.needs_input_grad[1] else None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -137,7 +137,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     as_usual = torch.compiler.is_compiling() or not x.is_cpu or torch.is_autocast_enabled("cpu")
     if as_usual or torch._C._are_functorch_transforms_active() or not has_slow_mkl():
         return F.linear(x, weight, bias)
-    y: Tensor = _Product.apply(x, weight.t())
+    y: Tensor = _Linear.apply(x, weight)
     return y if bias is None else y + bias
 
 
