@@ -17,7 +17,17 @@ from torch.nn.functional import normalize
 
 from pctool.core.outer_products import as_outer_products, through_outer_products
 from pctool.core.power_iteration import padded, times_vectors
-from pctool.core.products import Precision, available, mul, plus_transpose, products, rounded, symmetric, working
+from pctool.core.products import (
+    Precision,
+    add_product_,
+    available,
+    mul,
+    plus_transpose,
+    products,
+    rounded,
+    symmetric,
+    working,
+)
 
 MAX_COEFFS = 5  # degree 9, the strongest polynomial the paper uses (Sec. 3.3, "Search space")
 
@@ -286,7 +296,7 @@ class _PolynomialOfMatrix(torch.autograd.Function):
                 dW = mul(rest, B, precision)
             else:
                 dW = _times(P / sigma, a[0] / sigma, G, H, precision)
-                dW = dW.add_(mul(rest, B, precision)) if precision == "bf16" else dW.baddbmm_(rest, W)
+                dW = add_product_(dW, rest, B, precision)
             # <P, M>; where M or P is rough, as the exact <G, value>, at more traffic.
             PM = _dot_exactly(P, M) if precision == "fp32" else _dot_exactly(G, value)
             return _without_norm(dW, PM + _dot_exactly(L, S), sigma, u, v), *nothing

@@ -41,7 +41,8 @@ has_fast_bf16._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def has_slow_mkl() -> bool:
     """Whether this is a CPU of AMD's with AVX-512, where MKL computes by AVX2: half as fast as oneDNN in float32."""
     found = _capabilities()
-    return bool(found.get("avx512_f")) and str(found.get("cpu_name")).startswith("AMD")
+    amd = str(found.get("cpu_name")).startswith("AMD")
+    return amd and bool(found.get("avx512_f")) and torch.backends.mkldnn.is_available()
 
 
 def available(precision: Precision, W: Tensor) -> Precision:
@@ -110,11 +111,17 @@ def matmul(X: Tensor, Y: Tensor) -> Tensor:
 
 
 def _is_for_onednn(X: Tensor, Y: Tensor) -> bool:
-    """Where that is the faster one. It has no rule for gradients, and takes 100 times as long where rows have gaps."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or X.dtype != torch.float32 or not X.is_cpu:
+    """Where that is the faster one. It has no rules for gradients or transforms, and where rows have gaps no speed."""
+    if _is_traced() or torch.is_grad_enabled() or X.dtype != torch.float32 or not X.is_cpu:
         return False
     dense = all(x.is_contiguous() or x.t().is_contiguous() for x in (X, Y))
-    return dense and X.numel() * Y.shape[1] >= LARGE and has_slow_mkl()
+    return dense and X.numel() * Y.shape[1] >= LARGE and has_slow_mkl() and bool(torch.backends.mkldnn.enabled)
+
+
+def _is_traced() -> bool:
+    """Whether what is called is compiled, traced or transformed, and not just computed."""
+    transformed: bool = torch._C._are_functorch_transforms_active()
+    return transformed or torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
 class _Linear(torch.autograd.Function):
@@ -122,20 +129,20 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return matmul(x, weight.t())
 
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         dx = matmul(G, weight) if ctx.needs_input_grad[0] else None
-        return dx, matmul(G.t(), x) if ctx.needs_input_grad[1] else None
+        return dx, None if x is None else matmul(G.t(), x)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`F.linear` of a matrix x, by the faster of PyTorch's libraries."""
-    as_usual = torch.compiler.is_compiling() or not x.is_cpu or torch.is_autocast_enabled("cpu")
-    if as_usual or torch._C._are_functorch_transforms_active() or not has_slow_mkl():
+    exact = x.is_cpu and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if not exact or _is_traced() or not has_slow_mkl():
         return F.linear(x, weight, bias)
     y: Tensor = _Linear.apply(x, weight)
     return y if bias is None else y + bias
@@ -153,6 +160,13 @@ def symmetric(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
         product[:, top:, top:bottom] = strip
         product[:, top:bottom, bottom:] = strip[:, bottom - top :].mT
     return product
+
+
+def add_product_(Z: Tensor, X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
+    """Z + X Y of each layer, in Z's place."""
+    if precision == "bf16" or (len(X) == 1 and _is_for_onednn(X[0], Y[0])):
+        return Z.add_(mul(X, Y, precision))
+    return Z.baddbmm_(X, Y)
 
 
 def plus_transpose(X: Tensor) -> Tensor:

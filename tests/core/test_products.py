@@ -11,13 +11,12 @@ from pctool.core.models.factored import FactoredConv2d
 from pctool.core.polynomial import PUBLISHED
 from pctool.core.power_iteration import initial_vectors
 
-needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
-pytestmark = needs_onednn
-
 
 @pytest.fixture(params=["MKL", "oneDNN"])
 def library(request):
     """The library that this CPU is said to be faster with; yields how often oneDNN's product was called."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this PyTorch has no oneDNN")
     onednn, calls = torch.ops.mkldnn._linear_pointwise, []
 
     def watched(*args):
@@ -120,6 +119,61 @@ def test_a_factor_is_applied_by_each_library(library):
     assert bool(library[1]) == (library[0] == "oneDNN")
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")
+def test_without_onednn_all_is_mkls(library):
+    """`torch.backends.mkldnn.flags(enabled=False)` is heeded."""
+    with torch.backends.mkldnn.flags(enabled=False), torch.no_grad():
+        near(products.matmul(*WHOLE), WHOLE[0].double() @ WHOLE[1].double(), 1e-6)
+    assert library[1] == []
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated", "ignore::torch.jit.TracerWarning")
+def test_transforms_and_traces_are_right_by_each_library(library):
+    """oneDNN's product has no rules for them: forward mode, vmap and `torch.jit.trace` leave it alone."""
+    W = random(256, 512).float()
+    u, v = initial_vectors(W)
+
+    def weight(W):
+        return linalg.precondition(W, u, v, PUBLISHED[7].coeffs)
+
+    step = 1e-4 * random(256, 512, seed=1)
+    shifted, as_is = (
+        linalg.precondition(X, u.double(), v.double(), PUBLISHED[7].coeffs) for X in (W.double() + step, W.double())
+    )
+    exact = (shifted - as_is) / 1e-4
+    with torch.no_grad():
+        value, tangent = torch.func.jvp(weight, (W,), ((step / 1e-4).float(),))
+        batch = torch.func.vmap(weight)(torch.stack([W, W / 2]))
+    near(tangent, exact, 0.02)
+    near(value, weight(W).double(), 1e-5)
+    near(batch[0], batch[1].double(), 1e-5)  # the norm divides the scale away
+    layer = FactoredConv2d(16, 128, 3, padding=1)
+    layer.factor = random(128, 128).float()
+    traced = torch.jit.trace(layer, random(2, 16, 9, 9).float())
+    near(traced(random(2, 16, 9, 9, seed=1).float()), layer(random(2, 16, 9, 9, seed=1).float()).double(), 1e-5)
+
+
+@pytest.mark.parametrize("n", [64, 600])
+def test_a_symmetric_product_in_bf16(n):
+    """Of rounded matrices, to 1 %, exactly symmetric; one half mirrored or not."""
+    X = random(1, n, 200)
+    product = products.symmetric(X.bfloat16(), X.bfloat16(), "bf16")
+    assert product.dtype == torch.float32
+    near(product, X @ X.mT, 0.01)
+    near(product, product.mT.double(), 1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_product_is_added(library, precision):
+    """Z + X Y in Z's place."""
+    X, Y, Z = random(1, 128, 256), random(1, 256, 192, seed=1), random(1, 128, 192, seed=2)
+    z = Z.float()
+    with torch.no_grad():
+        found = products.add_product_(z, X.float(), Y.float() if precision == "fp32" else Y.bfloat16(), precision)
+    assert found is z
+    near(z, Z + X @ Y, 1e-6 if precision == "fp32" else 0.01)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 5, 5), (3, 4, 4)])
 def test_plus_transpose_leaves_its_argument(shape):
     """X + X^T, exactly; X stays."""
@@ -138,5 +192,6 @@ def test_amd_with_avx512_has_a_slow_mkl():
         ({**intel, "avx512_f": True}, False),
         ({}, False),
     ):
-        with mock.patch.object(products, "_capabilities", return_value=found):
+        available = mock.patch.object(torch.backends.mkldnn, "is_available", return_value=True)
+        with available, mock.patch.object(products, "_capabilities", return_value=found):
             assert products.has_slow_mkl.__wrapped__() is expected

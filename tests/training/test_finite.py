@@ -55,7 +55,7 @@ def test_the_first_of_several_is_named(state):
     assert "the loss of G is nan" in said(state, fine, first, later)
 
 
-@pytest.mark.parametrize("value", [NAN, float("inf")])
+@pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf")])
 def test_a_gradient_is_named_by_its_tensor(state, value):
     """Step, network and parameter; the other network's gradients do not count."""
     state.D.blocks[1].conv2.weight.grad[0, 0, 0, 0] = value

@@ -59,45 +59,46 @@ def double_by_weights(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def double_by_images(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`double_and_convolve` by the sum of four shifted images, of a quarter of the work."""
     y = _means(F.conv_transpose2d(x, 4 * weight.flip(2, 3).transpose(0, 1), stride=2))
-    # oneDNN's transposed convolution takes seven times as long with a bias of its own.
+    # oneDNN's transposed convolution takes several times as long with a bias of its own.
     return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1)
 
 
 def _shifted_means(x: Tensor) -> Tensor:
     """[n, channels, h, w] -> [n, channels, h + 1, w + 1]: the mean of x shifted by 0 or 1 in each direction."""
-    shifted: Tensor = _ShiftedMeans.apply(x)
+    shifted: Tensor = _Means.apply(x, True)
     return shifted
 
 
 def _means(x: Tensor) -> Tensor:
     """[n, channels, h, w] -> [n, channels, h - 1, w - 1]: the mean of each pixel and its next in each direction."""
-    means: Tensor = _Means.apply(x)
+    means: Tensor = _Means.apply(x, False)
     return means
 
 
 class _Means(torch.autograd.Function):
-    """`_means`, whose gradient is `_shifted_means`: PyTorch's own takes a CPU four times as long in bf16."""
+    """`_means` and `_shifted_means`, the gradient of each other: PyTorch's own takes a CPU four times as long in bf16.
+
+    Nor may its own padding be differentiated on GPUs in channels_last (PyTorch's #188344; in 2.11).
+    """
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 2, stride=1)
+    def forward(x: Tensor, shifted: bool) -> Tensor:
+        return F.avg_pool2d(x, 2, stride=1, padding=int(shifted))
 
     @staticmethod
-    def backward(ctx: Any, G: Tensor) -> Tensor:
-        return _shifted_means(G)
-
-
-class _ShiftedMeans(torch.autograd.Function):
-    """`_shifted_means`, whose gradient is `_means`."""
+    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: Tensor) -> None:
+        ctx.shifted = inputs[1]
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        # Padded apart: avg_pool2d's own padding has wrong gradients on GPUs in channels_last (PyTorch's #188344; 2.11).
-        return F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 2, stride=1)
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, None]:
+        return _Means.apply(G, not ctx.shifted), None
 
     @staticmethod
-    def backward(ctx: Any, G: Tensor) -> Tensor:
-        return _means(G)
+    def jvp(ctx: Any, x: Tensor, _: None) -> Tensor:
+        tangent: Tensor = _Means.apply(x, ctx.shifted)
+        return tangent
 
 
 def _check_kernel(weight: Tensor) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pctool.core.models.resampling import (
     average_pool,
@@ -64,13 +65,14 @@ def test_one_convolution_is_about_as_rough_in_bf16(at_once, in_turn):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 32, 8, 8, generator=generator).contiguous(memory_format=torch.channels_last).requires_grad_()
     weight = torch.randn(16, 32, 3, 3, generator=generator).requires_grad_()
-    exact = in_turn(x.double(), weight.double(), None)
+    bias = torch.randn(16, generator=generator)
+    exact = in_turn(x.double(), weight.double(), bias.double())
     G = torch.randn(exact.shape, generator=generator).contiguous(memory_format=torch.channels_last)
     slopes = torch.autograd.grad(exact, (x, weight), G.double())
     errors = []
     for operation in (at_once, in_turn):
         with torch.autocast("cpu", torch.bfloat16):
-            y = operation(x, weight, None)
+            y = operation(x, weight, bias)
         assert y.dtype == torch.bfloat16
         assert y.is_contiguous(memory_format=torch.channels_last)
         found = (y, *torch.autograd.grad(y, (x, weight), G.bfloat16()))
@@ -93,18 +95,46 @@ def test_a_cpu_takes_its_own_forms():
     assert torch.equal(double_and_convolve(x, weight, None), double_by_images(x, weight, None))
 
 
+class Called(TorchDispatchMode):
+    """Keeps the names of the operations that are called within it."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("operation", [operation for operation, _ in PAIRS])
-def test_no_pooling_pads(monkeypatch, operation):
-    """PyTorch 2.11's padded avg_pool2d has wrong gradients on GPUs in channels_last, which no CPU shows."""
-    pool, paddings = F.avg_pool2d, []
+def test_no_gradient_is_pytorchs_of_a_pooling(operation):
+    """PyTorch 2.11's, of a padded one, is wrong on GPUs in channels_last, which no CPU shows; and all are slow."""
+    x, weight = torch.randn(2, 3, 8, 8).requires_grad_(), torch.randn(5, 3, 3, 3).requires_grad_()
+    with Called() as called:
+        (slope,) = torch.autograd.grad(operation(x, weight, None).pow(3).sum(), x, create_graph=True)
+        slope.square().sum().backward()
+    assert "avg_pool2d.default" in called.names
+    assert "avg_pool2d_backward.default" not in called.names
 
-    def watched(x, size, stride=None, padding=0, *args):
-        paddings.append(padding)
-        return pool(x, size, stride, padding, *args)
 
-    monkeypatch.setattr(F, "avg_pool2d", watched)
-    operation(torch.randn(2, 3, 8, 8), torch.randn(5, 3, 3, 3), None)
-    assert paddings == [0]
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by PyTorch's own forward mode
+@pytest.mark.parametrize(("at_once", "in_turn"), PAIRS)
+def test_one_convolution_under_transforms(at_once, in_turn):
+    """`torch.func`'s gradients, one by one for each image and in forward mode, are those of the two operations."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = (4, 3, 6, 6), (5, 3, 3, 3), (5, 3, 3, 3)
+    x, weight, along = (torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes)
+    found = []
+    for operation in (at_once, in_turn):
+
+        def loss(W, image, operation=operation):
+            return operation(image[None], W, None).pow(3).sum()
+
+        each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weight, x)
+        found.append((each, *torch.func.jvp(lambda W, f=loss: f(W, x[0]), (weight,), (along,))))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("format_", [torch.channels_last, torch.contiguous_format])
