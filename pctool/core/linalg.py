@@ -21,6 +21,7 @@ from pctool.core.products import (
     Precision,
     add_product_,
     available,
+    is_transformed,
     mul,
     plus_transpose,
     products,
@@ -227,7 +228,7 @@ def _evaluate(  # noqa: PLR0917  # the kernel's own arguments, in its order
 def _value(W: Tensor, u: Tensor | None, v: Tensor | None, coeffs: Tensor, *how: Any) -> Tensor:
     """`_PolynomialOfMatrix`; within `torch.func`'s transforms, which know no such function, left to autograd."""
     n_coeffs, _, n_vectors = how
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+    if is_transformed():
         with products(W.device, "fp32"):
             return _evaluate(W, u, v, coeffs, n_coeffs, "fp32", n_vectors is not None)[0]
     value: Tensor = _PolynomialOfMatrix.apply(W, u, v, coeffs, *how)

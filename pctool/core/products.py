@@ -120,8 +120,7 @@ def _is_for_onednn(X: Tensor, Y: Tensor) -> bool:
 
 def _is_traced() -> bool:
     """Whether what is called is compiled, traced or transformed, and not just computed."""
-    transformed: bool = torch._C._are_functorch_transforms_active()
-    return transformed or torch.compiler.is_compiling() or torch._C._is_tracing()
+    return torch.compiler.is_compiling() or torch._C._is_tracing() or is_transformed()
 
 
 class _Linear(torch.autograd.Function):
@@ -175,6 +174,11 @@ def plus_transpose(X: Tensor) -> Tensor:
         return X + X.mT
     copy = X[0].t().clone(memory_format=torch.contiguous_format)  # of two dimensions PyTorch makes it tile by tile
     return copy.add_(X[0]).unsqueeze(0)
+
+
+def is_transformed() -> bool:
+    """Whether `torch.func`'s transforms are at work, which know no `torch.autograd.Function` like ours."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def working(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pctool.core.products import linear
+from pctool.core.products import is_transformed, linear
 
 Upsampling = Literal["bilinear", "nearest"]
 
@@ -65,12 +65,16 @@ def double_by_images(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _shifted_means(x: Tensor) -> Tensor:
     """[n, channels, h, w] -> [n, channels, h + 1, w + 1]: the mean of x shifted by 0 or 1 in each direction."""
+    if is_transformed():
+        return F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 2, stride=1)
     shifted: Tensor = _Means.apply(x, True)
     return shifted
 
 
 def _means(x: Tensor) -> Tensor:
     """[n, channels, h, w] -> [n, channels, h - 1, w - 1]: the mean of each pixel and its next in each direction."""
+    if is_transformed():
+        return F.avg_pool2d(x, 2, stride=1)
     means: Tensor = _Means.apply(x, False)
     return means
 
@@ -81,24 +85,14 @@ class _Means(torch.autograd.Function):
     Nor may its own padding be differentiated on GPUs in channels_last (PyTorch's #188344; in 2.11).
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x: Tensor, shifted: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, shifted: bool) -> Tensor:
+        ctx.shifted = shifted
         return F.avg_pool2d(x, 2, stride=1, padding=int(shifted))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: Tensor) -> None:
-        ctx.shifted = inputs[1]
-
-    @staticmethod
     def backward(ctx: Any, G: Tensor) -> tuple[Tensor, None]:
-        return _Means.apply(G, not ctx.shifted), None
-
-    @staticmethod
-    def jvp(ctx: Any, x: Tensor, _: None) -> Tensor:
-        tangent: Tensor = _Means.apply(x, ctx.shifted)
-        return tangent
+        return (_means if ctx.shifted else _shifted_means)(G), None
 
 
 def _check_kernel(weight: Tensor) -> None:
@@ -138,7 +132,9 @@ def enlarged(x: Tensor, matrix: Tensor) -> Tensor:
 
 def average_pool(x: Tensor) -> Tensor:
     """`F.avg_pool2d(x, 2)`, whose backward pass in channels_last takes a GPU several times as long as a copy."""
-    fast = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not (x.shape[2] | x.shape[3]) & 1
+    if is_transformed() or x.dim() != 4 or (x.shape[2] | x.shape[3]) & 1:
+        return F.avg_pool2d(x, 2)
+    fast = x.is_contiguous(memory_format=torch.channels_last)
     pooled: Tensor = _AveragePool.apply(x) if fast else F.avg_pool2d(x, 2)
     return pooled
 

@@ -26,6 +26,14 @@ def double_then_convolve(x, weight, bias):
     return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
 
 
+def pool_by_us(x, weight, bias):
+    return average_pool(F.conv2d(x, weight, bias))
+
+
+def pool_by_pytorch(x, weight, bias):
+    return F.avg_pool2d(F.conv2d(x, weight, bias), 2)
+
+
 # What a CPU takes and what a GPU takes, against the two operations.
 PAIRS = [
     (halve_by_images, convolve_then_halve),
@@ -119,9 +127,9 @@ def test_no_gradient_is_pytorchs_of_a_pooling(operation):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by PyTorch's own forward mode
-@pytest.mark.parametrize(("at_once", "in_turn"), PAIRS)
-def test_one_convolution_under_transforms(at_once, in_turn):
-    """`torch.func`'s gradients, one by one for each image and in forward mode, are those of the two operations."""
+@pytest.mark.parametrize(("at_once", "in_turn"), [*PAIRS, (pool_by_us, pool_by_pytorch)])
+def test_changes_of_resolution_under_transforms(at_once, in_turn):
+    """`torch.func`'s gradients, one by one for each image and in forward mode, are PyTorch's own."""
     generator = torch.Generator().manual_seed(0)
     shapes = (4, 3, 6, 6), (5, 3, 3, 3), (5, 3, 3, 3)
     x, weight, along = (torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes)
