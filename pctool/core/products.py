@@ -14,9 +14,9 @@ from torch import Tensor
 Precision = Literal["fp32", "tf32", "bf16"]
 
 # Rows from which half of a product, and a little more, outweighs a copy of the result; and how many of them are
-# computed, and mirrored, at a time. On two cores without AVX-512 a Gram matrix of 1024 x 4608 took 51 ms in place of 86
-# (in strips of 256 52, of 64 55), of 512 x 4608 14.3 in place of 18.1, of 256 x 1152 as long as usual; with avx512_bf16
-# in bf16 6.1 in place of 9.8, and 1.8 in place of 2.4.
+# computed, and mirrored, at a time. On two cores without bf16 units a Gram matrix of 1024 x 4608 took 51 ms in place of
+# 86 (in strips of 256 52, of 64 55), of 512 x 4608 14.3 in place of 18.1, of 256 x 1152 as long as usual; on two with
+# avx512_bf16, in bf16, 6.1 in place of 9.8, and 1.8 in place of 2.4.
 MIRRORED = 512
 STRIP = 128
 LARGE = 128**3  # multiplications from which a call of oneDNN's is no longer than one of MKL's
@@ -94,8 +94,8 @@ def rounded(X: Tensor, precision: Precision) -> Tensor:
 def mul(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
     """X Y [layers, ...] in float32 or better, as `products` says.
 
-    If Y is `rounded`, CPUs round the result too: no harm in a Gram matrix, which multiplies W, so that small singular
-    values keep their digits, nor in a gradient.
+    If Y is `rounded`, CPUs round the result too: no harm in a Gram matrix and its polynomial, which multiply W, so that
+    small singular values keep their digits, nor in a gradient.
     """
     if precision == "bf16" and X.is_cuda:
         return torch.bmm(X.bfloat16(), Y.bfloat16(), out_dtype=torch.float32)
