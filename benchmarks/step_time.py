@@ -206,16 +206,20 @@ class Training:
                 with torch.no_grad():
                     fake = self.G(z)
                 both = torch.cat([real, fake.float()])
-                # Leaves, where the layer's own backward pass is timed by itself; the gradient is the same.
+                # Leaves, where the layer's own backward pass is timed by itself; the gradient is the same, and what
+                # `apply_factor` noted on it is not on a leaf's `grad`.
                 leaves = {name: value.detach().requires_grad_() for name, value in W_hat.items()}
                 leaves = W_hat if self.side_stream else leaves
+                gradients: dict[str, Tensor] = {}
+                for name, leaf in leaves.items() if leaves is not W_hat else ():
+                    leaf.register_hook(functools.partial(gradients.__setitem__, name))
                 logits = functional_call(self.D, leaves, (both,)) if leaves else self.D(both)
             loss = hinge_d(*logits.float().split(len(real)))
             self.optim_d.zero_grad()
             loss.backward()
         start = time.perf_counter()
         if leaves is not W_hat:
-            torch.autograd.backward(list(W_hat.values()), [leaf.grad for leaf in leaves.values()])
+            torch.autograd.backward(list(W_hat.values()), [gradients[name] for name in W_hat])
         if (penalty := self.pre.penalty()) is not None:
             penalty.backward()
         middle = time.perf_counter()

@@ -47,16 +47,16 @@ MUTATIONS = {
         "M = (0 * G if factor else mul(H, B.mT, precision)) / sigma",
         "core/test_linalg.py",
     ),
-    "more outer products than were looked for left out": (
+    "one application's outer products where there were two": (
         "core/outer_products.py",
-        "return (basis.t(), right) if missed",
-        "return (basis.t(), right) if 0 * missed",
-        "core/test_linalg.py",
+        "noted[-1] != G._version",
+        "noted[-1] is None",
+        "core/test_outer_products.py",
     ),
     "no outer products in a network": (
-        "core/layers/preconditioner.py",
-        "n_vectors=first.n_vectors",
-        "n_vectors=len(W)",
+        "core/models/factored.py",
+        "apply_factor(rows, self.factor)",
+        "torch.nn.functional.linear(rows, self.factor)",
         "core/models/test_factored.py",
     ),
     "the factor on too many layers": (

@@ -76,7 +76,7 @@ def precondition_batch(
     """
     W, u, v, tall = _stacked(weights, us, vs)
     precision = available(precision, W)
-    W_hat = _value(working(W), _unit(u), _unit(v), coeffs, n_coeffs, precision, None).to(W.dtype)
+    W_hat = _value(working(W), _unit(u), _unit(v), coeffs, n_coeffs, precision, False).to(W.dtype)
     values = W_hat.unbind(0) if len(weights) > 1 else (W_hat.squeeze(0),)  # unbind's gradient is a copy
     wide = [x.t() if flip else x for x, flip in zip(weights, tall, strict=True)]
     found = [x if x.shape == own.shape else x[: len(own), : own.shape[1]] for x, own in zip(values, wide, strict=True)]
@@ -102,25 +102,22 @@ def left_factor(
     v: Tensor,
     coeffs: Tensor,
     *,
-    n_vectors: int,
     n_coeffs: int = MAX_COEFFS,
     precision: Precision = "fp32",
 ) -> Tensor:
     """Q = P(A A^T) / sigma [n, n], the factor with g(SN(W)) = Q W, for W [n, m] that is not tall.
 
     A layer that maps few vectors is cheaper as Q (W x) than with Q W made: two products with the long side (the Gram
-    matrix, and one backward) in place of five. `n_vectors` is how many: where they are far fewer than n, a CPU saves
-    most of the backward one, too, in float32 (`core/outer_products.py`); more than said are no error but cost time.
-    u [n], v [m], coeffs [5]; evaluated in float32 or better, a0 exact in each `precision` (see `precondition_batch`),
-    the gradient of sigma included; returned in W's dtype.
+    matrix, and one backward) in place of five. Where `outer_products.apply_factor` maps far fewer than n a CPU saves
+    most of the backward one, too. u [n], v [m], coeffs [5]; evaluated in float32 or better, a0 exact in each
+    `precision` (see `precondition_batch`), the gradient of sigma included; returned in W's dtype.
     """
     A = working(W)
     if n_coeffs == 1:
         return torch.diag((coeffs[0] / _sigma(A, u, v)).expand(len(W))).to(W.dtype)
-    exact = A.dtype == W.dtype  # else Q's gradient is rounded, and is no sum of few outer products
-    how = n_coeffs, available(precision, W), n_vectors if exact else len(W)
+    how = n_coeffs, available(precision, W), True
     Q = _value(A[None], _unit(u)[None], _unit(v)[None], coeffs[None], *how)
-    return Q.squeeze(0).to(W.dtype)
+    return Q if Q.dtype == W.dtype else Q.to(W.dtype)
 
 
 def polynomial_of_matrix(W: Tensor, coeffs: Sequence[float], *, precision: Precision = "fp32") -> Tensor:
@@ -158,7 +155,7 @@ def _oriented(
     A = working(W.t() if tall else W).unsqueeze(0)
     left, right = (v, u) if tall else (u, v)
     left, right = (x if x is None else x.unsqueeze(0) for x in (left, right))
-    W_hat = _value(A, left, right, rows, n_coeffs, available(precision, W), None).squeeze(0)
+    W_hat = _value(A, left, right, rows, n_coeffs, available(precision, W), False).squeeze(0)
     return (W_hat.t() if tall else W_hat).to(W.dtype)
 
 
@@ -227,12 +224,13 @@ def _evaluate(  # noqa: PLR0917  # the kernel's own arguments, in its order
 
 def _value(W: Tensor, u: Tensor | None, v: Tensor | None, coeffs: Tensor, *how: Any) -> Tensor:
     """`_PolynomialOfMatrix`; within `torch.func`'s transforms, which know no such function, left to autograd."""
-    n_coeffs, _, n_vectors = how
+    n_coeffs, _, factor = how
     if is_transformed():
         with products(W.device, "fp32"):
-            return _evaluate(W, u, v, coeffs, n_coeffs, "fp32", n_vectors is not None)[0]
-    value: Tensor = _PolynomialOfMatrix.apply(W, u, v, coeffs, *how)
-    return value
+            value, *_ = _evaluate(W, u, v, coeffs, n_coeffs, "fp32", factor)
+        return value[0] if factor else value
+    made: Tensor = _PolynomialOfMatrix.apply(W, u, v, coeffs, *how)
+    return made
 
 
 class _PolynomialOfMatrix(torch.autograd.Function):
@@ -250,18 +248,19 @@ class _PolynomialOfMatrix(torch.autograd.Function):
         coeffs: Tensor,
         n_coeffs: int,
         precision: Precision,
-        n_vectors: int | None,
+        factor: bool,
     ) -> Tensor:
-        """W_hat [layers, n, m] for W [layers, n, m], u [layers, n], v [layers, m], coeffs [layers, 5]; or Q, n x n.
+        """W_hat [layers, n, m] for W [layers, n, m], u [layers, n], v [layers, m], coeffs [layers, 5].
 
-        Q where the number of vectors is given that it will map.
+        Or the `factor` Q [n, n] of one layer, without another dimension, whose gradient would be a view of what
+        `outer_products` noted something on.
         """
         with products(W.device, precision):
-            value, *saved = _evaluate(W, u, v, coeffs, n_coeffs, precision, n_vectors is not None)
+            value, *saved = _evaluate(W, u, v, coeffs, n_coeffs, precision, factor)
         # coeffs may change in place before the backward pass: APC between two forwards of one graph.
         ctx.save_for_backward(W, u, v, coeffs.clone(), value, *saved)
-        ctx.how = n_coeffs, precision, n_vectors
-        return value
+        ctx.how = n_coeffs, precision, factor
+        return value[0] if factor else value
 
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
@@ -271,24 +270,23 @@ class _PolynomialOfMatrix(torch.autograd.Function):
         dL/dA = P G + L A, or L A, and sigma's share is -(<P, M> + <L, S>) u v^T, both over sigma.
         """
         W, u, v, coeffs, value, B, S, S2, P, sigma = ctx.saved_tensors
-        n_coeffs, precision, n_vectors = ctx.how
-        factor = n_vectors is not None
+        n_coeffs, precision, factor = ctx.how
         nothing = (None,) * 6
         a = [x.view(-1, 1, 1) for x in coeffs.unbind(-1)]
         if torch.is_grad_enabled():  # create_graph: the gradient itself will be differentiated, so autograd's road
             with products(G.device, "fp32"):  # exact: not every rough product has a gradient
                 value, *_ = _evaluate(W, u, v, coeffs, n_coeffs, "fp32", factor)
-                return *torch.autograd.grad(value, W, G, create_graph=True), *nothing
+                return *torch.autograd.grad(value, W, G[None] if factor else G, create_graph=True), *nothing
+        found = as_outer_products(G, W.shape[-1], n_coeffs) if factor else None
+        if found is not None:
+            a = coeffs[0, :n_coeffs].tolist()
+            dW, LS = through_outer_products(found, B[0], S[0], sigma.view(()), a, precision=precision)
+            return _without_norm(dW[None], _dot_exactly(G[None], value) + LS, sigma, u, v), *nothing
+        G = G[None] if factor else G
         with products(G.device, precision):
             if n_coeffs == 1:
                 dW, c = G * (a[0] / sigma), _dot_exactly(G, value)
                 return _without_norm(dW, c, sigma, u, v), *nothing
-            found = None
-            if n_vectors is not None and precision == "fp32":  # rough, these products with W would cancel
-                found = as_outer_products(G[0], n_vectors, W.shape[-1], n_coeffs)
-            if found is not None:
-                dW, LS = through_outer_products(found, W[0], S[0], sigma.view(()), coeffs[0, :n_coeffs].tolist())
-                return _without_norm(dW[None], _dot_exactly(G, value) + LS, sigma, u, v), *nothing
             H = G if factor else rounded(G, precision)  # W_hat's own product takes W: its result must keep its digits
             M = (G if factor else mul(H, B.mT, precision)) / sigma
             L = _gradient_of_gram(M, S, S2, a, n_coeffs, precision)

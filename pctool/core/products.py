@@ -113,13 +113,13 @@ def matmul(X: Tensor, Y: Tensor) -> Tensor:
 
 def _is_for_onednn(X: Tensor, Y: Tensor) -> bool:
     """Where that is the faster one. It has no rules for gradients or transforms, and where rows have gaps no speed."""
-    if _is_traced() or torch.is_grad_enabled() or X.dtype != torch.float32 or not X.is_cpu:
+    if is_traced() or torch.is_grad_enabled() or X.dtype != torch.float32 or not X.is_cpu:
         return False
     dense = all(x.is_contiguous() or x.t().is_contiguous() for x in (X, Y))
     return dense and X.numel() * Y.shape[1] >= LARGE and has_slow_mkl() and bool(torch.backends.mkldnn.enabled)
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
     """Whether what is called is compiled, traced or transformed, and not just computed."""
     return torch.compiler.is_compiling() or torch._C._is_tracing() or is_transformed()
 
@@ -142,7 +142,7 @@ class _Linear(torch.autograd.Function):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`F.linear` of a matrix x, by the faster of PyTorch's libraries."""
     exact = x.is_cpu and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if not exact or _is_traced() or not has_slow_mkl():
+    if not exact or is_traced() or not has_slow_mkl():
         return F.linear(x, weight, bias)
     y: Tensor = _Linear.apply(x, weight)
     return y if bias is None else y + bias
@@ -153,6 +153,8 @@ def symmetric(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
     n = X.shape[-2]
     if not X.is_cpu or n < MIRRORED:
         return mul(X, Y.mT, precision)
+    rows = _without_gaps(X)
+    X, Y = rows, rows if Y is X else _without_gaps(Y)
     product = X.new_empty(*X.shape[:-1], n, dtype=torch.promote_types(X.dtype, torch.float32))
     for top in range(0, n, STRIP):
         bottom = min(top + STRIP, n)
@@ -160,6 +162,12 @@ def symmetric(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
         product[:, top:, top:bottom] = strip
         product[:, top:bottom, bottom:] = strip[:, bottom - top :].mT
     return product
+
+
+def _without_gaps(X: Tensor) -> Tensor:
+    """X, whose strips are to be fast; one matrix alone, since of two dimensions a CPU copies a transpose by tiles."""
+    copied = len(X) > 1 or X[0].is_contiguous()
+    return X if copied else X[0].clone(memory_format=torch.contiguous_format)[None]
 
 
 def add_product_(Z: Tensor, X: Tensor, Y: Tensor, precision: Precision) -> Tensor:

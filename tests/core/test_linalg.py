@@ -2,16 +2,15 @@
 
 import copy
 import functools
-from unittest import mock
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm as stock_spectral_norm
-from torch.utils.flop_counter import FlopCounterMode
 
-from pctool.core import linalg, products
+from pctool.core import linalg
 from pctool.core.layers.preconditioner import Preconditioner
+from pctool.core.outer_products import apply_factor
 from pctool.core.polynomial import PUBLISHED, OddPolynomial
 from pctool.core.power_iteration import initial_vectors, power_iteration, power_iteration_
 
@@ -124,7 +123,7 @@ def test_the_left_factor_times_w_is_the_weight(name, coeffs):
     rows = linalg.coefficient_rows([coeffs], W)[0]
 
     def factored(W):
-        return linalg.left_factor(W, u, v, rows, n_vectors=len(W), n_coeffs=len(coeffs)) @ W
+        return linalg.left_factor(W, u, v, rows, n_coeffs=len(coeffs)) @ W
 
     value, gradient = gradients(factored, W)
     expected, expected_gradient = gradients(naive, W, u, v, coeffs)
@@ -133,98 +132,6 @@ def test_the_left_factor_times_w_is_the_weight(name, coeffs):
     slack = 1e-13 * float(expected.abs().max() / W.abs().max()) + 1e-14 / float(u @ W @ v)
     atol = 1e-10 * float(expected_gradient.abs().max()) + slack
     torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=atol)
-
-
-def outer_products(weight: list[float]) -> torch.Tensor:
-    """A gradient by the factor of 200 x 200: a sum of outer products of the given weights."""
-    left, right = matrix((200, len(weight)), 3), matrix((len(weight), 200), 4)
-    return left @ torch.diag(torch.tensor(weight).double()) @ right
-
-
-def factor_gradient(G: torch.Tensor, coeffs: tuple[float, ...], n_vectors: int) -> tuple[torch.Tensor, bool]:
-    """dL/dW for dL/dQ = G, W being 200 x 900; and whether outer products made it."""
-    W = matrix((200, 900)).to(G.dtype).requires_grad_()
-    u, v = initial_vectors(W.detach(), torch.Generator().manual_seed(1))
-    rows = linalg.coefficient_rows([coeffs], W)[0]
-    Q = linalg.left_factor(W, u, v, rows, n_vectors=n_vectors, n_coeffs=len(coeffs))
-    with mock.patch.object(linalg, "_gradient_of_gram", wraps=linalg._gradient_of_gram) as usual:
-        Q.backward(G)
-    return W.grad, not usual.called
-
-
-@pytest.mark.parametrize("coeffs", COEFFS, ids=lambda c: f"degree{2 * len(c) - 1}")
-@pytest.mark.parametrize("weight", [[1, 1, 1], [1, 1e-4, 1e-9], [1, 0, 0], [0, 0, 0]], ids=str)
-def test_few_vectors_make_the_gradient_from_outer_products(coeffs, weight):
-    """A gradient by Q of three outer products, however unequal: that by W equals autograd's, through powers of the
-    Gram matrix, to 1e-12 of its norm."""
-    G = outer_products(weight)
-    found, by_outer_products = factor_gradient(G, coeffs, n_vectors=3)
-    assert by_outer_products
-    W = matrix((200, 900)).requires_grad_()
-    u, v = initial_vectors(W.detach(), torch.Generator().manual_seed(1))
-    sigma = torch.dot(u, W @ v)
-    S = W @ W.T / sigma.square()
-    Q = sum(a * torch.linalg.matrix_power(S, k) for k, a in enumerate(coeffs)) / sigma
-    Q.backward(G)
-    assert float((found - W.grad).norm()) <= 1e-12 * float(W.grad.norm())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e20])
-def test_more_vectors_than_said_change_nothing(dtype, scale):
-    """Of three vectors that were said, eleven outer products are found; of twelve, the last of a thousandth, none: the
-    gradient is made as usual, the same bits, at any scale."""
-    weight = [1.0] * 11
-    assert factor_gradient(scale * outer_products(weight).to(dtype), COEFFS[2], n_vectors=3)[1]
-    G = scale * outer_products([*weight, 1e-3]).to(dtype)
-    found, by_outer_products = factor_gradient(G, COEFFS[2], n_vectors=3)
-    assert not by_outer_products
-    assert torch.equal(found, factor_gradient(G, COEFFS[2], n_vectors=200)[0])
-
-
-def test_a_gradient_that_is_no_number_stays_none():
-    """A NaN or an infinity in dL/dQ is not lost in the search for outer products."""
-    for value in ("nan", "inf"):
-        found, _ = factor_gradient(torch.full((200, 200), float(value)), COEFFS[2], n_vectors=3)
-        assert not found.isfinite().any()
-
-
-def test_outer_products_keep_float32s_digits():
-    """In float32 the gradient's error against float64 is at most twice the usual way's."""
-    G = outer_products([1, 0.5, 1e-2, 1e-3])
-    for coeffs in COEFFS:
-        exact, _ = factor_gradient(G, coeffs, n_vectors=200)
-        errors = []
-        for n_vectors in (4, 200):
-            found, by_outer_products = factor_gradient(G.float(), coeffs, n_vectors)
-            assert by_outer_products == (n_vectors == 4)
-            errors.append(float((found - exact).norm() / exact.norm()))
-        assert errors[0] <= 2 * errors[1] <= 1e-5, errors
-
-
-@pytest.mark.parametrize(("degree", "expected"), [(3, 1.9), (7, 3.6)])
-def test_the_documented_flop_of_few_vectors(degree, expected):
-    """docs/performance.md: of D's last convolution at 48 px, 64 vectors, in n^2 m, the search for outer products and
-    the products of n x n included."""
-    W = matrix((1024, 4608)).float().requires_grad_()
-    u, v = initial_vectors(W.detach())
-    coeffs = PUBLISHED[degree].coeffs
-    G = matrix((1024, 64)).float() @ matrix((64, 1024), 1).float()
-    mkl = mock.patch.object(products, "has_slow_mkl", return_value=False)  # the counter does not know oneDNN's products
-    with mkl, FlopCounterMode(display=False) as counter:
-        rows = linalg.coefficient_rows([coeffs], W)[0]
-        linalg.left_factor(W, u, v, rows, n_vectors=64, n_coeffs=len(coeffs)).backward(G)
-    assert counter.get_total_flops() / (1024**2 * 4608) == pytest.approx(expected, abs=0.05)
-
-
-def test_weights_in_half_precision_search_for_nothing():
-    """Their gradient by Q is rounded, and so no sum of few outer products: no time is spent on that."""
-    W = matrix((200, 900)).bfloat16().requires_grad_()
-    u, v = initial_vectors(W.detach().float())
-    Q = linalg.left_factor(W, u, v, linalg.coefficient_rows([COEFFS[0]], W)[0], n_vectors=3, n_coeffs=2)
-    with mock.patch.object(torch.linalg, "qr") as search:
-        Q.backward(outer_products([1.0]).bfloat16())
-    assert not search.called
 
 
 def test_a_large_matrixs_gradient_differentiates():
@@ -245,8 +152,10 @@ def test_the_left_factor_differentiates_twice():
     W = matrix((4, 7)).requires_grad_()
     u, v = initial_vectors(W.detach(), torch.Generator().manual_seed(1))
     rows = linalg.coefficient_rows([PUBLISHED[7].coeffs], W)[0]
-    assert torch.autograd.gradcheck(lambda W: linalg.left_factor(W, u, v, rows, n_vectors=4), (W,))
-    assert torch.autograd.gradgradcheck(lambda W: linalg.left_factor(W, u, v, rows, n_vectors=4), (W,))
+    x = matrix((2, 4), 3).requires_grad_()
+    for function in (lambda Q, x: Q, lambda Q, x: apply_factor(x, Q)):
+        for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+            assert check(lambda W, x: function(linalg.left_factor(W, u, v, rows), x), (W, x))  # noqa: B023
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1e15])

@@ -48,11 +48,7 @@ class _Layer:
     adaptive: AdaptiveStrength | None
     u: Tensor
     v: Tensor
-    n_vectors: int | None  # how many a factored layer maps in an update of D; None for the others
-
-    @property
-    def factored(self) -> bool:
-        return self.n_vectors is not None
+    factored: bool
 
     @property
     def key(self) -> str:
@@ -156,14 +152,13 @@ class Preconditioner:
             self.svd = SvdWeights(found, generator)
             return
         skipped = last_linear(found) if skip_linear else None
-        factored = factored_layers(network, images) if images else {}
+        factored = factored_layers(network, images) if images else set[str]()
         for name, module in found.items():
             u, v = initial_vectors(in_memory_order(_weight(module)), generator)
             plain = method == "sn" or name == skipped
             fixed = polynomial if method == "fpc" and not plain else IDENTITY
             adaptive = AdaptiveStrength(ladder or Ladder(), history) if method == "apc" and not plain else None
-            n_vectors = None if plain else factored.get(name)
-            self.layers.append(_Layer(name, module, fixed, adaptive, u, v, n_vectors))
+            self.layers.append(_Layer(name, module, fixed, adaptive, u, v, not plain and name in factored))
         self._plan()
 
     def _plan(self) -> None:
@@ -195,10 +190,10 @@ class Preconditioner:
         for batch in self._batches:
             how: Any = {"n_coeffs": batch.n_coeffs, "precision": self.precision}
             first = batch.layers[0]
-            if first.n_vectors is not None:
+            if first.factored:
                 W, u, v = first.matrix, first.u, first.v
                 lying = (W, u, v) if len(W) <= W.shape[1] else (W.t(), v, u)
-                values[first.key] = left_factor(*lying, batch.coeffs[0], n_vectors=first.n_vectors, **how)
+                values[first.key] = left_factor(*lying, batch.coeffs[0], **how)
                 continue
             found = precondition_batch(*batch.tensors(), batch.coeffs, **how)
             for layer, W_hat in zip(batch.layers, found, strict=True):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pctool.core.models import resampling
-from pctool.core.products import linear
+from pctool.core.outer_products import apply_factor
 
 
 class FactoredConv2d(nn.Conv2d):
@@ -52,18 +52,18 @@ class FactoredConv2d(nn.Conv2d):
             pixels = y.permute(0, 2, 3, 1)
             # As one matrix: with four dimensions that do not lie so, the product can take three times as long.
             rows = pixels.reshape(-1, pixels.shape[-1]).to(self.factor.dtype)
-            return linear(rows, self.factor, bias).view(pixels.shape).permute(0, 3, 1, 2)
+            mapped = apply_factor(rows, self.factor).view(pixels.shape)
+            return (mapped if bias is None else mapped + bias).permute(0, 3, 1, 2)
 
 
-def factored_layers(network: nn.Module, images: tuple[int, ...]) -> dict[str, int]:
+def factored_layers(network: nn.Module, images: tuple[int, ...]) -> set[str]:
     """The convolutions of D that are cheaper in two factors for a batch of such images [n, channels, height, width].
 
     Those whose output, pooled, has at most half as many positions as the matrix has entries m along its longer side,
     where that is the inputs', or the outputs' of a 1 x 1 convolution: an update of D and one of G by half its batch
-    then save 6 n^2 m FLOP, n the smaller side, and spend at most 4. Each with its number of positions, found by a pass
-    without data.
+    then save 6 n^2 m FLOP, n the smaller side, and spend at most 4. The positions are found by a pass without data.
     """
-    found: dict[str, int] = {}
+    found: set[str] = set()
     tensors = (*network.parameters(), *network.buffers())
     shapes = {id(x): torch.empty_like(x, device="meta", dtype=torch.float32) for x in tensors}
     twin = copy.deepcopy(network, shapes)  # of the modules alone: what is in `shapes` counts as copied
@@ -73,7 +73,7 @@ def factored_layers(network: nn.Module, images: tuple[int, ...]) -> dict[str, in
             def look(module: FactoredConv2d, x: object, y: Tensor, name: str = name) -> None:
                 positions, longer = y.numel() // y.shape[1], max(module.weight.flatten(1).shape)
                 if (not module.is_tall or module.kernel_size == (1, 1)) and 2 * positions <= longer:
-                    found[name] = positions
+                    found.add(name)
 
             module.register_forward_hook(look)
     with torch.no_grad():
