@@ -27,12 +27,12 @@ def convolve_and_halve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
 
 def halve_by_weights(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`convolve_and_halve` by the mean of four shifted weights: 4/9 of the work."""
-    return F.conv2d(x, _shifted_means(weight), bias, stride=2, padding=1)
+    return F.conv2d(x, _neighbours(weight, padded=True, divisor=4), bias, stride=2, padding=1)
 
 
 def halve_by_images(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`convolve_and_halve` of the mean of four shifted images: a quarter of the work, and an average's gradient."""
-    x = _shifted_means(x)
+    x = _neighbours(x, padded=True, divisor=4)
     if max(x.shape[2:]) > 4:
         return F.conv2d(x, weight, bias, stride=2)
     # One pixel is left: as a matrix product, since oneDNN's convolutions take 15 times as long.
@@ -52,47 +52,43 @@ def double_and_convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
 
 def double_by_weights(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`double_and_convolve` by the sum of four shifted weights: 4/9 of the work."""
-    summed = 4 * _shifted_means(weight.flip(2, 3)).transpose(0, 1)
+    summed = _neighbours(weight.flip(2, 3), padded=True, divisor=1).transpose(0, 1)
     return F.conv_transpose2d(x, summed, bias, stride=2, padding=1)
 
 
 def double_by_images(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`double_and_convolve` by the sum of four shifted images, of a quarter of the work."""
-    y = _means(F.conv_transpose2d(x, 4 * weight.flip(2, 3).transpose(0, 1), stride=2))
+    turned = weight.to(x.dtype).flip(2, 3).transpose(0, 1)  # in autocast's dtype, half as much to copy
+    y = _neighbours(F.conv_transpose2d(x, turned, stride=2), padded=False, divisor=1)
     # oneDNN's transposed convolution takes several times as long with a bias of its own.
     return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1)
 
 
-def _shifted_means(x: Tensor) -> Tensor:
-    """[n, channels, h, w] -> [n, channels, h + 1, w + 1]: the mean of x shifted by 0 or 1 in each direction."""
+def _neighbours(x: Tensor, *, padded: bool, divisor: int) -> Tensor:
+    """Each 2 x 2 pixels' sum over `divisor`, of x [n, channels, h, w]: [n, channels, h - 1, w - 1].
+
+    Of x `padded` by zeros all around, [n, channels, h + 1, w + 1].
+    """
     if is_transformed():
-        return F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 2, stride=1)
-    shifted: Tensor = _Means.apply(x, True)
-    return shifted
+        return F.avg_pool2d(F.pad(x, (1, 1, 1, 1)) if padded else x, 2, stride=1, divisor_override=divisor)
+    pooled: Tensor = _Neighbours.apply(x, padded, divisor)
+    return pooled
 
 
-def _means(x: Tensor) -> Tensor:
-    """[n, channels, h, w] -> [n, channels, h - 1, w - 1]: the mean of each pixel and its next in each direction."""
-    if is_transformed():
-        return F.avg_pool2d(x, 2, stride=1)
-    means: Tensor = _Means.apply(x, False)
-    return means
-
-
-class _Means(torch.autograd.Function):
-    """`_means` and `_shifted_means`, the gradient of each other: PyTorch's own takes a CPU four times as long in bf16.
+class _Neighbours(torch.autograd.Function):
+    """`_neighbours`, padded and not the gradient of each other: PyTorch's own takes a CPU four times as long in bf16.
 
     Nor may its own padding be differentiated on GPUs in channels_last (PyTorch's #188344; in 2.11).
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, shifted: bool) -> Tensor:
-        ctx.shifted = shifted
-        return F.avg_pool2d(x, 2, stride=1, padding=int(shifted))
+    def forward(ctx: Any, x: Tensor, padded: bool, divisor: int) -> Tensor:
+        ctx.how = {"padded": not padded, "divisor": divisor}
+        return F.avg_pool2d(x, 2, stride=1, padding=int(padded), divisor_override=divisor)
 
     @staticmethod
-    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, None]:
-        return (_means if ctx.shifted else _shifted_means)(G), None
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, None, None]:
+        return _neighbours(G, **ctx.how), None, None
 
 
 def _check_kernel(weight: Tensor) -> None:
