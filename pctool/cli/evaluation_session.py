@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from pctool import files
 from pctool.cli import evaluation_plan, weights
 from pctool.cli.console import clean_up_when_terminated, note, output, print_json, progress
 from pctool.cli.evaluation_plan import Plan, Request
-from pctool.cli.evaluation_sources import Batches, Trained, check_against, is_images, opened, real_images
+from pctool.cli.evaluation_sources import Batches, Trained, check_against, is_images, look_at, opened, real_images
 from pctool.data import catalog
 from pctool.errors import InputError, MissingError, PartialError
 from pctool.evaluation import features, samples_out, statistics_file
@@ -38,21 +39,24 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
     device = torch.device(resolve_device(request.device))
     if device.type == "cpu":
         keep_freed_memory()
-    source = opened(request.source)
-    trained = source if isinstance(source, Trained) else None
+    found = opened(request.source)
+    trained = found if isinstance(found, Trained) else None
     against = request.against or (trained.config["dataset"] if trained else None)
     assert against is not None  # of files it was asked for
     name = request.extractor or features.default_for(against)
     plan = evaluation_plan.of_run(request, name, against) if trained else evaluation_plan.of_files(request, name)
     of_run = trained.config if trained and request.against is None else None
-    real, split = real_images(against, plan.split, request.data_dir, of_run)
+    load = functools.partial(real_images, against, plan.split, request.data_dir, of_run)
+    data_set = load() if against in catalog.DATASETS else None
+    extractor = _extractor(name, request, device)  # before all files of a folder are looked at, for minutes
+    source = found if isinstance(found, Trained) else look_at(found)
+    real, split = data_set or load()
     if request.against is not None and request.against not in catalog.DATASETS:  # no split of a data set
         plan = dataclasses.replace(plan, name=CUSTOM)
     if isinstance(real, Path):  # of how many images, and which, no protocol of ours can promise
         plan = dataclasses.replace(plan, name=CUSTOM, n_real=request.n_real)
         if request.stats_out is not None:
             raise InputError(f"--stats-out is for images; {real} holds statistics already")
-    extractor = _extractor(name, request, device)
     answer = _scored(request, plan, source, real, split, extractor)
     with contextlib.ExitStack() as places:  # one that cannot be written to must not cost the others the answer
         if trained and trained.run is not None:

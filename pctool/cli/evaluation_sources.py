@@ -56,13 +56,13 @@ class Trained:
         return draw
 
 
-def opened(source: Path | None) -> Trained | Images:
-    """A run folder's newest checkpoint, a checkpoint, or finished images; without a source the newest run."""
+def opened(source: Path | None) -> Trained | Path:
+    """A run folder's newest checkpoint, a checkpoint, or where finished images are; without a source the newest run."""
     if source is None:
         source = _newest_run()
         note(f"scoring the newest run, {source}")
     if is_images(source):
-        return _read_once(source)
+        return source
     if _is_run(source):
         return Trained(checkpoints.newest(source)[1], source)
     parent = source.parent.parent
@@ -88,7 +88,7 @@ def real_images(
         check_against(against, split)
         if path.suffix.lower() == ".npz" and statistics_file.is_statistics(path):
             return path, None
-        return _read_once(path), None
+        return look_at(path), None
     if run is not None and against not in catalog.DATASETS and not os.path.exists(against):
         raise InputError(
             f"the run's images were at {against}, which is not there from here; add --against FOLDER or ZIP"
@@ -122,7 +122,8 @@ def check_against(against: str, split: str | None) -> None:
         raise InputError(f"--split is for data sets; {against} is compared with whole")
 
 
-def _read_once(path: Path) -> Images:
+def look_at(path: Path) -> Images:
+    """Finished images, every file of which is looked at. Raises InputError for what is none."""
     if path.is_dir() or path.suffix.lower() == ".zip":
         note(f"looking at every file in {path}")
     return open_images(path)

@@ -56,7 +56,8 @@ def fetch(
     """Downloads the official archive of `name` and lands what it holds, unless that is here and verified.
 
     `advance` is told of bytes received (a negative number where a download starts again), `say` of what takes
-    time. The archive is removed afterwards; a partial one stays, and the next call continues it.
+    time. The archive is removed afterwards, unless it was there before; a partial one stays, and the next call
+    continues it.
     Raises MissingError where the host does not give it, InputError for wrong bytes, and WriteError.
     """
     about = catalog.describe(name)
@@ -69,11 +70,13 @@ def fetch(
         if _is_here(name, data_dir):
             return "already here"
         packed = folder / name / Path(about.archive.url).name
+        brought = packed.is_file()
         other_road = f"'pctool data import {name} --from FILE|FOLDER' takes the data from files you have"
         download.download(about.archive, packed, other_road, advance, timeout)
         say(f"unpacking {packed.name}")
         _land(name, packed, data_dir, lambda images: None, say)
-        packed.unlink()
+        if not brought:
+            packed.unlink()
     return "fetched"
 
 

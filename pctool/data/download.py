@@ -31,11 +31,18 @@ def download(
     long as every attempt brings something, otherwise in the next; a server that ignores Range is read from zero.
     `advance` gets the bytes received, those of an earlier call included, negative where they are thrown away.
     Raises MissingError, with `other_road`, where the host does not give the whole file; InputError for bytes with
-    another checksum or beyond the size, which are removed; WriteError where the disk does not take them.
+    another checksum or beyond the size, which are removed, and for another file at `path`, which stays; WriteError
+    where the disk does not take them.
     """
     part = path.with_name(path.name + ".part")
     try:
-        if not path.is_file() or sha256_of(path) != archive.sha256:
+        if path.is_file():
+            if (found := sha256_of(path)) != archive.sha256:
+                raise InputError(
+                    f"{path} is not the official file: SHA-256 {found}, expected {archive.sha256}; move it away, and "
+                    "the official one is fetched"
+                )
+        else:
             _gather(archive, part, other_road, advance, timeout)
             part.replace(path)
     except OSError as error:  # of the files: those of the connection have become _CutError

@@ -309,6 +309,16 @@ def test_what_is_misspelt_is_said_before_images_are_looked_at(place, monkeypatch
     assert not looked
 
 
+def test_weights_that_are_missing_are_named_before_images_are_looked_at(place, monkeypatch):
+    """The scored images or the real ones: reading them may take minutes."""
+    looked = []
+    monkeypatch.setattr("pctool.cli.evaluation_sources.open_images", lambda *a, **k: looked.append(a))
+    for source in ("clothes", "run"):
+        with pytest.raises(MissingError, match="pctool data fetch inception"):
+            run(source, "--against", "clothes", "--extractor", "inception", "--offline")
+    assert not looked
+
+
 def test_cuda_where_there_is_none(place, monkeypatch):
     """--device cuda on a machine without one is a MissingError (exit code 4), as in train."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

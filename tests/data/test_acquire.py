@@ -108,6 +108,22 @@ def test_fetch_lands_the_data_and_removes_the_archive(cifar, official, tmp_path)
     assert official.asked == [None]
 
 
+def test_an_archive_that_was_there_stays(cifar, official, tmp_path):
+    """The official one brought by hand is taken, nothing asked; another under its name is refused. Neither is lost."""
+    there = tmp_path / "cifar10" / catalog.DATASETS["cifar10"].archive.url.rpartition("/")[2]
+    there.parent.mkdir()
+    for body, wrong in ((official.body, False), (b"mine", True)):
+        there.write_bytes(body)
+        if wrong:
+            (there.parent / "train.npy").unlink()
+            with pytest.raises(InputError, match=r"is not the official file: SHA-256 .*move it away"):
+                acquire.fetch("cifar10", tmp_path)
+        else:
+            assert acquire.fetch("cifar10", tmp_path) == "fetched"
+        assert there.read_bytes() == body
+    assert official.asked == []
+
+
 def test_fetch_continues_after_a_cut(official, tmp_path):
     """A fetch that failed half-way names the import road, and the same call completes it from where it was."""
     half = len(official.body) // 2
