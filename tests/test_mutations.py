@@ -53,6 +53,12 @@ MUTATIONS = {
         "noted[-1] is None",
         "core/test_outer_products.py",
     ),
+    "outer products that cancel only when they are rounded": (
+        "core/outer_products.py",
+        "return basis.t(), matmul(R, right)",
+        "return left, right",
+        "core/test_outer_products.py",
+    ),
     "no outer products in a network": (
         "core/models/factored.py",
         "apply_factor(rows, self.factor)",
