@@ -27,6 +27,7 @@ from pctool.core.products import (
     products,
     rounded,
     symmetric,
+    without_autocast,
     working,
 )
 
@@ -161,7 +162,7 @@ def _oriented(
 
 def _sigma(A: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """u^T A v for A of `working`, whatever autocast says."""
-    with torch.autocast(A.device.type, enabled=False):
+    with without_autocast(A.device):
         return torch.dot(_unit(u), torch.mv(A, _unit(v)))
 
 

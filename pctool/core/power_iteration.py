@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from pctool.core.products import working
+from pctool.core.products import without_autocast, working
 
 WARM_UP_ITERATIONS = 15  # as `torch.nn.utils.parametrizations.spectral_norm`; one cold iteration is far below sigma
 
@@ -21,7 +21,7 @@ def power_iteration(W: Tensor, u: Tensor, v: Tensor, n_iterations: int) -> tuple
     from v is PyTorch's order, and the better one after a weight update.
     """
     kept = u.dtype
-    with torch.autocast(W.device.type, enabled=False):
+    with without_autocast(W.device):
         W = working(W)
         u, v, eps = u.to(W.dtype), v.to(W.dtype), torch.finfo(W.dtype).tiny
         for _ in range(n_iterations):
@@ -41,7 +41,7 @@ def power_iteration_(weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequen
             kept.copy_(new)
         return
     W, v = working(padded(weights)), working(padded(vs))
-    with torch.autocast(W.device.type, enabled=False):
+    with without_autocast(W.device):
         eps = torch.finfo(W.dtype).tiny
         for _ in range(n_iterations):
             u = normalize(times_vectors(W, v), dim=1, eps=eps)

@@ -57,13 +57,18 @@ def available(precision: Precision, W: Tensor) -> Precision:
     return precision if there else "fp32"
 
 
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Where autocast does not count; the meta device has none."""
+    return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
 @contextlib.contextmanager
 def products(device: torch.device, precision: Precision) -> Iterator[None]:
     """Products of float32 as `precision` says, whatever autocast and the process allow, restored afterwards.
 
     Compiled code decides when it is compiled: there the process's own setting counts.
     """
-    with torch.autocast(device.type, enabled=False):
+    with without_autocast(device):
         if torch.compiler.is_compiling():
             yield
             return

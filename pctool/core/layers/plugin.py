@@ -24,8 +24,10 @@ from pctool.core.layers.stock import (
     accept_other_forms,
     drop_hooks,
     effective_weight,
+    has_class_of_its_own,
     old_spectral_norms,
     raw_weight,
+    take_off_parametrizations,
     take_off_spectral_norm,
 )
 from pctool.core.layers.strength import HISTORY, PUBLISHED_TAUS, AdaptiveStrength, Ladder
@@ -143,7 +145,7 @@ def remove_precondition_(model: nn.Module) -> nn.Module:
     for _, layer, _ in _preconditioned(model):
         baked.append((layer, effective_weight(layer)))
     for layer, _ in baked:
-        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+        take_off_parametrizations(layer)
         drop_hooks(layer._load_state_dict_pre_hooks, lambda hook: getattr(hook, "hook", None) is accept_other_forms)
     for layer, W_hat in baked:
         layer.weight.copy_(W_hat)  # type: ignore[operator]
@@ -248,6 +250,7 @@ def _register(layer: nn.Module, shared: dict[int, Preconditioned], polynomial: O
         own = Preconditioned(weight, _output_dim(layer), polynomial, vectors=vectors, **settings)
         shared[id(weight)] = own
     own.train(layer.training)
+    has_class_of_its_own(layer)
     parametrize.register_parametrization(layer, "weight", own, unsafe=True)  # shape and dtype stay: no trial run
     layer.register_load_state_dict_pre_hook(accept_other_forms)
     return vectors is not None

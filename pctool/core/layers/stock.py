@@ -13,18 +13,44 @@ from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDict
 from pctool.core.layers.parametrization import preconditioning, weight_parametrizations
 from pctool.core.power_iteration import initial_vectors
 
+WARM = 0.5  # of |W v|: u^T W v of vectors that were iterated once; by far less of such as were drawn
+
+
+def take_off_parametrizations(layer: nn.Module) -> None:
+    """Those of `weight` of this module alone, the raw parameter kept.
+
+    PyTorch takes the property away from the module's class, which copies by `copy.deepcopy` share.
+    """
+    has_class_of_its_own(layer)
+    parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+
+
+def has_class_of_its_own(layer: nn.Module) -> None:
+    """Gives a parametrized module a copy of its class, which PyTorch may change."""
+    if parametrize.is_parametrized(layer):
+        shared = type(layer)
+        members = {name: value for name, value in vars(shared).items() if name not in {"__dict__", "__weakref__"}}
+        layer.__class__ = type(shared.__name__, shared.__bases__, members)
+
 
 def take_off_spectral_norm(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Removes either form of stock `spectral_norm`, the raw parameter kept; its u and v, None where there is none."""
+    """Removes either form of stock `spectral_norm`, the raw parameter kept; its u and v, None where there is none.
+
+    The old form's that no forward has iterated are warmed up, as the new form's are.
+    """
     stock = weight_parametrizations(layer)
     if stock is not None:
         vectors = stock[0]._u.detach().clone(), stock[0]._v.detach().clone()
-        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+        take_off_parametrizations(layer)
         return vectors
-    if not old_spectral_norms(layer):
+    hooks = old_spectral_norms(layer)
+    if not hooks:
         return None
     parts: Any = layer
-    vectors = parts.weight_u.detach().clone(), parts.weight_v.detach().clone()
+    u, v = parts.weight_u.detach().clone(), parts.weight_v.detach().clone()
+    W = hooks[0].reshape_weight_to_matrix(parts.weight_orig.detach())
+    iterated = torch.dot(u, W @ v) > WARM * torch.linalg.vector_norm(W @ v)  # else as drawn, at random
+    vectors = (u, v) if iterated else initial_vectors(W)
     drop_hooks(layer._forward_pre_hooks, lambda hook: isinstance(hook, SpectralNorm))
     drop_hooks(layer._state_dict_hooks, lambda hook: isinstance(hook, SpectralNormStateDictHook))
     drop_hooks(

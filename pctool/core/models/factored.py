@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pctool.core.models import resampling
 from pctool.core.outer_products import apply_factor
+from pctool.core.products import without_autocast
 
 
 class FactoredConv2d(nn.Conv2d):
@@ -48,7 +49,7 @@ class FactoredConv2d(nn.Conv2d):
 
     def apply_factor(self, y: Tensor, bias: Tensor | None) -> Tensor:
         """Q on the channels of y [batch, channels, height, width], and the bias."""
-        with torch.autocast(y.device.type, enabled=False):
+        with without_autocast(y.device):
             pixels = y.permute(0, 2, 3, 1)
             # As one matrix: with four dimensions that do not lie so, the product can take three times as long.
             rows = pixels.reshape(-1, pixels.shape[-1]).to(self.factor.dtype)

@@ -123,6 +123,36 @@ def test_removal_leaves_the_effective_weights_in_the_same_parameters():
         pctool.remove_precondition_(net)
 
 
+@pytest.mark.parametrize("of_the_copy", [True, False])
+@pytest.mark.parametrize("change", ["remove", "precondition", "replace"])
+def test_what_is_done_to_a_copy_leaves_the_original_alone(change, of_the_copy):
+    """PyTorch shares a parametrized layer's class with its deep copies, and takes properties away from it or adds some:
+    removal, preconditioning a layer whose bias is parametrized, and replacing a spectral_norm change one alone."""
+    net = model()
+    if change == "remove":
+        pctool.precondition_(net, "fpc")
+    elif change == "precondition":
+        parametrize.register_parametrization(net[0], "bias", _Half())
+    else:
+        new_spectral_norm(net[0])
+    twin = copy.deepcopy(net)
+    changed, other = (twin, net) if of_the_copy else (net, twin)
+    expected = other.eval()(images())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        (pctool.remove_precondition_ if change == "remove" else pctool.precondition_)(changed.eval())
+    changed(images()).sum().backward()
+    assert torch.equal(other(images()), expected)
+    assert torch.equal(copy.deepcopy(changed)(images()), changed(images()))
+
+
+def test_shapes_are_found_on_the_meta_device():
+    """A preconditioned model goes there, and its forward gives the shape."""
+    net = pctool.precondition_(model(), "fpc")
+    shape = net(images()).shape
+    assert net.to("meta")(images().to("meta")).shape == shape
+
+
 def test_cached_computes_each_weight_once():
     """Within parametrize.cached(): one power iteration and one kernel call per layer, and the sum of the gradients."""
     net = pctool.precondition_(model(), "fpc")

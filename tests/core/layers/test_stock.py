@@ -33,6 +33,17 @@ def test_spectral_norm_is_replaced_and_its_vectors_are_taken_over(form):
     assert torch.isfinite(raw.grad).all()
 
 
+def test_vectors_of_the_old_form_that_nobody_iterated_are_warmed_up():
+    """They are as they were drawn: the polynomial would be far out of its range, at degree 9 by a factor of 1e15."""
+    net = model()
+    for layer in (net[0], net[2]):
+        old_spectral_norm(layer)
+    with pytest.warns(UserWarning, match="replaced"):
+        pctool.precondition_(net, "fpc", degree=9).eval()
+    for name, values in pctool.singular_values(net).items():
+        assert values[0] == pytest.approx(1, abs=0.1), name
+
+
 @pytest.mark.parametrize("form", ["plain", "hooks", "parametrization"])
 def test_other_forms_of_state_dict_load_strictly(form):
     """A plain layer's file, and both of stock spectral_norm, load in a preconditioned model: the raw weights are
