@@ -69,6 +69,15 @@ def test_few_vectors_make_the_gradient_from_outer_products(coeffs, weight):
     assert close(found, W.grad, 1e-12)
 
 
+def test_a_factor_is_applied_as_a_linear_layer():
+    """Any Q, symmetric or not: value and gradients of `F.linear`, in `torch.func`'s transforms too."""
+    x, Q = matrix((3, 5)).requires_grad_(), matrix((5, 5), 1).requires_grad_()
+    assert torch.autograd.gradcheck(apply_factor, (x, Q))
+    assert torch.equal(apply_factor(x, Q), F.linear(x, Q))
+    rows = torch.func.vmap(apply_factor, in_dims=(0, None))(x.detach()[:, None], Q.detach())
+    torch.testing.assert_close(rows[:, 0], F.linear(x, Q).detach())
+
+
 def test_many_vectors_make_the_gradient_as_usual():
     """150 of 200: the same bits as where nothing is known of them."""
     x, G = few_vectors([1.0] * 150)
