@@ -49,8 +49,8 @@ MUTATIONS = {
     ),
     "one application's outer products where there were two": (
         "core/outer_products.py",
-        "noted[-1] != G._version",
-        "noted[-1] is None",
+        "!= versions",
+        "is None",
         "core/test_outer_products.py",
     ),
     "outer products that cancel only when they are rounded": (

@@ -32,7 +32,7 @@ def apply_factor(x: Tensor, Q: Tensor) -> Tensor:
 class _Applied(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, Q: Tensor) -> Tensor:
-        ctx.save_for_backward(x, Q)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, Q)
         return matmul(x, Q.t())
 
     @staticmethod
@@ -42,7 +42,9 @@ class _Applied(torch.autograd.Function):
         if not ctx.needs_input_grad[1]:
             return dx, None
         dQ: Any = matmul(G.t(), x)
-        dQ.is_product_of = G, x, dQ._version
+        if not dQ.is_inference():  # whose changes nobody counts
+            noted = G.detach(), x.detach()  # versions are those of G and x
+            dQ.is_product_of = *noted, [each._version for each in (*noted, dQ)]
         return dx, dQ
 
 
@@ -50,19 +52,23 @@ def as_outer_products(G: Tensor, m: int, n_coeffs: int) -> tuple[Tensor, Tensor]
     """left [p, n], orthonormal rows, and right [p, n] with G = left^T right for G [n, n] = dL/dQ, where that is known.
 
     None where L W for W [n, m] costs about as much as usual, and where G is anything else than one application's
-    gradient as it was: of several autograd adds them up, in a new tensor or in place, which counts as another version.
-    Orthonormal, since the products of real and of fake images nearly cancel: here, and no more once rounded.
+    gradient as it was: of several autograd adds them up, in a new tensor or in place, which counts as another version
+    (what is changed through `.data` or numpy does not). Made orthonormal in full precision, where what nearly cancels,
+    real against fake images, still can.
     """
-    noted: tuple[Tensor, Tensor, int] | None = getattr(G, "is_product_of", None)
-    if noted is None or noted[-1] != G._version:
+    noted: tuple[Tensor, Tensor, list[int]] | None = getattr(G, "is_product_of", None)
+    if noted is None:
         return None
-    left, right, _ = noted
+    left, right, versions = noted
+    if [each._version for each in (left, right, G)] != versions:
+        return None
     n, k = len(G), n_coeffs - 1
     usual, this_way = n * m + (0, 1, 3, 3)[k - 1] * n * n, 2 * k * len(left) * (2 * m + n)  # FLOP / 2n
     if this_way > WORTH_WHILE * usual:
         return None
-    basis, R = torch.linalg.qr(left.t())
-    return basis.t(), matmul(R, right)
+    with products(G.device, "fp32"):
+        basis, R = torch.linalg.qr(left.t())
+        return basis.t(), matmul(R, right)
 
 
 def through_outer_products(

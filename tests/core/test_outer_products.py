@@ -1,5 +1,6 @@
 """The polynomial's gradient where a factor maps few vectors, against autograd through the textbook form."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -103,6 +104,54 @@ def test_a_gradient_that_is_no_single_applications_is_no_outer_product(case):
     found, by_outer_products = factor_gradient(lambda Q: loss(Q, apply_factor), COEFFS[2])
     assert not by_outer_products
     assert close(found, factor_gradient(lambda Q: loss(Q, F.linear), COEFFS[2])[0], 1e-12)
+
+
+@pytest.mark.parametrize("what", [0, 1])
+def test_vectors_that_change_after_they_were_noted_do_not_count(what):
+    """x, or the gradient of what Q makes of it, zeroed before dQ is used: the gradient is that of `F.linear`."""
+    x, G = few_vectors([1, 1, 1])
+    expected = factor_gradient(mapped(x, G, F.linear), COEFFS[2])[0]
+
+    def loss(Q: torch.Tensor) -> torch.Tensor:
+        rows, kept = x.clone(), []
+        y = apply_factor(rows, Q)
+        y.register_hook(kept.append)
+
+        def change(dQ: torch.Tensor) -> None:
+            (rows, kept[0])[what].zero_()
+
+        Q.register_hook(change)
+        return (y * G).sum()
+
+    found, by_outer_products = factor_gradient(loss, COEFFS[2])
+    assert not by_outer_products
+    assert close(found, expected, 1e-12)
+
+
+def test_a_gradient_that_somebody_keeps():
+    """dL/dQ copies deeply without the graph of x, and a backward pass in inference mode notes nothing."""
+    x, Q = (2 * matrix((3, 5)).requires_grad_()), matrix((5, 5), 1).requires_grad_()
+    (dQ,) = torch.autograd.grad(apply_factor(x, Q).sum(), Q, retain_graph=True)
+    assert torch.equal(copy.deepcopy(dQ), dQ)
+    y = apply_factor(x, Q).sum()
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.autograd.grad(y, Q)[0], dQ)
+
+
+def test_a_backward_pass_within_autocast_is_exact():
+    """Of a float32 layer, autocast on where `backward` is called: float32's digits."""
+    x, G = few_vectors([1, 1, 1])
+    exact = factor_gradient(mapped(x, G, F.linear), COEFFS[2])[0]
+    W = matrix((200, 900)).float().requires_grad_()
+    u, v = (each.float() for each in initial_vectors(matrix((200, 900)), torch.Generator().manual_seed(1)))
+    Q = linalg.left_factor(W, u, v, linalg.coefficient_rows([COEFFS[2]], W)[0], n_coeffs=len(COEFFS[2]))
+    y = apply_factor(x.float(), Q)
+    dQ = (G.T @ x).float()
+    dQ.is_product_of = G.float(), x.float(), [0, 0, 0]
+    with torch.autocast("cpu", torch.bfloat16):
+        Q.backward(dQ)
+    assert close(W.grad.double(), exact, 1e-5)
+    assert y.dtype == torch.float32
 
 
 def test_a_gradient_that_is_no_number_stays_none():

@@ -58,7 +58,9 @@ def double_by_weights(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def double_by_images(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`double_and_convolve` by the sum of four shifted images, of a quarter of the work."""
-    turned = weight.to(x.dtype).flip(2, 3).transpose(0, 1)  # in autocast's dtype, half as much to copy
+    if x.is_cpu and torch.is_autocast_enabled("cpu"):
+        weight = weight.to(torch.get_autocast_dtype("cpu"))  # half as much to copy
+    turned = weight.flip(2, 3).transpose(0, 1)
     y = _neighbours(F.conv_transpose2d(x, turned, stride=2), padded=False, divisor=1)
     # oneDNN's transposed convolution takes several times as long with a bias of its own.
     return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1)
