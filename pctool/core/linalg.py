@@ -253,8 +253,8 @@ class _PolynomialOfMatrix(torch.autograd.Function):
     ) -> Tensor:
         """W_hat [layers, n, m] for W [layers, n, m], u [layers, n], v [layers, m], coeffs [layers, 5].
 
-        Or the `factor` Q [n, n] of one layer, without another dimension, whose gradient would be a view of what
-        `outer_products` noted something on.
+        Or the `factor` Q [n, n] of one layer: with a dimension more its gradient would come as a view, without what
+        `outer_products` noted on it.
         """
         with products(W.device, precision):
             value, *saved = _evaluate(W, u, v, coeffs, n_coeffs, precision, factor)

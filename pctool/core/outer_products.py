@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pctool.core.products import Precision, is_traced, matmul, mul, products, rounded
+from pctool.core.products import Linear, Precision, is_traced, matmul, mul, products, rounded
 
 WORTH_WHILE = 0.8  # of the usual FLOP
 
@@ -29,22 +29,17 @@ def apply_factor(x: Tensor, Q: Tensor) -> Tensor:
     return y
 
 
-class _Applied(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, Q: Tensor) -> Tensor:
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, Q)
-        return matmul(x, Q.t())
+class _Applied(Linear):
+    """`Linear`, whose gradient of Q remembers what it is the product of."""
 
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, Q = ctx.saved_tensors
-        dx = matmul(G, Q) if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1]:
-            return dx, None
-        dQ: Any = matmul(G.t(), x)
-        if not dQ.is_inference():  # whose changes nobody counts
-            noted = G.detach(), x.detach()  # versions are those of G and x
-            dQ.is_product_of = *noted, [each._version for each in (*noted, dQ)]
+        """dL/dx and dL/dQ for G = dL/dy."""
+        dx, dQ = Linear.backward(ctx, G)
+        if dQ is not None and not dQ.is_inference():  # whose changes nobody counts
+            vectors = G.detach(), ctx.saved_tensors[0].detach()  # versions are those of G and x
+            noted: Any = dQ
+            noted.is_product_of = *vectors, [each._version for each in (*vectors, dQ)]
         return dx, dQ
 
 

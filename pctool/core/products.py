@@ -40,9 +40,9 @@ has_fast_bf16._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 @functools.cache
 def has_slow_mkl() -> bool:
-    """Whether this is a CPU of AMD's, where float32 takes MKL longer than oneDNN: with AVX-512 twice as long.
+    """Whether this is a CPU of AMD's with AVX2: MKL is slower there than oneDNN in float32.
 
-    MKL computes by AVX2 there, on one without AVX-512 in a fifth more time than oneDNN.
+    It computes by AVX2, which takes twice as long as oneDNN's AVX-512, and a fifth longer than oneDNN's AVX2.
     """
     found = _capabilities()
     amd = str(found.get("cpu_name")).startswith("AMD")
@@ -132,16 +132,18 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch._C._is_tracing() or is_transformed()
 
 
-class _Linear(torch.autograd.Function):
+class Linear(torch.autograd.Function):
     """x weight^T by `matmul`, and its gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        """[p, n] for x [p, m] and weight [n, m]."""
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return matmul(x, weight.t())
 
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """dL/dx and dL/dweight for G = dL/dy, None where they are not asked for."""
         x, weight = ctx.saved_tensors
         dx = matmul(G, weight) if ctx.needs_input_grad[0] else None
         return dx, None if x is None else matmul(G.t(), x)
@@ -152,7 +154,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     exact = x.is_cpu and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     if not exact or is_traced() or not has_slow_mkl():
         return F.linear(x, weight, bias)
-    y: Tensor = _Linear.apply(x, weight)
+    y: Tensor = Linear.apply(x, weight)
     return y if bias is None else y + bias
 
 
@@ -174,8 +176,8 @@ def symmetric(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
 
 def _without_gaps(X: Tensor) -> Tensor:
     """X, whose strips are to be fast; one matrix alone, since of two dimensions a CPU copies a transpose by tiles."""
-    copied = len(X) > 1 or X[0].is_contiguous()
-    return X if copied else X[0].clone(memory_format=torch.contiguous_format)[None]
+    as_it_is = len(X) > 1 or X[0].is_contiguous()
+    return X if as_it_is else X[0].clone(memory_format=torch.contiguous_format)[None]
 
 
 def add_product_(Z: Tensor, X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
