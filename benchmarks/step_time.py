@@ -49,7 +49,8 @@ from pctool.training.losses import hinge_d, hinge_g
 from pctool.training.memory import MIB, peak_mib
 
 CONTRACT = ("none", "sn", "fpc-3", "fpc-5", "fpc-7", "fpc-9", "apc", "svd")
-OTHERS = ("stock", "fpc-7-low", "plug-in", "naive")
+OTHERS = ("stock", "fpc-7-low", "apc-low", "plug-in", "naive")
+LOW = "-low"
 SPECTRAL_NORMS = (("stock", "stock"), ("own", "sn"))
 IN_PLACE = ("stock", "plug-in", "naive")
 # What torch's counter leaves out: C.baddbmm_(A, B) with A [b, n, k], B [b, k, m], and oneDNN's A B^T.
@@ -120,8 +121,11 @@ class Training:
 
     def _preconditioner(self, method: str, args: argparse.Namespace) -> Preconditioner:
         images = (2 * args.batch_size, 3, args.resolution, args.resolution)
+        low: Precision = "bf16" if args.device == "cpu" else "tf32"
+        how: Any = {"precision": low if method.endswith(LOW) else "fp32", "images": images}
+        method = method.removesuffix(LOW)
         if method in METHODS:
-            pre = Preconditioner(self.D, method, ladder=Ladder(tuple(args.taus)), images=images)
+            pre = Preconditioner(self.D, method, ladder=Ladder(tuple(args.taus)), **how)
             if method == "apc" and args.apc_run:
                 state = pre.state()
                 for name, degree in last_strengths(args.apc_run).items():
@@ -131,10 +135,7 @@ class Training:
                 pre.update_strengths()
             return pre
         if method.startswith("fpc"):
-            low: Precision = "bf16" if args.device == "cpu" else "tf32"
-            precision: Precision = low if method.endswith("low") else "fp32"
-            g = PUBLISHED[int(method.split("-")[1])]
-            return Preconditioner(self.D, "fpc", polynomial=g, precision=precision, images=images)
+            return Preconditioner(self.D, "fpc", polynomial=PUBLISHED[int(method.split("-")[1])], **how)
         layers = preconditioned_layers(self.D)
         if method == "plug-in":
             precondition_(self.D, "fpc", degree=7)

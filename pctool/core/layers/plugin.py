@@ -45,13 +45,13 @@ def precondition(
     layer: nn.Module,
     polynomial: OddPolynomial = PUBLISHED[7],
     *,
-    n_power_iterations: int = 1,
+    n_power_iterations: int | None = None,
     precision: Precision = "fp32",
 ) -> nn.Module:
     """Puts g(SN(W)) in place of one layer's `weight`, a fixed polynomial; returns the layer (paper, Sec. 3.2).
 
     A `spectral_norm` found there, old form or new, is replaced and its u and v are taken over, with a warning that
-    says so. Any module that stock `spectral_norm` takes: `weight` a floating-point parameter of two dimensions or
+    says so; `n_power_iterations` is its own if not given, otherwise 1. Any module that stock `spectral_norm` takes: `weight` a floating-point parameter of two dimensions or
     more. Raises ValueError for one that has none, is zero or not finite, is preconditioned already, is
     parametrized otherwise, or is an embedding.
     """
@@ -72,7 +72,7 @@ def precondition_(
     update_every: int = 1000,
     history: int = HISTORY,
     skip_linear: bool = True,
-    n_power_iterations: int = 1,
+    n_power_iterations: int | None = None,
     precision: Precision = "fp32",
 ) -> nn.Module:
     """Preconditions every convolution and linear layer of a model, in place; returns the model.
@@ -81,8 +81,8 @@ def precondition_(
     `ladder` (the published four with `taus`) by the layer's modified condition number, now and every
     `update_every` training forwards, by the mean of the last `history` measurements (Sec. 3.4); `sn` is the
     spectral norm alone. With `skip_linear` the last linear layer has the spectral norm alone. Layers that share
-    a weight share its preconditioning. A `spectral_norm` found on the way is replaced, u and v taken over, with
-    one warning. Raises ValueError, before anything is changed, for an unknown method or degree, a model without such
+    a weight share its preconditioning. A `spectral_norm` found on the way is replaced, u, v and
+    `n_power_iterations`, where that is not given, taken over, with one warning. Raises ValueError, before anything is changed, for an unknown method or degree, a model without such
     layers, a layer that `precondition` refuses, or a weight that a convolution and a transposed one share.
     """
     if method not in ("sn", "fpc", "apc"):
@@ -185,12 +185,12 @@ def _preconditioned(model: nn.Module) -> list[tuple[str, nn.Module, Precondition
     return found
 
 
-def _check_settings(polynomials: Sequence[OddPolynomial], n_power_iterations: int, precision: str) -> None:
+def _check_settings(polynomials: Sequence[OddPolynomial], n_power_iterations: int | None, precision: str) -> None:
     """Raises ValueError for what the kernel could not evaluate later."""
     for g in polynomials:
         if len(g.coeffs) > MAX_COEFFS:
             raise ValueError(f"a layer takes polynomials of degree {2 * MAX_COEFFS - 1} at most, not {g.degree}")
-    if n_power_iterations < 1:
+    if n_power_iterations is not None and n_power_iterations < 1:
         raise ValueError(f"n_power_iterations is {n_power_iterations}, allowed is 1 or more")
     if precision not in get_args(Precision):
         raise ValueError(f"unknown precision {precision!r}: one of {', '.join(get_args(Precision))}")
@@ -240,20 +240,29 @@ def _check_shared(layers: Mapping[str, nn.Module]) -> None:
             raise ValueError(f"{name} shares its weight with {other}, but has other output channels; untie them first")
 
 
-def _register(layer: nn.Module, shared: dict[int, Preconditioned], polynomial: OddPolynomial, **settings: Any) -> bool:
+def _register(
+    layer: nn.Module,
+    shared: dict[int, Preconditioned],
+    polynomial: OddPolynomial,
+    *,
+    n_power_iterations: int | None,
+    **settings: Any,
+) -> bool:
     """Parametrizes one checked layer, with what its weight has already if it is shared; whether SN was replaced."""
-    vectors = take_off_spectral_norm(layer)
+    replaced = take_off_spectral_norm(layer)
     weight = layer.weight
     assert isinstance(weight, nn.Parameter)
     own = shared.get(id(weight))
     if own is None:
-        own = Preconditioned(weight, _output_dim(layer), polynomial, vectors=vectors, **settings)
+        settings["vectors"] = replaced and replaced[:2]
+        settings["n_power_iterations"] = n_power_iterations or (replaced.n_iterations if replaced else 1)
+        own = Preconditioned(weight, _output_dim(layer), polynomial, **settings)
         shared[id(weight)] = own
     own.train(layer.training)
     has_class_of_its_own(layer)
     parametrize.register_parametrization(layer, "weight", own, unsafe=True)  # shape and dtype stay: no trial run
     layer.register_load_state_dict_pre_hook(accept_other_forms)
-    return vectors is not None
+    return replaced is not None
 
 
 def _say_replaced(count: int) -> None:

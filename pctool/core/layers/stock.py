@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,16 +33,24 @@ def has_class_of_its_own(layer: nn.Module) -> None:
         layer.__class__ = type(shared.__name__, shared.__bases__, members)
 
 
-def take_off_spectral_norm(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Removes either form of stock `spectral_norm`, the raw parameter kept; its u and v, None where there is none.
+class PowerIteration(NamedTuple):
+    """Where the iteration of a `spectral_norm` stood, and how many each training forward did."""
 
-    The old form's that no forward has iterated are warmed up, as the new form's are.
+    u: Tensor
+    v: Tensor
+    n_iterations: int
+
+
+def take_off_spectral_norm(layer: nn.Module) -> PowerIteration | None:
+    """Removes either form of stock `spectral_norm`, the raw parameter kept; what it did, None where there is none.
+
+    The old form's u and v that no forward has iterated are warmed up, as the new form's are.
     """
     stock = weight_parametrizations(layer)
     if stock is not None:
-        vectors = stock[0]._u.detach().clone(), stock[0]._v.detach().clone()
+        u, v = stock[0]._u.detach().clone(), stock[0]._v.detach().clone()
         take_off_parametrizations(layer)
-        return vectors
+        return PowerIteration(u, v, stock[0].n_power_iterations)
     hooks = old_spectral_norms(layer)
     if not hooks:
         return None
@@ -50,7 +58,7 @@ def take_off_spectral_norm(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
     u, v = parts.weight_u.detach().clone(), parts.weight_v.detach().clone()
     W = hooks[0].reshape_weight_to_matrix(parts.weight_orig.detach())
     iterated = torch.dot(u, W @ v) > WARM * torch.linalg.vector_norm(W @ v)  # else as drawn, at random
-    vectors = (u, v) if iterated else initial_vectors(W)
+    found = PowerIteration(*((u, v) if iterated else initial_vectors(W)), hooks[0].n_power_iterations)
     drop_hooks(layer._forward_pre_hooks, lambda hook: isinstance(hook, SpectralNorm))
     drop_hooks(layer._state_dict_hooks, lambda hook: isinstance(hook, SpectralNormStateDictHook))
     drop_hooks(
@@ -60,7 +68,7 @@ def take_off_spectral_norm(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
     del parts.weight, parts.weight_u, parts.weight_v
     raw = layer._parameters.pop("weight_orig")
     layer.register_parameter("weight", raw)
-    return vectors
+    return found
 
 
 def old_spectral_norms(layer: nn.Module) -> list[SpectralNorm]:

@@ -1,5 +1,7 @@
 """Stock spectral_norm, both forms: replaced in a model, and read from its files."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn.utils import spectral_norm as old_spectral_norm
@@ -31,6 +33,20 @@ def test_spectral_norm_is_replaced_and_its_vectors_are_taken_over(form):
     assert [name for name in net.state_dict() if "weight_" in name] == []
     net(images()).sum().backward()
     assert torch.isfinite(raw.grad).all()
+
+
+@pytest.mark.filterwarnings("ignore:pctool replaced")
+@pytest.mark.parametrize("form", [old_spectral_norm, new_spectral_norm], ids=["hooks", "parametrization"])
+def test_a_replaced_spectral_norm_keeps_its_number_of_iterations(form):
+    """Unless another is given; a layer without one iterates once."""
+    net = model()
+    form(net[0], n_power_iterations=5)
+    given = pctool.precondition_(copy.deepcopy(net), "fpc", n_power_iterations=2)
+    pctool.precondition_(net, "fpc")
+    assert [preconditioning(given[i]).n_power_iterations for i in (0, 2)] == [2, 2]
+    assert [preconditioning(net[i]).n_power_iterations for i in (0, 2)] == [5, 1]
+    single = pctool.precondition(form(torch.nn.Linear(4, 3), n_power_iterations=3))
+    assert preconditioning(single).n_power_iterations == 3
 
 
 def test_vectors_of_the_old_form_that_nobody_iterated_are_warmed_up():
