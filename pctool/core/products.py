@@ -159,25 +159,23 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def symmetric(X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
-    """X Y^T [layers, n, n] where that is symmetric; of a large one on CPUs one half mirrors the other."""
+    """X Y^T [layers, n, n] where that is symmetric; of one large matrix on CPUs one half mirrors the other."""
     n = X.shape[-2]
-    if not X.is_cpu or n < MIRRORED:
+    if not X.is_cpu or n < MIRRORED or len(X) > 1:
         return mul(X, Y.mT, precision)
-    rows = _without_gaps(X)
-    X, Y = rows, rows if Y is X else _without_gaps(Y)
-    product = X.new_empty(*X.shape[:-1], n, dtype=torch.promote_types(X.dtype, torch.float32))
+    rows = _without_gaps(X[0].to(Y.dtype))
+    columns = (rows if Y is X else _without_gaps(Y[0])).t()
+    product = rows.new_empty(n, n, dtype=torch.promote_types(rows.dtype, torch.float32))
     for top in range(0, n, STRIP):
-        bottom = min(top + STRIP, n)
-        strip = mul(X[:, top:], Y[:, top:bottom].mT, precision)
-        product[:, top:, top:bottom] = strip
-        product[:, top:bottom, bottom:] = strip[:, bottom - top :].mT
-    return product
+        strip = matmul(rows[top:], columns[:, top : top + STRIP])
+        product[top:, top : top + STRIP] = strip
+        product[top : top + STRIP, top + STRIP :] = strip[STRIP:].t()
+    return product.unsqueeze(0)
 
 
 def _without_gaps(X: Tensor) -> Tensor:
-    """X, whose strips are to be fast; one matrix alone, since of two dimensions a CPU copies a transpose by tiles."""
-    as_it_is = len(X) > 1 or X[0].is_contiguous()
-    return X if as_it_is else X[0].clone(memory_format=torch.contiguous_format)[None]
+    """The rows of X, whose strips are to be fast; of two dimensions a CPU copies a transpose by tiles."""
+    return X if X.is_contiguous() else X.clone(memory_format=torch.contiguous_format)
 
 
 def add_product_(Z: Tensor, X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
