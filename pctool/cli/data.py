@@ -34,6 +34,7 @@ def list_(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """
     from pctool.data import catalog
 
+    console.clean_up_when_terminated()
     data_answer.show([state for name in catalog.DATASETS for state in catalog.states(name, data_dir)], as_json)
 
 
@@ -55,6 +56,7 @@ def verify(
     """
     from pctool.data import catalog, encoded
 
+    console.clean_up_when_terminated()
     shown, counted = [], []
     for each in [name] if name else list(catalog.DATASETS):
         states = [] if encoded.is_path(each) else catalog.states(each, data_dir, full=True)

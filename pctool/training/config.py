@@ -1,7 +1,7 @@
 """The configuration of a run: frozen, complete, in one place; unknown keys fail.
 
-Precedence: default < recipe < preset < environment < flag. The fields of `TrainConfig` down to `precision`
-are the run's identity, the rest says where and when and may change on resumption.
+Precedence: default < recipe < preset < environment < flag. The fields of `TrainConfig` are the run's identity,
+but for `OPERATIONAL`, which say where and when and may change on resumption.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ QUIET_AT_FIRST = 600.0  # before the first line: compiling, and the first steps 
 QUIET_INTERVALS = 10  # or as many times the usual interval between two lines
 HELD_QUIET = 3600.0  # and with the folder held, which a long evaluation does: an hour
 SIGNS = ("config.json", "stats.jsonl", "metrics.jsonl", "spectrum.h5", "samples", "checkpoints")
-SAVED, NON_FINITE = 75, 3  # exit codes (docs/cli.md)
+SAVED, INTERRUPTED, NON_FINITE = 75, 130, 3  # exit codes (docs/cli.md)
 MAY_BE_UNSET = ("split", "max_images", "crop", "poly", "ladder", "decay_from")  # of a run's identity; TOML has no null
 
 
@@ -154,6 +154,8 @@ def _ended_state(ended: dict[str, Any], step: int) -> Verdict:
         return "diverged", why
     if code in (0, SAVED):  # 0: the study's steps have grown since
         return "waiting", f"saved at step {step:,}{', to be requeued' if ended.get('requeue') is True else ''}"
+    if code == INTERRUPTED:
+        return "waiting", "interrupted" + (f" after step {step:,}" if step else " before its first step")
     return "stale", f"ended with code {code}: {why}"
 
 

@@ -106,7 +106,7 @@ def test_the_speed_is_the_recent_one(study, run):
         (75, 400, True, "waiting", "saved at step 400, to be requeued"),
         (75, 400, False, "waiting", "saved at step 400"),
         (5, 400, False, "stale", "ended with code 5: why"),
-        (130, 400, False, "stale", "ended with code 130: why"),
+        (130, 400, False, "waiting", "interrupted after step 400"),
         (1, None, False, "stale", "ended with code 1: why"),
     ],
 )

@@ -51,9 +51,9 @@ def precondition(
     """Puts g(SN(W)) in place of one layer's `weight`, a fixed polynomial; returns the layer (paper, Sec. 3.2).
 
     A `spectral_norm` found there, old form or new, is replaced and its u and v are taken over, with a warning that
-    says so; `n_power_iterations` is its own if not given, otherwise 1. Any module that stock `spectral_norm` takes: `weight` a floating-point parameter of two dimensions or
-    more. Raises ValueError for one that has none, is zero or not finite, is preconditioned already, is
-    parametrized otherwise, or is an embedding.
+    says so; `n_power_iterations`, if not given, is its own, otherwise 1. Any module that stock `spectral_norm` takes:
+    `weight` a floating-point parameter of two dimensions or more. Raises ValueError for one that has none, is zero or
+    not finite, is preconditioned already, is parametrized otherwise, or is an embedding.
     """
     _check_settings([polynomial], n_power_iterations, precision)
     _check(layer, type(layer).__name__)
@@ -81,9 +81,10 @@ def precondition_(
     `ladder` (the published four with `taus`) by the layer's modified condition number, now and every
     `update_every` training forwards, by the mean of the last `history` measurements (Sec. 3.4); `sn` is the
     spectral norm alone. With `skip_linear` the last linear layer has the spectral norm alone. Layers that share
-    a weight share its preconditioning. A `spectral_norm` found on the way is replaced, u, v and
-    `n_power_iterations`, where that is not given, taken over, with one warning. Raises ValueError, before anything is changed, for an unknown method or degree, a model without such
-    layers, a layer that `precondition` refuses, or a weight that a convolution and a transposed one share.
+    a weight share its preconditioning. A `spectral_norm` found on the way is replaced with one warning, its u and v,
+    and `n_power_iterations` where none is given, taken over. Raises ValueError, before anything is changed, for an
+    unknown method or degree, a model without such layers, a layer that `precondition` refuses, or a weight that a
+    convolution and a transposed one share.
     """
     if method not in ("sn", "fpc", "apc"):
         raise ValueError(f"unknown method {method!r}: one of sn, fpc, apc")

@@ -55,10 +55,9 @@ def take_off_spectral_norm(layer: nn.Module) -> PowerIteration | None:
     if not hooks:
         return None
     parts: Any = layer
-    u, v = parts.weight_u.detach().clone(), parts.weight_v.detach().clone()
     W = hooks[0].reshape_weight_to_matrix(parts.weight_orig.detach())
-    iterated = torch.dot(u, W @ v) > WARM * torch.linalg.vector_norm(W @ v)  # else as drawn, at random
-    found = PowerIteration(*((u, v) if iterated else initial_vectors(W)), hooks[0].n_power_iterations)
+    u, v = _warm(W, parts.weight_u.detach().clone(), parts.weight_v.detach().clone())
+    found = PowerIteration(u, v, hooks[0].n_power_iterations)
     drop_hooks(layer._forward_pre_hooks, lambda hook: isinstance(hook, SpectralNorm))
     drop_hooks(layer._state_dict_hooks, lambda hook: isinstance(hook, SpectralNormStateDictHook))
     drop_hooks(
@@ -69,6 +68,12 @@ def take_off_spectral_norm(layer: nn.Module) -> PowerIteration | None:
     raw = layer._parameters.pop("weight_orig")
     layer.register_parameter("weight", raw)
     return found
+
+
+def _warm(W: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """The old form's vectors, or where no forward has iterated them, as they were drawn, others that are warmed up."""
+    Wv = W @ v
+    return (u, v) if torch.dot(u, Wv) > WARM * torch.linalg.vector_norm(Wv) else initial_vectors(W)
 
 
 def old_spectral_norms(layer: nn.Module) -> list[SpectralNorm]:
@@ -107,7 +112,8 @@ def drop_hooks(hooks: dict[int, Any], unwanted: Callable[[Any], bool]) -> None:
 def accept_other_forms(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Before a state dict is loaded: one of the plain layer, or of stock `spectral_norm`, gets this layer's names.
 
-    What it lacks is filled in: u and v warmed up on its weight, the polynomial as it stands.
+    What it lacks is filled in: u and v warmed up on its weight, the old form's that nobody iterated too, and the
+    polynomial as it stands.
     """
     own = preconditioning(layer)
     if own is None:
@@ -120,8 +126,12 @@ def accept_other_forms(layer: nn.Module, state_dict: dict[str, Any], prefix: str
         if prefix + old in state_dict and new not in state_dict:
             state_dict[new] = state_dict.pop(prefix + old)
     weight = state_dict.get(f"{inside}.original")
-    if isinstance(weight, Tensor) and f"{inside}.0._u" not in state_dict:
-        vectors = initial_vectors(own.matrix(weight.detach()))
-        state_dict[f"{inside}.0._u"], state_dict[f"{inside}.0._v"] = vectors
+    if isinstance(weight, Tensor):
+        W, u, v = own.matrix(weight.detach()), *(state_dict.get(f"{inside}.0.{vector}") for vector in ("_u", "_v"))
+        if u is None or v is None:
+            u, v = initial_vectors(W)
+        elif plain == "weight_orig" and (len(u), len(v)) == W.shape:
+            u, v = _warm(W, u, v)
+        state_dict[f"{inside}.0._u"], state_dict[f"{inside}.0._v"] = u, v
     if weight is not None:
         state_dict.setdefault(f"{inside}.0._extra_state", own.get_extra_state())

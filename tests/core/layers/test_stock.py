@@ -49,14 +49,19 @@ def test_a_replaced_spectral_norm_keeps_its_number_of_iterations(form):
     assert preconditioning(single).n_power_iterations == 3
 
 
-def test_vectors_of_the_old_form_that_nobody_iterated_are_warmed_up():
+@pytest.mark.parametrize("by", ["replacing", "loading"])
+def test_vectors_of_the_old_form_that_nobody_iterated_are_warmed_up(by):
     """They are as they were drawn: the polynomial would be far out of its range, at degree 9 by a factor of 1e15."""
     net = model()
     for layer in (net[0], net[2]):
         old_spectral_norm(layer)
-    with pytest.warns(UserWarning, match="replaced"):
-        pctool.precondition_(net, "fpc", degree=9).eval()
-    for name, values in pctool.singular_values(net).items():
+    if by == "replacing":
+        with pytest.warns(UserWarning, match="replaced"):
+            pctool.precondition_(net, "fpc", degree=9)
+    else:
+        drawn, net = net.state_dict(), pctool.precondition_(model(), "fpc", degree=9)
+        net.load_state_dict(drawn)
+    for name, values in pctool.singular_values(net.eval()).items():
         assert values[0] == pytest.approx(1, abs=0.1), name
 
 
