@@ -1,7 +1,9 @@
-"""What a user can mend: one class for each way a command can end (codes: `cli/exit_codes.py`)."""
+"""What a user can mend: one class, with its exit code, for each way a command can end (docs/cli.md)."""
 
 import difflib
 from collections.abc import Iterable
+
+INTERRUPTED = 130  # the exit code of Ctrl-C where there is nothing to save
 
 
 class PctoolError(Exception):
@@ -10,31 +12,44 @@ class PctoolError(Exception):
     `said`, where several processes are one run: whether another one says it; None where that is not known.
     """
 
+    code: int
     said: bool | None = None
 
 
 class InputError(PctoolError):
     """Bad usage or bad input: an unknown name, a file in another format, a value out of range."""
 
+    code = 2
+
 
 class NonFiniteError(PctoolError):
     """Training produced a NaN or an infinity; the message names the step and the tensor."""
+
+    code = 3
 
 
 class MissingError(PctoolError):
     """Data or weights that are not here and cannot be fetched."""
 
+    code = 4
+
 
 class WriteError(PctoolError):
     """A file could not be written; the message names path, bytes and reason."""
+
+    code = 5
 
 
 class PartialError(PctoolError):
     """The work was done in part: something was skipped, or a collapse stopped the run, saved. The message says what."""
 
+    code = 6
+
 
 class SavedInterrupt(PctoolError):
     """Interrupted with the state saved: the same command continues."""
+
+    code = 75
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:

@@ -176,6 +176,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def holds(path: Path, data: bytes) -> bool:
+    """Whether a file holds just that; not where it is not there, or cannot be read."""
+    try:
+        return path.read_bytes() == data
+    except OSError:
+        return False
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes `data` to `path`, whole or not at all. Raises WriteError naming path and bytes."""
     with write_beside(path, len(data)) as temporary:

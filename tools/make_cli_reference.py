@@ -9,8 +9,8 @@ from typing import Any
 
 import typer
 
-from pctool.cli.exit_codes import EXIT_CODES
 from pctool.cli.main import app
+from pctool.errors import PctoolError
 
 TARGET = Path(__file__).parent.parent / "docs" / "cli.md"
 
@@ -36,8 +36,8 @@ def reference() -> str:
             lines += _command(f"pctool {name}", command)
     lines += ["## Exit codes", "", "| code | meaning |", "|---|---|", "| 0 | done |"]
     lines.append("| 1 | a bug (traceback), or one of several processes died |")
-    for error, code in EXIT_CODES.items():
-        lines.append(f"| {code} | {(error.__doc__ or '').splitlines()[0]} |")
+    for error in PctoolError.__subclasses__():
+        lines.append(f"| {error.code} | {(error.__doc__ or '').splitlines()[0]} |")
     lines += ["| 130 | Interrupted where there is nothing to save. |", ""]
     return "\n".join(lines)
 

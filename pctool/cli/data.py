@@ -186,7 +186,6 @@ def prepare(  # noqa: PLR0917  # every setting is a flag of its own
         archive = catalog.describe(name).archive
         with console.progress(f"fetching {name}", archive.size if archive else 0, "bytes") as advance:
             acquire.fetch(name, data_dir, advance, console.note)
-    limit = round(cache_limit * 1e9)
     loaded = catalog.load(
         name,
         split,
@@ -194,7 +193,7 @@ def prepare(  # noqa: PLR0917  # every setting is a flag of its own
         max_images,
         resolution=resolution,
         crop=crop,
-        cache_limit=limit,
+        cache_limit=round(cache_limit * 1e9),
         workers=workers,
         counted=lambda total: console.progress(f"decoding {name}", total, "images"),
         say=console.note,

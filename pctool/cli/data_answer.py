@@ -81,10 +81,9 @@ def show(states: list[SplitState], as_json: bool) -> None:
         return
     rows = [("data set", "split", "images", "size", "state", "where")]
     for state in states:
-        values = _as_dict(state)
-        size = f"{values['resolution']} x {values['resolution']} x {values['channels']}"
+        size = f"{state.resolution} x {state.resolution} x {state.channels}"
         where = str(state.path or "in the package")
-        rows.append((state.name, state.split, f"{values['images']:,}", size, state.state, where))
+        rows.append((state.name, state.split, f"{state.images:,}", size, state.state, where))
     for line in console.columns(rows, right=2):
         console.output().print(line, markup=False)
 
@@ -94,15 +93,8 @@ def _as_dict(state: SplitState) -> dict[str, object]:
 
     about = catalog.DATASETS.get(state.name)
     return {
-        "name": state.name,
-        "split": state.split,
-        "state": state.state,
+        **vars(state),
         "path": str(state.path) if state.path else None,
-        "problem": state.problem,
-        "images": state.images,
-        "resolution": state.resolution,
-        "channels": state.channels,
-        "sha256": state.sha256,
         "licence": about.licence if about else None,
         "address": about.address if about else None,
     }

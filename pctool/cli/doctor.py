@@ -118,15 +118,11 @@ def _device() -> list[Row]:
 
     from pctool.core.products import has_fast_bf16
 
-    cores = str(os.cpu_count())
     cpu = "bf16 is fast here: --precision auto uses it" if has_fast_bf16("cpu") else "no fast bf16: fp32 is used"
-    rows = [("CPU", f"{cores} cores", cpu)]
-    if not torch.cuda.is_available():
-        return [
-            *rows,
-            ("GPU", "none usable", "training runs on the CPU: the demo, small runs; no full experiment"),
-        ]
-    return [*rows, ("GPU", torch.cuda.get_device_name(), "used by default (--device auto)")]
+    gpu = ("none usable", "training runs on the CPU: the demo, small runs; no full experiment")
+    if torch.cuda.is_available():
+        gpu = (torch.cuda.get_device_name(), "used by default (--device auto)")
+    return [("CPU", f"{os.cpu_count()} cores", cpu), ("GPU", *gpu)]
 
 
 def _data_dir() -> list[Row]:
@@ -144,12 +140,8 @@ def _cache_dir() -> list[Row]:
 def _data() -> list[Row]:
     from pctool.data.catalog import DATASETS, states
 
-    rows: list[Row] = []
-    for name in DATASETS:
-        for found in states(name):
-            usable = found.problem is None
-            rows.append((f"{name} {found.split}", found.state, "can be used" if usable else str(found.problem)))
-    return rows
+    found = [state for name in DATASETS for state in states(name)]
+    return [(f"{each.name} {each.split}", each.state, each.problem or "can be used") for each in found]
 
 
 def _inception() -> list[Row]:

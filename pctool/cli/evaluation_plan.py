@@ -127,10 +127,7 @@ def of_run(request: Request, extractor: str, dataset: str) -> Plan:
     )
 
 
-def _resizers(name: str | None) -> tuple[Resizer, ...] | None:
-    allowed: dict[str, tuple[Resizer, ...]] = {
-        "clean": ("clean",),
-        "legacy": ("legacy",),
-        "both": ("clean", "legacy"),
-    }
-    return None if name is None else allowed[name]
+def _resizers(name: Literal["clean", "legacy", "both"] | None) -> tuple[Resizer, ...] | None:
+    if name == "both":
+        return "clean", "legacy"
+    return None if name is None else (name,)

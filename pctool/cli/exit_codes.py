@@ -1,20 +1,11 @@
-"""Which exit code each kind of error becomes (docs/cli.md)."""
+"""Which exit code an error becomes (docs/cli.md)."""
 
 from __future__ import annotations
 
 import errno
 
-from pctool import errors
+from pctool.errors import INTERRUPTED, PctoolError
 
-EXIT_CODES: dict[type[errors.PctoolError], int] = {
-    errors.InputError: 2,
-    errors.NonFiniteError: 3,
-    errors.MissingError: 4,
-    errors.WriteError: 5,
-    errors.PartialError: 6,
-    errors.SavedInterrupt: 75,
-}
-INTERRUPTED = 130  # where there is nothing to save
 OS_ERRORS = {  # met where no module had a better word for them
     errno.ENAMETOOLONG: (2, "give a shorter name"),
     errno.EACCES: (2, "allow it, or name another place"),
@@ -37,4 +28,4 @@ def exit_code(error: BaseException | None) -> int:
         return INTERRUPTED
     if isinstance(error, OSError) and error.errno in OS_ERRORS:
         return OS_ERRORS[error.errno][0]
-    return EXIT_CODES.get(type(error), 1) if isinstance(error, errors.PctoolError) else 1
+    return error.code if isinstance(error, PctoolError) else 1

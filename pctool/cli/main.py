@@ -15,7 +15,7 @@ import typer
 from pctool import errors
 from pctool.cli import data, doctor, evaluate, export, fit_poly, report, spectrum, study, train
 from pctool.cli.console import note, outlive_readers
-from pctool.cli.exit_codes import INTERRUPTED, OS_ERRORS, exit_code
+from pctool.cli.exit_codes import OS_ERRORS, exit_code
 
 
 def _show_version(wanted: bool) -> None:
@@ -85,8 +85,8 @@ def run(arguments: list[str] | None = None) -> int:
             raise
         what = OS_ERRORS[error.errno][1]
         return _fail(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}: {what}", exit_code(error))
-    if result == INTERRUPTED:  # Typer has turned a KeyboardInterrupt into this code
-        return _fail("interrupted", INTERRUPTED)
+    if result == errors.INTERRUPTED:  # Typer has turned a KeyboardInterrupt into this code
+        return _fail("interrupted", errors.INTERRUPTED)
     return result if isinstance(result, int) else 0
 
 

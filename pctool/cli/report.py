@@ -112,20 +112,12 @@ def _show(rows: Sequence[Row], out: Path, figures: Collection[str]) -> None:
 
 
 def _row(row: Row) -> dict[str, Any]:
-    paper = row.paper
     return {
-        "setting": row.setting,
-        "method": row.method,
-        "table": row.table,
+        **vars(row),
         "runs": [str(run.path) for run in row.runs],
-        "diverged": row.diverged,
-        "unfinished": row.unfinished,
-        "steps": list(row.steps),
-        "metric": row.metric,
         "score": _value(row.score),
         "kappas": {name: _value(value) for name, value in row.kappas.items()},
-        "paper": vars(paper) if paper else None,
-        "departs": row.departs,
+        "paper": vars(row.paper) if row.paper else None,
     }
 
 

@@ -95,8 +95,7 @@ def measure(settings: Settings, *, force: bool, as_json: bool) -> None:
         print_json(summary(measured, target, list(contents)[1:], collected.skipped))
     else:
         show(measured)
-        command = _again(settings)
-        follow_up(target, settings.plot, command, settings.inputs[0])
+        follow_up(target, settings.plot, _again(settings), settings.inputs[0])
     _warn(measured)
     if request.grid is not None and not is_ours(paths[0]) and (remark := taken_as_dense(measured)):
         note(remark)
@@ -218,13 +217,12 @@ def _watch(run: Path, path: Path, *, quiet: bool) -> None:
         while not reader_has_gone():
             ended = _ended(run)
             measured = _look(path, last=ended)
-            if measured is not None:
-                if tuple(measured.steps) != seen and len(measured.steps) and not quiet:
+            if measured is not None and tuple(measured.steps) != seen:
+                if len(measured.steps) and not quiet:
                     console = output()
                     console.clear()  # on a terminal; elsewhere it prints nothing
                     show(measured)
-                if tuple(measured.steps) != seen:
-                    changed, said = time.monotonic(), False
+                changed, said = time.monotonic(), False
                 seen = tuple(measured.steps)
             if ended:
                 if not seen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import tomllib
 from collections.abc import Sequence
@@ -181,23 +182,7 @@ def _table(tasks: Sequence[TaskStatus]) -> list[str]:
 
 def _as_dict(task: TaskStatus) -> dict[str, Any]:
     """One task for `--json`; an infinite condition number is null."""
-    score, kappa, alarm = task.score, task.kappa, task.alarm
-    return {
-        "task": task.task,
-        "name": task.name,
-        "run": str(task.run),
-        "state": task.state,
-        "reason": task.reason,
-        "step": task.step,
-        "steps": task.steps,
-        "steps_per_second": task.steps_per_second,
-        "seconds_left": task.seconds_left,
-        "score": score and {"name": score.name, "value": score.value, "step": score.step},
-        "kappa": kappa
-        and {
-            "step": kappa.step,
-            "max_kappa": console.finite(kappa.max_kappa),
-            "max_modified_kappa": console.finite(kappa.max_modified_kappa),
-        },
-        "alarm": alarm and {"step": alarm.step, "reason": alarm.reason},
-    }
+    shown = {**dataclasses.asdict(task), "run": str(task.run)}
+    for name in ("max_kappa", "max_modified_kappa") if task.kappa else ():
+        shown["kappa"][name] = console.finite(shown["kappa"][name])
+    return shown

@@ -55,7 +55,7 @@ def precondition(
     Raises ValueError for another number of coefficients or what is no floating-point matrix.
     """
     if not isinstance(coeffs, Tensor) and len(coeffs) == 1:
-        return coeffs[0] * spectral_norm(W, u, v) if coeffs[0] != 1 else spectral_norm(W, u, v)
+        return coeffs[0] * spectral_norm(W, u, v)
     return _oriented(W, _unit(u), _unit(v), coeffs, precision)
 
 
@@ -137,8 +137,8 @@ def coefficient_rows(coeffs: Sequence[Sequence[float]], like: Tensor) -> Tensor:
     for row in coeffs:
         if not 1 <= len(row) <= MAX_COEFFS:
             raise ValueError(f"a polynomial of a matrix takes 1 to {MAX_COEFFS} coefficients, not {len(row)}")
-    padded = [[*map(float, row), *[0.0] * (MAX_COEFFS - len(row))] for row in coeffs]
-    return torch.tensor(padded, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+    rows = [[*map(float, row), *[0.0] * (MAX_COEFFS - len(row))] for row in coeffs]
+    return torch.tensor(rows, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
 
 
 def _oriented(

@@ -56,7 +56,6 @@ class Target:
 
 def series_of(coeffs: tuple[float, ...], lower: float, upper: float) -> Chebyshev:
     """P of g(x) = x P(x²) as a Chebyshev series in y = x² over [lower², upper²]; float64."""
-
     powers = np.polynomial.Polynomial(coeffs)
     return Chebyshev.interpolate(powers, len(coeffs) - 1, domain=[lower**2, upper**2])
 

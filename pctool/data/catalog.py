@@ -154,13 +154,7 @@ def remedied(name: str, data_dir: Path | None) -> Iterator[None]:
         raise InputError(f"{error}; replace it with {remedy}") from error
 
 
-def states(
-    name: str,
-    data_dir: Path | None = None,
-    *,
-    full: bool = False,
-    advance: Callable[[int], object] = lambda n: None,
-) -> list[SplitState]:
+def states(name: str, data_dir: Path | None = None, *, full: bool = False) -> list[SplitState]:
     """What is here of each split. Arrays are always read whole, official files with `full` only.
 
     Raises InputError for an unknown name.
@@ -172,7 +166,7 @@ def states(
     @functools.cache  # splits share files
     def check(file: str) -> None:
         with remedied(name, data_dir):
-            landed.check(folder / name, (file,), full=full, advance=advance)
+            landed.check(folder / name, (file,), full=full)
 
     for split, part in about.splits.items():
         path = None if about.asset else store.path_of(folder, name, split)

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from pctool.data import sources
 from pctool.errors import InputError
-from pctool.files import read_error
+from pctool.files import is_folder, read_error
 from pctool.picture_files import PICTURE_ERRORS
 
 BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
@@ -72,8 +73,6 @@ def decode_page(data: bytes, count: int) -> np.ndarray:
 
     Raises ValueError for anything else.
     """
-    from PIL import Image
-
     wanted, rows = f"RGB {PIXELS} x {count}", None
     try:
         with warnings.catch_warnings():
@@ -143,10 +142,8 @@ def read(source: Path, count: int, advance: Callable[[int], object]) -> Mapping[
 
 def _files(source: Path) -> Iterator[tuple[str, bytes]]:
     """The batch files of the first place in `source` that has any."""
-    if source.is_file():
+    if not is_folder(source, f"one of {ALLOWED}"):
         return sources.in_tar(source, LIMITS)
-    if not source.is_dir():
-        raise InputError(f"{source} does not exist: give one of {ALLOWED}")
     for folder in (source, *(source / name for name in OFFICIAL_FOLDERS)):
         if any((folder / name).is_file() for name in LIMITS):
             return sources.in_folder(folder, LIMITS)

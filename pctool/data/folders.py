@@ -10,14 +10,12 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from pctool import files, picture_files, places
 from pctool.data import pictures
 from pctool.errors import InputError, WriteError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 @dataclass(frozen=True)

@@ -69,10 +69,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     files.write_text(folder / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
 
 
-def check(
-    folder: Path, names: tuple[str, ...], *, full: bool, advance: Callable[[int], object] = lambda n: None
-) -> Manifest:
-    """Compares the files with the manifest: sizes, and with `full` every byte (`advance` counts them).
+def check(folder: Path, names: tuple[str, ...], *, full: bool) -> Manifest:
+    """Compares the files with the manifest: sizes, and with `full` every byte.
 
     Raises MissingError where a file or the manifest is not here, InputError where one is damaged or unreadable.
     """
@@ -86,11 +84,8 @@ def check(
                 raise FileNotFoundError
             if size != known.size:
                 raise InputError(f"{path} is damaged: {size:,} bytes, expected {known.size:,}")
-            if full:
-                with path.open("rb") as file:
-                    found = _copy(file, None, advance)[0].sha256
-                if found != known.sha256:
-                    raise InputError(f"{path} is damaged: SHA-256 {found}, expected {known.sha256}")
+            if full and (found := files.sha256_of(path)) != known.sha256:
+                raise InputError(f"{path} is damaged: SHA-256 {found}, expected {known.sha256}")
         except FileNotFoundError:
             raise MissingError(f"{path} is not there") from None
         except OSError as error:
@@ -146,8 +141,7 @@ def land(
 
 def record_of(path: Path) -> LandedFile:
     """Size and SHA-256 of a file."""
-    with path.open("rb") as file:
-        return _copy(file, None, lambda n: None)[0]
+    return LandedFile(size=path.stat().st_size, sha256=files.sha256_of(path))
 
 
 def _is_same(path: Path, target: Path) -> bool:

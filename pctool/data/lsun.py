@@ -10,15 +10,13 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pctool.data import pictures
 from pctool.errors import InputError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 KEYS = "keys.npy"  # the index, beside data.mdb
 

@@ -5,15 +5,13 @@ A source is small and picklable: worker processes get a copy and open the files 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
+from PIL import Image
 
 from pctool import picture_files
 from pctool.errors import InputError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 Crop = Literal["centre", "resize"]
 CHANNELS = 3
@@ -60,8 +58,6 @@ def render(picture: Image.Image, resolution: int, crop: Crop, what: str) -> np.n
     short side to `resolution` by Pillow's bicubic filter. Raises InputError, naming `what`, for an image that is
     too small to be cut, or so long that MAX_PIXELS would not hold it.
     """
-    from PIL import Image
-
     width, height = picture.size
     short = min(width, height)
     if crop == "resize" and short != resolution:

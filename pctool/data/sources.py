@@ -21,11 +21,11 @@ TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, Overf
 
 
 class _Capped:
-    """Reads from `stream` and refuses to go beyond `limit` bytes, so that a bomb costs a bounded time."""
+    """Reads from `stream` and refuses to go beyond MAX_UNPACKED bytes, so that a bomb costs a bounded time."""
 
-    def __init__(self, stream: BinaryIO, limit: int) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream
-        self.left = limit
+        self.left = MAX_UNPACKED
 
     def read(self, size: int) -> bytes:
         data = self.stream.read(size)
@@ -65,7 +65,7 @@ def in_tar(path: Path, limits: Mapping[str, int]) -> Iterator[tuple[str, bytes]]
             packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
             file.seek(0)
             stream = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file
-            capped = cast(BinaryIO, _Capped(stream, MAX_UNPACKED))
+            capped = cast(BinaryIO, _Capped(stream))
             with tarfile.open(fileobj=capped, mode="r|") as archive:
                 for info in archive:
                     name = Path(info.name).name

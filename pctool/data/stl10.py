@@ -6,12 +6,9 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from PIL import Image
+from PIL import Image
 
 SIDE = 96
 RECORD = 3 * SIDE * SIDE
@@ -39,8 +36,6 @@ class StlPictures:
 
     def picture(self, i: int) -> Image.Image:
         """Image `i` in mode RGB. Raises IndexError beyond the last."""
-        from PIL import Image
-
         for path, count in zip(self.files, self.counts, strict=True):
             if i < count:
                 return Image.fromarray(_planes(path, count)[i].transpose(2, 1, 0))

@@ -60,8 +60,7 @@ def _torchscript(data: bytes, path: Path, device: torch.device) -> tuple[Any, to
             warnings.simplefilter("ignore")  # torch announces the end of torch.jit to whoever loads such a file
             base = torch.jit.load(io.BytesIO(data), map_location=device).eval()
     except Exception as error:  # torch raises whatever its reader meets in a foreign or damaged file
-        reason = type(error).__name__
-        raise InputError(f"{path} is no readable TorchScript file ({reason}); give {FORMS}") from None
+        raise InputError(f"{path} is no readable TorchScript file ({type(error).__name__}); give {FORMS}") from None
     if not hasattr(base, "layers"):
         raise InputError(f"{path} is TorchScript, but not of Inception: it has no 'layers'; give {FORMS}")
     head = base.output.weight if hasattr(base, "output") and hasattr(base.output, "weight") else None
@@ -72,8 +71,7 @@ def _from_state_dict(data: bytes, path: Path, device: torch.device) -> tuple[Any
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler meets in a foreign or damaged file
-        reason = type(error).__name__
-        raise InputError(f"{path} holds no weights ({reason}); give {FORMS}") from None
+        raise InputError(f"{path} holds no weights ({type(error).__name__}); give {FORMS}") from None
     from pctool.evaluation.inception_net import FIDInception  # late: torchvision takes two seconds to load
 
     net = FIDInception()

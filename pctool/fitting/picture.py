@@ -16,7 +16,7 @@ from pctool.fitting.text import target_name
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FORMATS = {".png": "png", ".pdf": "pdf", ".svg": "svg"}
+FORMATS = ("png", "pdf", "svg")
 # Okabe and Ito's palette, told apart by colour-blind people too; the dashes tell the lines apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 DASHES = ("-", (0, (6, 2)), (0, (5, 1, 1, 1)), (0, (3, 1)), (0, (1, 1)), (0, (8, 2, 2, 2)), (0, (2, 2)))
@@ -24,10 +24,10 @@ DASHES = ("-", (0, (6, 2)), (0, (5, 1, 1, 1)), (0, (3, 1)), (0, (1, 1)), (0, (8,
 
 def format_of(name: str) -> str:
     """The picture's format by the name's ending. Raises InputError for another than png, pdf, svg."""
-    suffix = "." + name.lower().rpartition(".")[2]
-    if suffix not in FORMATS:
+    kind = name.lower().rpartition(".")[2]
+    if kind not in FORMATS:
         raise InputError(f"--plot {name}: the name must end in .png, .pdf or .svg")
-    return FORMATS[suffix]
+    return kind
 
 
 def draw(polynomials: Sequence[OddPolynomial], name: str, taus: Sequence[float] = ()) -> bytes:

@@ -19,7 +19,6 @@ LADDER_NOTES = (
     "g(1.2), g(1.5): met where the power iteration underestimates sigma",
     "float32, bfloat16: what their rounding costs",
 )
-Intervals = tuple[tuple[float, float], ...]
 
 
 def formula(g: OddPolynomial) -> str:
@@ -56,17 +55,8 @@ def _kappa(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else "infinite"
 
 
-def _where(intervals: Intervals, meaning: str) -> str:
-    if not intervals:
-        return "nowhere"
-    return ", ".join(f"{a:.3f} to {b:.3f}" for a, b in intervals) + f" ({meaning})"
-
-
-def _falls(g: OddPolynomial, intervals: Intervals) -> str:
-    if not intervals:
-        return "nowhere"
-    places = ", ".join(f"{a:.3f} to {b:.3f} by {abs(g(a)) - abs(g(b)):.2g}" for a, b in intervals)
-    return f"{places} (singular values change their order there)"
+def _where(places: list[str], meaning: str) -> str:
+    return f"{', '.join(places)} ({meaning})" if places else "nowhere"
 
 
 def summary(g: OddPolynomial, found: Diagnosis) -> str:
@@ -79,11 +69,13 @@ def summary(g: OddPolynomial, found: Diagnosis) -> str:
     if g.fit and g.fit.certificate:
         proof = g.fit.certificate
         rows.append(("proven", f"no error below {proof.lower_bound:.7g} ({len(proof.points)} alternations)"))
+    falls = [f"{a:.3f} to {b:.3f} by {abs(g(a)) - abs(g(b)):.2g}" for a, b in found.falls]
+    above = [f"{a:.3f} to {b:.3f}" for a, b in found.above]
     beyond = ", ".join(f"g({x:g}) = {y:.3g}" for x, y in found.beyond.items())
     rows += [
         (f"g(1), g({found.upper:g})", f"{g(1.0):.5g}, {g(found.upper):.5g}"),
-        ("falls", _falls(g, found.falls)),
-        ("above 1.02", _where(found.above, "the layer's norm passes 1 there")),
+        ("falls", _where(falls, "singular values change their order there")),
+        ("above 1.02", _where(above, "the layer's norm passes 1 there")),
         ("beyond", f"{beyond} (met where the power iteration underestimates sigma)"),
         ("rounding", f"{found.float32_error:.1e} in float32, {found.bfloat16_error:.1e} in bfloat16"),
         ("kappa", ", ".join(f"{k} -> {_kappa(v)}" for k, v in found.kappa_after.items())),

@@ -7,17 +7,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from pctool.core.checkpoint import list_checkpoints
-from pctool.errors import InputError
+from pctool.errors import InputError, NonFiniteError
 from pctool.spectrum.reader import Spectrum, read_spectrum
+from pctool.training.run_files import refuse
 from pctool.training.run_folder import RunRecord
 
 Ended = Literal["finished", "diverged", "unfinished"]
-NON_FINITE = 3  # the exit code of a run whose training became non-finite (docs/cli.md)
 MAX_LOG_BYTES = 2**28  # a line a log step: 200,000 steps make 1 MB
 MAX_PICTURE_BYTES = 2**25
 DAMAGED = "is damaged or cannot be read; restore it, or leave it out"
@@ -82,7 +82,7 @@ def read_run(path: Path) -> Run:
     step = max([0, last, *saved[-1:], *recorded, *(entry["step"] for entry in stats)])
     wanted = record.config.get("steps")
     done = code == 0 and isinstance(wanted, int) and step >= wanted - 1  # the last log line may be a step short
-    ended: Ended = "diverged" if code == NON_FINITE else "finished" if done else "unfinished"
+    ended: Ended = "diverged" if code == NonFiniteError.code else "finished" if done else "unfinished"
     return Run(path, record, ended, step, stats, metrics, spectrum, _newest_picture(path / "samples"))
 
 
@@ -99,7 +99,7 @@ def _log(path: Path) -> tuple[dict[str, Any], ...]:
     entries = []
     for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line, parse_constant=_refuse, parse_int=_integer)
+            entry = json.loads(line, parse_constant=refuse, parse_int=_integer)
             if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
                 raise ValueError("no step")
         except (ValueError, RecursionError):
@@ -108,10 +108,6 @@ def _log(path: Path) -> tuple[dict[str, Any], ...]:
             raise InputError(f"line {number} of {path} is damaged; restore it, or leave that run out") from None
         entries.append(entry)
     return tuple(entries)
-
-
-def _refuse(word: str) -> NoReturn:
-    raise ValueError(word)
 
 
 def _integer(digits: str) -> int | None:

@@ -125,8 +125,8 @@ def markdown(rows: Sequence[Row], remarks: Sequence[str]) -> str:
         text += [f"## {TITLES[number]}", "", _line(names), _line(["---"] * len(names))]
         text += [_line(cells) for cells in lines(found)] + [""]
     text += [ABOUT, ""]
-    text += [DEPARTING, ""] if notes(rows) else []
-    text += [f"- {note}" for note in notes(rows)] + ([""] if notes(rows) else [])
+    if departing := notes(rows):
+        text += [DEPARTING, "", *(f"- {note}" for note in departing), ""]
     return "\n".join([*text, *(f"{remark}\n" for remark in remarks)])
 
 

@@ -47,9 +47,9 @@ class SpectrumWriter:
     first `append`; an existing one is continued. One process writes.
     """
 
-    def __init__(self, path: Path, source: str, network: str, operator: str = "matrix") -> None:
+    def __init__(self, path: Path, source: str, network: str) -> None:
         self.path = path
-        self.attrs = {"source": source, "network": network, "operator": operator}
+        self.attrs = {"source": source, "network": network, "operator": "matrix"}
 
     def append(self, row: Row) -> None:
         """Adds one row, whole or not at all.

@@ -32,9 +32,8 @@ def ratio_figure(spectrum: Spectrum) -> Figure | None:
     nothing = np.full(len(spectrum.steps), np.nan)
     layer_lines(ax, spectrum, [nothing if ratio is None else ratio for ratio in ratios])
     values = np.concatenate(present)
-    largest = float(np.nanmax(values[np.isfinite(values)], initial=1.0))
-    low = float(np.nanmin(values[np.isfinite(values)], initial=1.0))
-    ax.set_ylim(min(0.99, low - 0.01), max(1.15, 1.02 * largest))
+    finite = values[np.isfinite(values)]
+    ax.set_ylim(min(0.99, finite.min(initial=1.0) - 0.01), max(1.15, 1.02 * finite.max(initial=1.0)))
     ax.axhspan(LAYER_UPPER, ax.get_ylim()[1], color="0.93", zorder=0)
     ax.set_ylabel("sigma / sigma_hat")
     figure.suptitle(f"{spectrum.network}: the true norm over the power iteration's estimate", fontsize=10)

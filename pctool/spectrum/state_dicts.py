@@ -184,7 +184,7 @@ def _estimate(weight: torch.Tensor, u: torch.Tensor, v: torch.Tensor | None, key
             right = W.T @ left if v is None else v.flatten().double()
             length = float(right.norm()) if v is None else 1.0
             estimate = float(left @ (W @ right)) / (length or 1.0)
-            estimates.append((turned, abs(estimate) if not math.isnan(estimate) else math.nan))
+            estimates.append((turned, abs(estimate)))
     if not estimates:
         raise InputError(f"{key}: u and v of lengths that do not fit {tuple(weight.shape)}; {GIVE_ANOTHER}")
     return max(estimates, key=lambda pair: pair[1])

@@ -83,9 +83,9 @@ def short_name(name: str, width: int) -> str:
     return name if len(name) <= width else ".." + name[2 - width :]
 
 
-def smallest(sigmas: Array, count: int = 5) -> Array:
-    """The `count` smallest of descending singular values (the paper's Fig. 1), or all where there are fewer."""
-    return sigmas[..., -count:]
+def smallest(sigmas: Array) -> Array:
+    """The five smallest of descending singular values (the paper's Fig. 1), or all where there are fewer."""
+    return sigmas[..., -5:]
 
 
 def number(value: float) -> str:

@@ -28,10 +28,9 @@ def collapse(rows: Sequence[tuple[int, float, float]]) -> str | None:
     last = rows[-ROWS:]
     if len(last) < ROWS or not all(mean > MEAN_KAPPA and worst > WORST_KAPPA for _, mean, worst in last):
         return None
-    means = [mean for _, mean, _ in last]
-    if not means[-1] >= means[0]:
-        return None
     step, mean, worst = last[-1]
+    if mean < last[0][1]:
+        return None
     return (
         f"step {step:,}: D's spectrum collapses: mean modified kappa {mean:.1f} (above {MEAN_KAPPA:g}, not "
         f"falling over {ROWS} rows), and in one layer the lowest tenth of the values is at 1/{worst:.0f} of the largest"

@@ -185,39 +185,35 @@ def _train(session: Session, watcher: Watcher) -> Outcome:
         warnings.filterwarnings("ignore", "TensorFloat32 tensor cores for float32", UserWarning)
         warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match", UserWarning)
         finished = loop.train(state, reals, folder, stop=stop, recorder=recorder, scorer=scorer)
-    requeue = ranks.any(stop.requeue, state.device)
-    if recorder is None:
-        return Outcome(folder.path, state.step, finished, requeue, stop.collapse)
-    recorder.close()
-    outcome = _outcome(folder, state.step, watcher.note, finished=finished, requeue=requeue)
-    outcome.collapse = stop.collapse
+    outcome = Outcome(folder.path, state.step, finished, ranks.any(stop.requeue, state.device), stop.collapse)
+    if recorder is not None:
+        recorder.close()
+        _fill_in(outcome, folder, watcher.note)
     return outcome
 
 
-def _outcome(folder: RunFolder, step: int, note: Callable[[str], object], *, finished: bool, requeue: bool) -> Outcome:
-    """What the folder holds at `step`: files, the last row's condition numbers, the scores of this step."""
-    outcome = Outcome(folder.path, step, finished, requeue)
+def _fill_in(outcome: Outcome, folder: RunFolder, note: Callable[[str], object]) -> None:
+    """What the folder holds at the outcome's step: files, the last row's condition numbers, the scores of this step."""
     if folder.spectrum_path.exists():
         recorded = read_summary(folder.spectrum_path)
         outcome.kappas = {name: float(values[-1]) for name, values in recorded.summary.items() if len(values)}
-        if finished:
+        if outcome.finished:
             title = f"{folder.path.name}: D's spectra while training"
             try:
                 evolution_figure(folder.spectrum_path, folder.figure_path, title)
             except PctoolError as error:  # the run itself is done and saved
                 note(f"{folder.figure_path.name} was not drawn: {error}")
     for entry in folder.read_log("metrics.jsonl"):
-        if entry["step"] == step:
+        if entry["step"] == outcome.step:
             outcome.scores = entry["scores"]
     found = {
-        "samples": folder.path / "samples" / f"{step:08d}.png",
+        "samples": folder.path / "samples" / f"{outcome.step:08d}.png",
         "spectrum": folder.spectrum_path,
         "figure": folder.figure_path,
-        "checkpoint": folder.path / "checkpoints" / f"{step:08d}.pt",
+        "checkpoint": folder.path / "checkpoints" / f"{outcome.step:08d}.pt",
         "best": folder.path / "checkpoints" / "best.pt",
     }
     outcome.files = {name: path for name, path in found.items() if path.exists()}
-    return outcome
 
 
 def _newest(folder: RunFolder, watcher: Watcher, ranks: Ranks) -> dict[str, Any] | None:

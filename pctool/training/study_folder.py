@@ -74,7 +74,7 @@ def write(folder: Path, study: StudyFile, texts: Sequence[str], *, force: bool) 
     contents = {folder / "tasks" / f"{name}.toml": text for name, text in zip(study.tasks, texts, strict=True)}
     contents[folder / "array.sbatch"] = array_script(folder, study)
     contents[folder / "study.json"] = study.model_dump_json(indent=2) + "\n"
-    changed = [path for path, text in contents.items() if not _holds(path, text)]
+    changed = [path for path, text in contents.items() if not files.holds(path, text.encode())]
     leftover = sorted(set((folder / "tasks").glob("*.toml")) - set(contents))
     in_the_way = [*(path for path in changed if os.path.exists(path)), *leftover]
     if in_the_way and not force:
@@ -88,13 +88,6 @@ def write(folder: Path, study: StudyFile, texts: Sequence[str], *, force: bool) 
     for path in changed:
         files.write_text(path, contents[path])
     return list(contents)
-
-
-def _holds(path: Path, text: str) -> bool:
-    try:
-        return path.read_bytes() == text.encode("utf-8")
-    except OSError:  # it is not there, or cannot be read: no
-        return False
 
 
 def array_script(folder: Path, study: StudyFile) -> str:
@@ -156,7 +149,7 @@ def check_given(given: Mapping[str, str]) -> None:
     """
     from pctool.training.config import OPERATIONAL, TrainConfig
 
-    identity = {"out", "preset", *TrainConfig.model_fields} - ({*OPERATIONAL} - {"out"})
+    identity = {"out", "preset", *TrainConfig.model_fields.keys() - OPERATIONAL}
     for key, spelled in given.items():
         if key in identity:
             raise InputError(f"{spelled} is decided by the study; leave it out, or write another study")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pctool.data import encoded
-from pctool.errors import InputError
+from pctool.errors import INTERRUPTED, InputError, NonFiniteError, SavedInterrupt
 from pctool.training.recipes import read_toml
 from pctool.training.run_files import (
     Alarm,
@@ -43,7 +43,6 @@ QUIET_AT_FIRST = 600.0  # before the first line: compiling, and the first steps 
 QUIET_INTERVALS = 10  # or as many times the usual interval between two lines
 HELD_QUIET = 3600.0  # and with the folder held, which a long evaluation does: an hour
 SIGNS = ("config.json", "stats.jsonl", "metrics.jsonl", "spectrum.h5", "samples", "checkpoints")
-SAVED, INTERRUPTED, NON_FINITE = 75, 130, 3  # exit codes (docs/cli.md)
 MAY_BE_UNSET = ("split", "max_images", "crop", "poly", "ladder", "decay_from")  # of a run's identity; TOML has no null
 
 
@@ -150,9 +149,9 @@ def _state(run: Path, ended: dict[str, Any], *, step: int, steps: int, quiet_for
 
 def _ended_state(ended: dict[str, Any], step: int) -> Verdict:
     code, why = ended.get("code"), str(ended.get("reason", ""))
-    if code == NON_FINITE:
+    if code == NonFiniteError.code:
         return "diverged", why
-    if code in (0, SAVED):  # 0: the study's steps have grown since
+    if code in (0, SavedInterrupt.code):  # 0: the study's steps have grown since
         return "waiting", f"saved at step {step:,}{', to be requeued' if ended.get('requeue') is True else ''}"
     if code == INTERRUPTED:
         return "waiting", "interrupted" + (f" after step {step:,}" if step else " before its first step")

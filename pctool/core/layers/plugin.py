@@ -142,9 +142,7 @@ def remove_precondition_(model: nn.Module) -> nn.Module:
     A parametrization that was put on top of ours is baked in too. Parameters stay the same objects, so that an
     optimiser keeps them. Raises ValueError for a model without preconditioning.
     """
-    baked = []
-    for _, layer, _ in _preconditioned(model):
-        baked.append((layer, effective_weight(layer)))
+    baked = [(layer, effective_weight(layer)) for _, layer, _ in _preconditioned(model)]
     for layer, _ in baked:
         take_off_parametrizations(layer)
         drop_hooks(layer._load_state_dict_pre_hooks, lambda hook: getattr(hook, "hook", None) is accept_other_forms)
@@ -176,11 +174,7 @@ def _output_dim(layer: nn.Module) -> int:
 
 
 def _preconditioned(model: nn.Module) -> list[tuple[str, nn.Module, Preconditioned]]:
-    found = []
-    for name, layer in model.named_modules():
-        own = preconditioning(layer)
-        if own is not None:
-            found.append((name, layer, own))
+    found = [(name, layer, own) for name, layer in model.named_modules() if (own := preconditioning(layer)) is not None]
     if not found:
         raise ValueError(f"{type(model).__name__} has no preconditioned layer; pctool.precondition_ makes them")
     return found
