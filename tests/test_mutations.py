@@ -25,8 +25,8 @@ MUTATIONS = {
     ),
     "the wrong rows of the Gram matrix mirrored": (
         "core/products.py",
-        "strip[:, bottom - top :].mT",
-        "strip[:, : n - bottom].mT",
+        "= strip[STRIP:].t()",
+        "= strip[: n - top - STRIP].t()",
         "core/test_linalg.py",
     ),
     "u and v swapped": (
