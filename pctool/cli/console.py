@@ -27,6 +27,22 @@ def output() -> Console:
     return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
 
 
+class LastingStderr:
+    """stderr for a bar: what can no longer be written, since the terminal was closed, is dropped."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+
 def note(message: str) -> None:
     """A line for the person watching, on stderr, so that stdout stays the command's answer.
 

@@ -23,7 +23,7 @@ from pctool.data import catalog
 from pctool.errors import InputError, MissingError, PartialError
 from pctool.evaluation import features, samples_out, statistics_file
 from pctool.evaluation.features import Extractor
-from pctool.evaluation.images import Images
+from pctool.evaluation.images import Images, image_names
 from pctool.evaluation.metrics_file import Metrics, mean_of
 from pctool.evaluation.protocols import CUSTOM
 from pctool.evaluation.reference import reference, subset
@@ -91,7 +91,10 @@ def _skipped(images: Trained | Images | Path) -> tuple[str, ...]:
 def _check(request: Request, out: Path | None, *, force: bool) -> None:
     """What would fail after minutes fails at once."""
     if request.source is not None and is_images(request.source):
+        image_names(request.source)
         evaluation_plan.check_for_files(request)
+    if request.against is not None and request.against not in catalog.DATASETS and os.path.exists(request.against):
+        image_names(Path(request.against))
     if request.samples_out is not None:
         samples_out.check_free(request.samples_out)
         if request.repeats > 1:

@@ -44,8 +44,8 @@ def export(
     target = out or Path(f"{_run_name(path)}-{step:08d}-{network}.safetensors")
     if os.path.isdir(target):  # False, not an error, where it may not be looked at: then writing says so
         raise InputError(f"--out {target} is a folder; give a file name such as {target / 'G.safetensors'}")
-    if target.resolve() == path.resolve():
-        raise InputError(f"--out {target} is the checkpoint itself; give another name")
+    if target.suffix != ".safetensors":
+        raise InputError(f"--out {target}: the file is a .safetensors; name it so")
     tensors = plain_weights(loaded, network)
     about = description(loaded, network)
     write_new({target: to_safetensors(tensors, about)}, force=force)

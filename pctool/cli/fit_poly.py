@@ -138,7 +138,7 @@ def _exact(value: float | None) -> str:
 
 
 def _name(g: OddPolynomial, target: str | None) -> str:
-    """The file's name in the current folder: target, degree, and what departs from l2 with g(1) = 1."""
+    """The file's name in the current folder: target, degree, and what departs from the defaults."""
     fit = g.fit
     if fit is None:
         raise ValueError("a fitted polynomial carries its fit")
@@ -148,7 +148,12 @@ def _name(g: OddPolynomial, target: str | None) -> str:
         stem = f"pl{_exact(fit.cutoff)}"
     else:
         stem = f"one{_exact(fit.gamma_lower)}" if fit.target == "one" else Path(str(target)).stem
-    return f"{stem}-deg{g.degree}{'-linf' * (fit.norm == 'linf')}{'-free' * (not fit.at_one)}.json"
+    stem += f"-deg{g.degree}{'-linf' * (fit.norm == 'linf')}{'-free' * (not fit.at_one)}"
+    for key in ("alpha", "gamma_lower", "gamma_upper", "points", "seed"):
+        value, named = getattr(fit, key), key == "gamma_lower" and fit.target == "one"
+        if value != type(fit).model_fields[key].default and not named:
+            stem += f"-{key.replace('_', '')}{_exact(value)}"
+    return f"{stem}.json"
 
 
 def _write(files: list[tuple[Path, bytes]], force: bool) -> None:

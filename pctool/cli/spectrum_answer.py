@@ -23,7 +23,7 @@ def show(measured: Spectrum) -> None:
     console.print(layer_table(measured, ascii_only=console.options.ascii_only))
     for layer in measured.layers:
         if layer.problem:
-            console.print(f"{layer.name} could not be measured: {layer.problem}", markup=False)
+            console.print(f"layer {layer.name} could not be measured: {layer.problem}", markup=False)
     console.print()
 
 

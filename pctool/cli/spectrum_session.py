@@ -178,7 +178,7 @@ def _warn(measured: Spectrum) -> None:
 
 def _report(problems: Sequence[str], skipped: dict[str, str]) -> None:
     """A note a layer that could not be measured, then exit 6: everything else has been written."""
-    for problem in problems:
+    for problem in problems[1:]:
         note(problem)
     lines = [f"measurements that are NaN: {len(problems)}, the first: {problems[0]}"] if problems else []
     lines += [f"files skipped: {len(skipped)}, the first: {min(skipped)}"] if skipped else []

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import IO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from pctool.cli.console import SECONDS_BETWEEN_LINES, note, progress
+from pctool.cli.console import SECONDS_BETWEEN_LINES, LastingStderr, note, progress
 from pctool.core.products import has_fast_bf16
 from pctool.training.config import TrainConfig
 from pctool.training.recorder import StepReport, Watcher
 
+BAR = 20
+TAKEN = len("train") + BAR + len("/ 00:00:00") + 4  # columns beside the status, but for the steps
 LONG_ON_A_CPU = 10_000  # steps; at the smallest default widths a step takes a second on two cores
 
 
@@ -34,12 +38,12 @@ class TrainingProgress(Watcher):
         if sys.stderr.isatty():
             columns = (
                 TextColumn("train"),
-                BarColumn(bar_width=20),
+                BarColumn(bar_width=BAR),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[status]}"),
             )
-            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.bar = Progress(*columns, console=Console(file=cast(IO[str], LastingStderr())))
             self.bar.start()
         return self
 
@@ -58,6 +62,8 @@ class TrainingProgress(Watcher):
             note("this machine computes bf16 slowly; a run keeps the precision that it began with")
         if self.config.device == "cpu" and total_steps - step >= LONG_ON_A_CPU:
             note("this may take hours on a CPU; a run of minutes: pctool train --preset demo")
+        if self.config.compile:
+            note("torch.compile works through the first steps, for a minute or so")
         what = f"{self.config.dataset}, {self.config.arch}, {self.config.method}, {self.config.precision}"
         note(
             f"training {what} on {self.config.device} into {self.config.out}; Ctrl-C saves, the same command continues"
@@ -65,7 +71,9 @@ class TrainingProgress(Watcher):
 
     def step(self, report: StepReport) -> None:
         if self.bar is not None:
-            self.bar.update(self.task, completed=report.step, status=_status(report))
+            room = self.bar.console.width - TAKEN - 2 * len(f"{self.total:,}")
+            status = textwrap.shorten(_status(report), max(room, 4), placeholder=" …")
+            self.bar.update(self.task, completed=report.step, status=status)
             return
         now = time.monotonic()
         if now - self.last_line < SECONDS_BETWEEN_LINES and report.step < self.total:

@@ -94,7 +94,7 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
     """Trains or continues, shows it, and ends with the summary. Raises SavedInterrupt when a signal stopped it."""
     # late: torchvision and matplotlib take seconds, a wrong setting should not
     from pctool.cli.training_progress import TrainingProgress
-    from pctool.training import compiling, session
+    from pctool.training import board, compiling, session
     from pctool.training.ranks import joined
     from pctool.training.recorder import Watcher
     from pctool.training.run_folder import RunFolder
@@ -111,6 +111,7 @@ def run(config: TrainConfig, *, may_resume: bool, as_json: bool) -> None:
         begun = session.opened(config, ranks, stop=stop, may_resume=may_resume, counted=decoding, say=note)
         try:
             ranks.together(lambda: compiling.check(config.device) if config.compile else None)
+            ranks.together(lambda: board.check() if config.tensorboard else None)
             opened = stack.enter_context(begun)
         except (KeyboardInterrupt, PctoolError) as error:
             if ranks.main and _is_recorded(config, error):
@@ -201,6 +202,8 @@ def _exit_recorded(device: str, folder: RunFolder) -> Iterator[dict[str, Any]]:
 
 
 def _record_exit(folder: RunFolder, device: str, error: BaseException | None, known: Mapping[str, Any]) -> None:
+    if isinstance(error, InputError) and folder.is_fresh:
+        return
     with contextlib.suppress(WriteError):  # a full disk has been reported by `error` itself
         own = {"step": folder.saved_step(), **known, "peak_memory_mib": peak_mib(device)}
         folder.record_exit({**_exit_entry(error), **own})

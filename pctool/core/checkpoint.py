@@ -66,7 +66,7 @@ def read(path: Path) -> dict[str, Any]:
         if verified or isinstance(error, MemoryError) or "allocate memory" in str(error):
             # The file is what was written, or may be, and something else is wrong: no memory, say.
             raise InputError(f"cannot load checkpoint {path}: {' '.join(str(error).split())[:200]}") from None
-        raise DamagedError(f"{path} is no checkpoint; give a .pt file that 'pctool train' wrote") from None
+        raise DamagedError(f"{path} is damaged or no checkpoint; give a .pt file that 'pctool train' wrote") from None
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise InputError(f"{path} is no pctool checkpoint; give a .pt file that 'pctool train' wrote")
     if checkpoint.get("version") != VERSION:

@@ -161,14 +161,25 @@ def open_images(path: Path) -> Images:
 
     Every image of a folder or ZIP is read once here; what is hidden is passed over, as clean-fid does.
     """
+    names = image_names(path)
+    if names is not None:
+        return look_at(path, names)
+    opened = ArrayFile(path)
+    len(opened)  # reads the header, and with it refuses another file
+    return opened
+
+
+def image_names(path: Path) -> tuple[str, ...] | None:
+    """The images in a folder or ZIP, none of them read; None for an `.npz`. InputError where there are none."""
     if is_folder(path, ALLOWED):
-        return look_at(path, tuple(sorted(picture_files.of_folder(path))))
-    if path.suffix.lower() == ".npz":
-        opened = ArrayFile(path)
-        len(opened)  # reads the header, and with it refuses another file
-        return opened
-    with picture_files.open_zip(path, ALLOWED) as archive:
-        return look_at(path, tuple(sorted(info.filename for info in picture_files.of_zip(archive))))
+        names = picture_files.of_folder(path)
+    elif path.suffix.lower() == ".npz":
+        return None
+    else:
+        with picture_files.open_zip(path, ALLOWED) as archive:
+            names = [info.filename for info in picture_files.of_zip(archive)]
+    picture_files.check_some(path, names)
+    return tuple(sorted(names))
 
 
 def array_sha256(images: NDArray[np.uint8]) -> str:

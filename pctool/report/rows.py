@@ -16,6 +16,7 @@ from pctool.report.paper import PaperRow, method_key, published
 from pctool.report.runs import Run
 from pctool.spectrum.store import SUMMARY
 from pctool.training.config import NAMED_IN_OUT, resolve
+from pctool.training.run_files import n_fake
 
 Select = Literal["final", "best"]
 
@@ -208,13 +209,7 @@ def chosen(run: Run, metric: str | None, select: Select) -> dict[str, Any] | Non
         sign = -1 if higher_is_better(str(metric)) else 1
         return min(entries, key=lambda entry: sign * float(entry["scores"][metric]))
     last = max(entry["step"] for entry in entries)
-    return max(reversed([entry for entry in entries if entry["step"] == last]), key=_n_fake)
-
-
-def _n_fake(entry: dict[str, Any]) -> int:
-    protocol = entry.get("protocol")
-    n = protocol.get("n_fake") if isinstance(protocol, dict) else None
-    return n if isinstance(n, int) else 0
+    return max(reversed([entry for entry in entries if entry["step"] == last]), key=n_fake)
 
 
 def kappas_at(run: Run, step: int | None) -> dict[str, float] | None:

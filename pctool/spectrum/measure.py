@@ -56,7 +56,7 @@ class Row:
     @property
     def problems(self) -> list[str]:
         """One text a layer that could not be measured."""
-        return [f"{layer.name}: {layer.problem}" for layer in self.layers if layer.problem]
+        return [f"layer {layer.name}: {layer.problem}" for layer in self.layers if layer.problem]
 
 
 def measure(

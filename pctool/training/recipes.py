@@ -54,8 +54,8 @@ def shipped(kind: str, name: str, folder: Path) -> Path:
         return Path(name)
     known = headers(folder)
     if name not in known:
-        names, hint = ", ".join(known), did_you_mean(name, known)
-        raise InputError(f"unknown {kind} {name!r}: shipped are {names}, or give a .toml file{hint}")
+        hint = did_you_mean(name, known) or f"; shipped are {', '.join(known)}"
+        raise InputError(f"unknown {kind} {name!r}: neither a shipped one nor a .toml file{hint}")
     return folder / f"{name}.toml"
 
 

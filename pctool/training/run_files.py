@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -50,6 +51,13 @@ def last_score(run: Path) -> Score | None:
             name = "fid" if "fid" in found else (first or list(found))[0]
             return Score(name, found[name], int(step))
     return None
+
+
+def n_fake(entry: Mapping[str, Any]) -> int:
+    """Of how many samples an entry of metrics.jsonl is: of several at one step that of most counts."""
+    protocol = entry.get("protocol")
+    n = protocol.get("n_fake") if isinstance(protocol, dict) else None
+    return n if isinstance(n, int) else 0
 
 
 def last_kappa(run: Path) -> Kappa | None:

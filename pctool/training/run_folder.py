@@ -20,6 +20,7 @@ from pctool.core import checkpoint as checkpoints
 from pctool.errors import InputError, WriteError
 from pctool.evaluation.metrics_file import versions
 from pctool.training.config import TrainConfig
+from pctool.training.run_files import number, read_object
 
 
 class RunRecord(BaseModel):
@@ -44,10 +45,12 @@ class RunFolder:
         self.path = path
         self.spectrum_path = path / "spectrum.h5"
         self.figure_path = path / "spectrum.png"
+        self._made = False  # whether this process made it
+        self._record: RunRecord | None = None
         self._lock = filelock.FileLock(path / ".lock")
 
     def open(self, config: TrainConfig, hashes: dict[str, str], *, may_resume: bool) -> None:
-        """Takes the folder for this run, new or to be continued, and writes config.json.
+        """Takes the folder for this run, new or to be continued; `write_record` then makes it the run's.
 
         `hashes` are the part of the identity that files hold: the data's, and of a fork the checkpoint's.
 
@@ -59,14 +62,18 @@ class RunFolder:
         identity = {**config.identity(), **hashes}
         before = self.record()
         source = str(config.fork.absolute()) if config.fork else before and before.config.get("fork")
-        record = RunRecord(
+        self._record = RunRecord(
             config={**config.model_dump(mode="json"), "fork": source},
             identity=identity,
             identity_sha256=_hash(identity),
             versions=versions(),
             command=sys.argv,
         )
-        files.write_text(self.path / "config.json", record.model_dump_json(indent=2) + "\n")
+
+    def write_record(self) -> None:
+        """Writes config.json: not before all is there that the run needs, so that what is refused leaves nothing."""
+        assert self._record is not None  # after `open`
+        files.write_text(self.path / "config.json", self._record.model_dump_json(indent=2) + "\n")
 
     def _take(self, config: TrainConfig, hashes: dict[str, str] | None, *, may_resume: bool) -> None:
         self.check(config, hashes, may_resume=may_resume)
@@ -75,6 +82,7 @@ class RunFolder:
 
     def _hold(self) -> None:
         try:
+            self._made = self._made or not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -83,6 +91,11 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise files.write_error(self.path, error) from error
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether this process made the folder, and no run is in it yet: of what is refused then nothing stays."""
+        return self._made and not (self.path / "config.json").exists()
 
     def forget_exit(self) -> None:
         """Removes exit.json: how an earlier process ended is not how this one does."""
@@ -93,8 +106,10 @@ class RunFolder:
             raise files.write_error(path, error) from error
 
     def record_exit(self, entry: dict[str, Any]) -> None:
-        """Writes exit.json: how this process ended."""
-        files.write_text(self.path / "exit.json", json.dumps(entry, indent=2) + "\n")
+        """Writes exit.json: how this process ended. A step that an earlier one had saved stays known."""
+        path = self.path / "exit.json"
+        step = entry.get("step") or _step_of_exit(path)
+        files.write_text(path, json.dumps({**entry, "step": step}, indent=2) + "\n")
 
     def record_early_exit(self, config: TrainConfig | None, entry: dict[str, Any]) -> None:
         """The same of a process that has not opened the folder, where the folder is this run's or new.
@@ -167,15 +182,19 @@ class RunFolder:
                     path.unlink()
 
     def close(self) -> None:
-        """Lets another process take the folder."""
+        """Lets another process take the folder; one that was made and has nothing in it goes."""
         self._lock.release()
+        if self._made and self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= {".lock"}:
+            with contextlib.suppress(OSError):
+                (self.path / ".lock").unlink(missing_ok=True)
+                self.path.rmdir()
 
     def newest_checkpoint(self) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest checkpoint that verifies, and a line for each newer one, which is kept as `<file>.damaged`.
 
-        None where there has never been one. Raises InputError where there are some and none can be read: to begin anew
-        would be to lose the run without a word. All are left as they are, and so is one that cannot be read for another
-        reason than damage: the storage, the memory.
+        None where there has never been one. Raises InputError where there are some and none can be read, or where there
+        were some and none is left: to begin anew would be to lose the run without a word. All are left as they are, and
+        so is one that cannot be read for another reason than damage: the storage, the memory.
         """
         problems: dict[Path, str] = {}
         for path in reversed(checkpoints.list_checkpoints(self.path)):
@@ -196,6 +215,11 @@ class RunFolder:
             raise InputError(
                 f"{self.path} has no readable checkpoint among {len(problems) + len(earlier)} ({why}); all are kept as "
                 "they are; restore one, or begin anew with another --out or by deleting the folder"
+            )
+        if step := _step_of_exit(self.path / "exit.json"):
+            raise InputError(
+                f"{self.path} was saved at step {step:,}, and its checkpoints are gone; put one back, or begin anew "
+                "with another --out or by deleting the folder"
             )
         return None, []
 
@@ -273,6 +297,12 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
+
+
+def _step_of_exit(path: Path) -> int:
+    """The step that an earlier process had saved when it ended, 0 for none."""
+    step = number(read_object(path).get("step"))
+    return int(step or 0)
 
 
 def _hash(identity: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from pctool.training.config import TrainConfig
 from pctool.training.memory import enough_gpu_memory, keep_freed_memory
 from pctool.training.ranks import Ranks, shared_settings
 from pctool.training.recorder import Recorder, Watcher
+from pctool.training.run_files import n_fake
 from pctool.training.run_folder import RunFolder
 from pctool.training.signals import StopRequest, listen, seconds_left
 from pctool.training.state import TrainingState
@@ -171,6 +172,7 @@ def _train(session: Session, watcher: Watcher) -> Outcome:
     first = state.step * config.d_iters * config.batch_size
     own = map(ranks.share, order.batches(first, config.batch_size))
     scorer = evaluation.opened(config, ranks, watcher.note)
+    ranks.first(folder.write_record)
     recorder = Recorder(folder, state, watcher, stop) if ranks.main else None
     if state.step < config.steps:
         if ranks.main:
@@ -203,9 +205,9 @@ def _fill_in(outcome: Outcome, folder: RunFolder, note: Callable[[str], object])
                 evolution_figure(folder.spectrum_path, folder.figure_path, title)
             except PctoolError as error:  # the run itself is done and saved
                 note(f"{folder.figure_path.name} was not drawn: {error}")
-    for entry in folder.read_log("metrics.jsonl"):
-        if entry["step"] == outcome.step:
-            outcome.scores = entry["scores"]
+    entries = [entry for entry in folder.read_log("metrics.jsonl") if entry["step"] == outcome.step]
+    if entries:
+        outcome.scores = max(reversed(entries), key=n_fake)["scores"]
     found = {
         "samples": folder.path / "samples" / f"{outcome.step:08d}.png",
         "spectrum": folder.spectrum_path,

@@ -102,7 +102,9 @@ def seconds_left(time_limit: float | str | None) -> float | None:
 
 @contextlib.contextmanager
 def listen(seconds: float | None = None) -> Iterator[StopRequest]:
-    """INT, TERM and USR2 set the request while the block runs; a second INT interrupts at once.
+    """INT, TERM, HUP and USR2 set the request while the block runs; a second INT interrupts at once.
+
+    HUP, a closed terminal, is not listened to where nohup had it ignored.
 
     `seconds` is the time limit from now on.
     """
@@ -118,7 +120,9 @@ def listen(seconds: float | None = None) -> Iterator[StopRequest]:
     if not _in_main_thread():
         yield request
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2]
+    numbers += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield request
     finally:

@@ -248,13 +248,15 @@ def bad_inputs(place):
         write(CLOTHES[:9].repeat(3, 1))
     against = ("--against", "fashion-mnist")
     return [
-        (("text.pt",), "is no checkpoint"),
+        (("text.pt",), "is damaged or no checkpoint"),
         (("absent.pt",), "absent.pt is not there; name a run folder, a checkpoint, a folder or ZIP of images, or an"),
         (("empty", *against), "holds no images"),
         (("mixed", *against, "--n-real", "9"), "takes 32x32 images, these are 16x16 grey"),
         (("colour", *against, "--n-real", "9"), "takes grey images"),
         (("clothes",), "--against"),
-        (("empty", "--bn", "batch"), "--bn is for runs and checkpoints"),  # before the folder is read
+        (("clothes", "--bn", "batch"), "--bn is for runs and checkpoints"),  # before the folder is read
+        (("empty",), "holds no images"),  # before anything is fetched for it, and before --against is missed
+        (("clothes", "--against", "empty", "--extractor", "inception", "--offline"), "holds no images"),
         (("clothes", "--against", "fashion-mnst"), "did you mean fashion-mnist"),
         (
             ("run", "--against", "no/where"),

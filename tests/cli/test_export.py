@@ -58,6 +58,13 @@ def test_a_run_gives_its_newest_discriminator(folder: Path, capsys: pytest.Captu
         assert measure_layer(state).raw == pytest.approx(expected[state.name], abs=1e-6)
 
 
+def test_a_name_that_lies_about_the_format_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is written: torch.load would fail on it later."""
+    assert run(["export", "runs/demo", "--out", "g.pt"]) == 2
+    assert "g.pt: the file is a .safetensors" in capsys.readouterr().err
+    assert not (folder / "g.pt").exists()
+
+
 def test_the_last_layer_of_an_export_is_the_network_s(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Where the linear head is not last in the alphabet, the summary of the exported D still leaves out the head."""
     kept = {"z.conv": torch.randn(6, 3, 3, 3), "y.conv": torch.randn(6, 6, 3, 3), "a.linear": torch.randn(4, 6)}

@@ -56,14 +56,15 @@ def test_another_content_is_refused_without_force(fit_poly, tmp_path):
     """Exit 2, one line, neither file nor picture touched; with --force both are written."""
     fit_poly(*BASE, "--plot", "p.png")
     before = {path.name: path.read_bytes() for path in tmp_path.glob("p*")}
-    code, out, err = fit_poly(*BASE, "--alpha", 3)
+    other = [*BASE, "--alpha", 3, "--out", "pl0.4-deg7.json"]
+    code, out, err = fit_poly(*other)
     assert (code, out) == (2, "")
     assert "pl0.4-deg7.json exists with another content" in err
     assert err.count("\n") == 1
     # The picture alone stands in the way of a new file: that one is not written either.
     assert fit_poly("--cutoff", 0.5, "--degree", 7, "--plot", "p.png")[0] == 2
     assert {path.name: path.read_bytes() for path in tmp_path.glob("p*")} == before
-    assert fit_poly(*BASE, "--alpha", 3, "--plot", "p.png", "--force")[0] == 0
+    assert fit_poly(*other, "--plot", "p.png", "--force")[0] == 0
     assert OddPolynomial.load(tmp_path / "pl0.4-deg7.json").fit.alpha == 3
 
 
@@ -89,6 +90,9 @@ NAMES = {
     "published": (["--published", "--degree", 9], "published-deg9.json"),
     "out": ([*BASE, "--out", "below/x y.json"], "below/x y.json"),
     "knots": (["--target", "corner.json", "--degree", 7], "corner-deg7.json"),
+    "weights": ([*BASE, "--alpha", 2, "--points", 500], "pl0.4-deg7-alpha2-points500.json"),
+    "drawn": ([*BASE, "--sampling", "uniform", "--seed", 3], "pl0.4-deg7-seed3.json"),
+    "range": ([*BASE, "--gamma-lower", 0.05, "--gamma-upper", 1.2], "pl0.4-deg7-gammalower0.05-gammaupper1.2.json"),
 }
 
 
@@ -134,7 +138,7 @@ def test_a_fit_on_a_short_range_is_said_not_to_train(fit_poly, tmp_path):
     assert code == 0
     assert "train cannot use it: its float32 evaluation errs" in out.splitlines()[-1]
     with pytest.raises(InputError, match="float32"):
-        read_training_polynomial(tmp_path / "pl0.1-deg9-free.json")
+        read_training_polynomial(tmp_path / "pl0.1-deg9-free-gammaupper0.2.json")
 
 
 @pytest.mark.parametrize(

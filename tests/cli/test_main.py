@@ -14,6 +14,7 @@ import typer
 from pctool import errors
 from pctool.cli import main
 from pctool.cli.exit_codes import exit_code
+from pctool.core.checkpoint import DamagedError
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -27,6 +28,7 @@ ROOT = Path(__file__).parent.parent.parent
         (errors.WriteError, 5),
         (errors.PartialError, 6),
         (errors.SavedInterrupt, 75),
+        (DamagedError, 2),  # a kind of InputError
     ],
 )
 def test_each_error_has_the_contracts_exit_code(error, code, monkeypatch, capsys):

@@ -199,14 +199,14 @@ def test_a_layer_that_is_not_finite_ends_in_6_after_everything_was_written(
     assert "1 non-finite of 324" in answer["layers"][1]["problem"]
     assert answer["summary"]["max_kappa"][0] == row(10).summary["max_kappa"]
     assert answer["summary"]["max_kappa"][1] is None
-    assert "step 20: blocks.0.conv2: the matrix has 1 non-finite of 324 entries" in printed.err
+    assert "step 20: layer blocks.0.conv2: the matrix has 1 non-finite of 324 entries" in printed.err
     layer = read_spectrum(folder / "demo.spectrum.h5").layers[1]
     assert np.isfinite(layer.raw[0]).all()
     assert np.isnan(layer.raw[1]).all()
     assert len(list((folder / "figures").iterdir())) == 10
     assert run(["spectrum", "demo.spectrum.h5"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "could not be measured" in line]
-    assert lines == ["blocks.0.conv2 could not be measured: step 20: the matrix has 1 non-finite of 324 entries"]
+    assert lines == ["layer blocks.0.conv2 could not be measured: step 20: the matrix has 1 non-finite of 324 entries"]
 
 
 @pytest.mark.parametrize(
@@ -419,7 +419,7 @@ def test_layers_that_cannot_be_measured_end_in_6(folder: Path, capsys: pytest.Ca
     assert run(["spectrum", "norm.pt", "--json"]) == 6
     printed = capsys.readouterr()
     assert [layer["kappa"] is None for layer in json.loads(printed.out)["layers"]] == [True, False]
-    assert "step 0: 0: the file has only what a parametrization other than spectral_norm" in printed.err
+    assert "step 0: layer 0: the file has only what a parametrization other than spectral_norm" in printed.err
 
 
 def test_names_of_any_signs_are_shown_as_they_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import pty
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -354,7 +356,7 @@ def test_a_full_disk_is_exit_5_and_the_last_checkpoint_stays(tmp_path):
 
 def test_a_run_without_a_readable_checkpoint_is_not_begun_anew(tmp_path, capsys):
     """All checkpoints damaged: code 2 in one line and in exit.json; logs and checkpoints stay, and with one of them
-    restored the run goes on. Without any checkpoint it begins without a flag."""
+    restored the run goes on, with its own number of steps too. So where they are gone, as after a purge."""
     out = tmp_path / "r"
     words = ["train", *SMALL, "--sample-every", "0", "--out", str(out), "--steps"]
     assert run([*words, "4"]) == 0
@@ -370,14 +372,37 @@ def test_a_run_without_a_readable_checkpoint_is_not_begun_anew(tmp_path, capsys)
         assert "no readable checkpoint among 2" in said
         assert json.loads((out / "exit.json").read_text())["code"] == 2
         assert {path: path.read_bytes() for path in kept} == kept
-    path, data = next(iter(good.items()))
-    path.write_bytes(data)
+    for path, data in good.items():
+        path.write_bytes(data)
+    assert run([*words, "4"]) == 0
+    assert "is finished" in capsys.readouterr().err
+    list(good)[-1].unlink()
     assert run([*words, "6"]) == 0
     assert "continues, at step 2" in capsys.readouterr().err
-    for path in (out / "checkpoints").iterdir():
-        path.unlink()
-    assert run([*words, "6"]) == 0
-    assert json.loads((out / "exit.json").read_text())["step"] == 6
+    kept = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in {".jsonl", ".h5"}}
+    shutil.rmtree(out / "checkpoints")
+    for _ in range(2):
+        assert run([*words, "6"]) == 2
+        assert "was saved at step 6, and its checkpoints are gone" in capsys.readouterr().err
+        assert json.loads((out / "exit.json").read_text())["code"] == 2
+        assert {path: path.read_bytes() for path in kept} == kept
+
+
+def test_a_closed_terminal_ends_a_run_that_is_saved(tmp_path):
+    """HUP, and a bar that can no longer be drawn: exit code 75 with a checkpoint."""
+    master, slave = pty.openpty()
+    words = [sys.executable, "-m", "pctool", "train", *SMALL, "--steps", "100000", "--out", str(tmp_path / "r")]
+    with subprocess.Popen(words, stdin=slave, stdout=slave, stderr=slave) as process:
+        os.close(slave)
+        seen = b""
+        while b"/100000" not in seen:  # the bar's steps
+            seen += os.read(master, 4096)
+        os.close(master)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 75
+    ended = json.loads((tmp_path / "r" / "exit.json").read_text())
+    assert "stopped by HUP" in ended["reason"]
+    assert ended["step"] == int(checkpoints.list_checkpoints(tmp_path / "r")[-1].stem) > 0
 
 
 def test_a_poly_file_trains_and_counts_by_its_coefficients(tmp_path, capsys):

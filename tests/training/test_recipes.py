@@ -56,7 +56,7 @@ def test_presets_inside_the_package_come_first(tmp_path, monkeypatch, installed)
         ("folder.toml", "folder", "cannot read .*folder.toml: Is a directory"),
         ("latin.toml", b'out = "caf\xe9"', "latin.toml is not TOML"),
         ("twice.toml", b"steps = 1\nsteps = 2", "twice.toml is not TOML"),
-        ("Demo", None, "unknown preset 'Demo': shipped are .*demo.*, or give a .toml file"),
+        ("Demo", None, "unknown preset 'Demo': neither a shipped one nor a .toml file; did you mean demo"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(tmp_path, monkeypatch, name, content, message):

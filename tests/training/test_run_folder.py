@@ -31,6 +31,7 @@ def small_checkpoint(step: int) -> dict:
 def test_the_record_names_its_identity(folder):
     """config.json has what decides the result, the data's hash included, and the SHA-256 of exactly that."""
     folder.open(config(folder, threads=3), {"data_sha256": "d" * 64}, may_resume=True)
+    folder.write_record()
     folder.close()
     record = json.loads((folder.path / "config.json").read_text())
     assert record["identity"]["data_sha256"] == "d" * 64
@@ -52,6 +53,7 @@ def test_how_an_earlier_process_ended_is_gone_while_another_trains(folder):
 def test_other_data_is_another_run(folder):
     """The same settings on images with another hash do not continue the run, and the record stays."""
     folder.open(config(folder), {"data_sha256": "a" * 64}, may_resume=True)
+    folder.write_record()
     folder.save_checkpoint(small_checkpoint(1), 2)
     folder.close()
     before = (folder.path / "config.json").read_bytes()
@@ -79,6 +81,7 @@ def test_never_resume_refuses_a_run_and_takes_an_empty_folder(folder):
     """`--resume never` is for a new run: an empty folder will do, one with a run will not, whosever it is."""
     folder.path.mkdir()
     folder.open(config(folder), {"data_sha256": "a" * 64}, may_resume=False)
+    folder.write_record()
     folder.close()
     with pytest.raises(InputError, match="already holds a run"):
         RunFolder(folder.path).open(config(folder), {"data_sha256": "a" * 64}, may_resume=False)
@@ -101,6 +104,17 @@ def test_one_at_a_time_and_the_next_after_close(folder):
     folder.close()
     other.open(config(folder), {"data_sha256": "a" * 64}, may_resume=True)
     other.close()
+
+
+def test_a_new_folder_that_got_no_run_goes(folder):
+    """Of what is refused after the folder was taken nothing is left; a folder that was there stays."""
+    for made in (True, False):
+        folder = RunFolder(folder.path)
+        folder.open(config(folder), {"data_sha256": "a" * 64}, may_resume=True)
+        assert folder.is_fresh is made
+        folder.close()
+        assert folder.path.exists() is not made
+        folder.path.mkdir(exist_ok=True)
 
 
 def test_every_damaged_checkpoint_is_told_and_kept(folder):

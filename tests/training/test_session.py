@@ -369,6 +369,15 @@ def test_how_a_run_ended_is_gone_while_it_trains_and_stays_when_it_is_finished(t
     assert left.exists()
 
 
+def test_the_summary_shows_the_score_of_most_samples(tmp_path):
+    """A quick look at a finished run replaces no score, as in a report."""
+    run(tmp_path / "r", steps=2)
+    for n_fake, fid in ((100, 1.0), (10, 2.0)):
+        entry = {"step": 2, "scores": {"fid": fid}, "protocol": {"n_fake": n_fake}}
+        RunFolder(tmp_path / "r").log("metrics.jsonl", entry)
+    assert run(tmp_path / "r", steps=2).scores == {"fid": 1.0}
+
+
 def test_a_fork_goes_on_from_anothers_checkpoint(tmp_path):
     """--fork with the same settings continues bit for bit in a folder of its own; with another method it takes the
     weights and measures anew; the checkpoint is part of the identity."""
@@ -389,6 +398,7 @@ def test_a_fork_goes_on_from_anothers_checkpoint(tmp_path):
         run(tmp_path / "wide", steps=8, fork=source, width_d=16)
     with pytest.raises(InputError, match="of step 4; --steps 4 leaves nothing to train"):
         run(tmp_path / "short", steps=4, fork=source)
+    assert not (tmp_path / "wide").exists()
     part = run(tmp_path / "wide", Watcher(6), steps=8, fork=source)  # the refused command leaves no run behind
     config = resolve({**SMALL, "out": tmp_path / "wide", "steps": 8, "fork": source})
     images = unittest.mock.Mock(sha256="0" * 64)

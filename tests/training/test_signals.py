@@ -8,7 +8,7 @@ import pytest
 
 from pctool.training.signals import listen, seconds_left
 
-CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
 @pytest.mark.parametrize("first", CAUGHT)
@@ -39,6 +39,17 @@ def test_the_first_signal_has_the_say(signals, requeue):
         for number in signals:
             signal.raise_signal(number)
     assert (stop.signal, stop.requeue) == (signals[0], requeue)
+
+
+def test_nohup_is_heeded():
+    """What it had ignored stays ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with listen() as stop:
+            signal.raise_signal(signal.SIGHUP)
+        assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_handlers_before_are_put_back_whatever_happens():
