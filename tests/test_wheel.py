@@ -32,7 +32,7 @@ def test_presets_data_and_modules_are_inside(wheel):
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
         entry = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert "pctool = pctool.cli.main:main" in archive.read(entry).decode()
+        assert "pctool = pctool.__main__:main" in archive.read(entry).decode()
     expected = {f"pctool/{name}" for name in relative(ROOT / "pctool")}
     expected |= {f"pctool/presets/{name}" for name in relative(ROOT / "presets")}
     assert "pctool/presets/demo.toml" in expected
