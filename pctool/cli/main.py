@@ -81,7 +81,7 @@ def run(arguments: list[str] | None = None) -> int:
             f"{message.rstrip('.')}{_near(message)}; see '{context.command_path if context else 'pctool'} --help'", 2
         )
     except KeyboardInterrupt:  # before a command began
-        return _fail("interrupted", errors.INTERRUPTED)
+        result = errors.INTERRUPTED
     except OSError as error:
         if error.errno not in OS_ERRORS:
             raise
