@@ -12,7 +12,7 @@ class PctoolError(Exception):
     `said`, where several processes are one run: whether another one says it; None where that is not known.
     """
 
-    code: int
+    code = 1
     said: bool | None = None
 
 

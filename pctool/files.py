@@ -7,6 +7,7 @@ import errno
 import glob
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -157,6 +158,11 @@ def write_beside(path: Path, size: int | None = None) -> Iterator[Path]:
 def remove_leftovers(path: Path) -> None:
     """Removes what killed processes left of `write_beside(path)`; only for who holds the lock that guards `path`."""
     _remove_temporaries(path.parent, glob.escape(path.name))
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file of that name is one that a killed process left half-written."""
+    return re.fullmatch(r"\..*\.[0-9a-f]{8}\.tmp", name) is not None
 
 
 def remove_leftovers_in(folder: Path) -> None:

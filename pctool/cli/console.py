@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 
@@ -30,17 +30,25 @@ def output() -> Console:
 class LastingStderr:
     """stderr for a bar: what can no longer be written, since the terminal was closed, is dropped."""
 
+    @property
+    def rich_proxied_file(self) -> LastingStderr:
+        """Itself: where Rich writes while it stands in for stderr."""
+        return self
+
+    def __init__(self) -> None:
+        self.stderr = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr, name)
+        return getattr(self.stderr, name)
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError):
-            sys.stderr.write(text)
+            self.stderr.write(text)
         return len(text)
 
     def flush(self) -> None:
         with contextlib.suppress(OSError):
-            sys.stderr.flush()
+            self.stderr.flush()
 
 
 def note(message: str) -> None:
@@ -54,24 +62,28 @@ def note(message: str) -> None:
 
 
 class PatientOutput(io.TextIOWrapper):
-    """A stdout that outlives its reader (`| head`): what nobody reads any more is dropped, and the command goes on."""
+    """A stdout that outlives its reader (`| head`, a terminal): what nobody reads any more is dropped, and the command
+    goes on."""
 
     gone = False
+    is_terminal = False
 
     def write(self, text: str) -> int:
         try:
             return super().write(text)
-        except BrokenPipeError:
-            self._let_go()
+        except OSError as error:
+            self._let_go(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             super().flush()
-        except BrokenPipeError:
-            self._let_go()
+        except OSError as error:
+            self._let_go(error)
 
-    def _let_go(self) -> None:
+    def _let_go(self, error: OSError) -> None:
+        if not (isinstance(error, BrokenPipeError) or self.is_terminal):
+            raise error
         self.gone = True
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.fileno())  # what is still buffered goes there
@@ -92,6 +104,7 @@ def outlive_readers() -> None:
             line_buffering=plain.line_buffering,
             write_through=plain.write_through,
         )
+        sys.stdout.is_terminal = plain.isatty()
 
 
 def reader_has_gone() -> bool:
@@ -180,6 +193,6 @@ def _bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         Speed(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(file=cast(IO[str], LastingStderr())), transient=True) as bar:
         task = bar.add_task(label, total=total or None)
         yield lambda n: bar.advance(task, n)

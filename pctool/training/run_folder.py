@@ -19,6 +19,7 @@ from pctool import files
 from pctool.core import checkpoint as checkpoints
 from pctool.errors import InputError, WriteError
 from pctool.evaluation.metrics_file import versions
+from pctool.training.background import MOST
 from pctool.training.config import TrainConfig
 from pctool.training.run_files import number, read_object
 
@@ -45,7 +46,7 @@ class RunFolder:
         self.path = path
         self.spectrum_path = path / "spectrum.h5"
         self.figure_path = path / "spectrum.png"
-        self._made = False  # whether this process made it
+        self._made: list[Path] = []  # the folders that this process made, it and those above it
         self._record: RunRecord | None = None
         self._lock = filelock.FileLock(path / ".lock")
 
@@ -82,7 +83,7 @@ class RunFolder:
 
     def _hold(self) -> None:
         try:
-            self._made = self._made or not self.path.exists()
+            self._made = self._made or [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -95,7 +96,7 @@ class RunFolder:
     @property
     def is_fresh(self) -> bool:
         """Whether this process made the folder, and no run is in it yet: of what is refused then nothing stays."""
-        return self._made and not (self.path / "config.json").exists()
+        return bool(self._made) and not (self.path / "config.json").exists()
 
     def forget_exit(self) -> None:
         """Removes exit.json: how an earlier process ended is not how this one does."""
@@ -106,10 +107,8 @@ class RunFolder:
             raise files.write_error(path, error) from error
 
     def record_exit(self, entry: dict[str, Any]) -> None:
-        """Writes exit.json: how this process ended. A step that an earlier one had saved stays known."""
-        path = self.path / "exit.json"
-        step = entry.get("step") or _step_of_exit(path)
-        files.write_text(path, json.dumps({**entry, "step": step}, indent=2) + "\n")
+        """Writes exit.json: how this process ended."""
+        files.write_text(self.path / "exit.json", json.dumps(entry, indent=2) + "\n")
 
     def record_early_exit(self, config: TrainConfig | None, entry: dict[str, Any]) -> None:
         """The same of a process that has not opened the folder, where the folder is this run's or new.
@@ -137,8 +136,7 @@ class RunFolder:
         identity, steps = {**config.identity(), **(hashes or {})}, config.steps
         recorded = self.path / "config.json"
         if not recorded.exists():
-            present = [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
-            if self.path.is_file() or set(present) - BEFORE_A_STEP:
+            if self.path.is_file() or (self.path.is_dir() and any(map(_is_result, self.path.iterdir()))):
                 raise InputError(f"{self.path} exists and is no run folder; move it away, or give another --out")
             return "new"
         if not may_resume:
@@ -161,10 +159,27 @@ class RunFolder:
             raise InputError(
                 f"{self.path} holds another run ({'; '.join(changed)}); move it away, or give another --out"
             )
+        self._check_checkpoints()
         return "continues"
 
+    def _check_checkpoints(self) -> None:
+        """Raises InputError where there were some and none is left: to begin anew would be to lose the run."""
+        if any((self.path / "checkpoints").glob("*.pt*")):
+            return
+        step = _int(read_object(self.path / "exit.json").get("step"))
+        before = self.record()
+        save_every = _int(before and before.config.get("save_every"))
+        if not step and save_every:  # it was killed; its fifth checkpoint would have waited for the first
+            logged = [_int(entry.get("step")) for entry in self.read_log("stats.jsonl")]
+            step = logged[-1] if logged and logged[-1] - logged[0] > (MOST + 1) * save_every else 0
+        if step:
+            raise InputError(
+                f"{self.path} has come to step {step:,}, and its checkpoints are gone; put one back, or begin anew "
+                "with another --out or by deleting the folder"
+            )
+
     def _has_results(self) -> bool:
-        return any(path.is_file() and path.name not in BEFORE_A_STEP for path in self.path.rglob("*"))
+        return any(path.is_file() and _is_result(path) for path in self.path.rglob("*"))
 
     def record(self) -> RunRecord | None:
         """config.json, None where there is none that can be read."""
@@ -183,18 +198,19 @@ class RunFolder:
 
     def close(self) -> None:
         """Lets another process take the folder; one that was made and has nothing in it goes."""
-        self._lock.release()
-        if self._made and self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= {".lock"}:
+        if self._made and self.path.is_dir() and {entry.name for entry in self.path.iterdir()} == {".lock"}:
             with contextlib.suppress(OSError):
-                (self.path / ".lock").unlink(missing_ok=True)
-                self.path.rmdir()
+                (self.path / ".lock").unlink()
+                for folder in self._made:
+                    folder.rmdir()
+        self._lock.release()
 
     def newest_checkpoint(self) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest checkpoint that verifies, and a line for each newer one, which is kept as `<file>.damaged`.
 
-        None where there has never been one. Raises InputError where there are some and none can be read, or where there
-        were some and none is left: to begin anew would be to lose the run without a word. All are left as they are, and
-        so is one that cannot be read for another reason than damage: the storage, the memory.
+        None where there has never been one. Raises InputError where there are some and none can be read: to begin anew
+        would be to lose the run without a word. All are left as they are, and so is one that cannot be read for another
+        reason than damage: the storage, the memory.
         """
         problems: dict[Path, str] = {}
         for path in reversed(checkpoints.list_checkpoints(self.path)):
@@ -215,11 +231,6 @@ class RunFolder:
             raise InputError(
                 f"{self.path} has no readable checkpoint among {len(problems) + len(earlier)} ({why}); all are kept as "
                 "they are; restore one, or begin anew with another --out or by deleting the folder"
-            )
-        if step := _step_of_exit(self.path / "exit.json"):
-            raise InputError(
-                f"{self.path} was saved at step {step:,}, and its checkpoints are gone; put one back, or begin anew "
-                "with another --out or by deleting the folder"
             )
         return None, []
 
@@ -299,10 +310,13 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def _step_of_exit(path: Path) -> int:
-    """The step that an earlier process had saved when it ended, 0 for none."""
-    step = number(read_object(path).get("step"))
-    return int(step or 0)
+def _is_result(path: Path) -> bool:
+    return path.name not in BEFORE_A_STEP and not files.is_leftover(path.name)
+
+
+def _int(value: object) -> int:
+    """A number that a file holds, 0 where it holds none."""
+    return int(number(value) or 0)
 
 
 def _hash(identity: dict[str, Any]) -> str:

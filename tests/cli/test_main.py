@@ -50,6 +50,7 @@ def test_every_error_class_has_a_code():
     """No PctoolError falls through to the code of a bug."""
     codes = [error.code for error in errors.PctoolError.__subclasses__()]
     assert sorted(codes) == sorted({2, 3, 4, 5, 6, 75})
+    assert exit_code(errors.PctoolError()) == 1  # another process died
     assert exit_code(None) == 0
     assert exit_code(KeyboardInterrupt()) == 130
     assert exit_code(RuntimeError()) == 1

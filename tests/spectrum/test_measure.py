@@ -118,7 +118,7 @@ def test_a_layer_that_is_not_finite_is_nan_with_its_reason_and_the_others_are_wh
         assert value is not None
         assert math.isnan(value)
     assert all(math.isnan(value) for value in measured.summary.values())
-    assert measured.problems == ["blocks.0.conv2: the matrix has 1 non-finite of 324 entries"]
+    assert measured.problems == ["layer blocks.0.conv2: the matrix has 1 non-finite of 324 entries"]
     for i in (0, 2, 3):
         assert (measured.layers[i].effective == good.layers[i].effective).all()
 

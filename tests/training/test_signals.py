@@ -11,6 +11,14 @@ from pctool.training.signals import listen, seconds_left
 CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
+@pytest.fixture(autouse=True)
+def _hangs_up():
+    """Who started the tests may have had HUP ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("first", CAUGHT)
 def test_the_first_signal_asks_and_a_second_interrupt_interrupts(first):
     """Any first signal only sets the request, so that the step ends; INT after it is not waited for."""
@@ -43,13 +51,10 @@ def test_the_first_signal_has_the_say(signals, requeue):
 
 def test_nohup_is_heeded():
     """What it had ignored stays ignored."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with listen() as stop:
-            signal.raise_signal(signal.SIGHUP)
-        assert not stop.requested
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with listen() as stop:
+        signal.raise_signal(signal.SIGHUP)
+    assert not stop.requested
 
 
 def test_the_handlers_before_are_put_back_whatever_happens():

@@ -13,7 +13,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDict
 from pctool.core.layers.parametrization import preconditioning, weight_parametrizations
 from pctool.core.power_iteration import initial_vectors
 
-WARM = 0.5  # of |W v|: u^T W v of vectors that were iterated once; by far less of such as were drawn
+WARM = 0.5  # of |W v| and |W^T u|: u^T W v of vectors that were iterated once; by far less of such as were drawn
 
 
 def take_off_parametrizations(layer: nn.Module) -> None:
@@ -72,8 +72,9 @@ def take_off_spectral_norm(layer: nn.Module) -> PowerIteration | None:
 
 def _warm(W: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """The old form's vectors, or where no forward has iterated them, as they were drawn, others that are warmed up."""
-    Wv = W @ v
-    return (u, v) if torch.dot(u, Wv) > WARM * torch.linalg.vector_norm(Wv) else initial_vectors(W)
+    W = W.to(u)
+    lengths = torch.stack([torch.linalg.vector_norm(W @ v), torch.linalg.vector_norm(W.t() @ u)])
+    return (u, v) if torch.dot(u, W @ v) > WARM * lengths.max() else initial_vectors(W)
 
 
 def old_spectral_norms(layer: nn.Module) -> list[SpectralNorm]:
@@ -126,7 +127,7 @@ def accept_other_forms(layer: nn.Module, state_dict: dict[str, Any], prefix: str
         if prefix + old in state_dict and new not in state_dict:
             state_dict[new] = state_dict.pop(prefix + old)
     weight = state_dict.get(f"{inside}.original")
-    if isinstance(weight, Tensor):
+    if isinstance(weight, Tensor) and weight.shape == weight_parametrizations(layer).original.shape:
         W, u, v = own.matrix(weight.detach()), *(state_dict.get(f"{inside}.0.{vector}") for vector in ("_u", "_v"))
         if u is None or v is None:
             u, v = initial_vectors(W)

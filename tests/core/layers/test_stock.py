@@ -65,6 +65,40 @@ def test_vectors_of_the_old_form_that_nobody_iterated_are_warmed_up(by):
         assert values[0] == pytest.approx(1, abs=0.1), name
 
 
+@pytest.mark.parametrize("shape", [(1, 128), (2, 128), (3, 64), (128, 1)])
+def test_no_draw_passes_for_iterated_vectors(shape):
+    """Nor where there are few outputs, of which u alone would fit often; what one forward iterated is taken."""
+    rows, columns = shape
+    for seed in range(100):
+        torch.manual_seed(seed)
+        drawn = old_spectral_norm(torch.nn.Linear(columns, rows))
+        iterated = old_spectral_norm(torch.nn.Linear(columns, rows))
+        iterated(torch.ones(1, columns))
+        for layer, taken in ((drawn, False), (iterated, True)):
+            u, v = layer.weight_u.clone(), layer.weight_v.clone()
+            with pytest.warns(UserWarning, match="replaced"):
+                own = preconditioning(pctool.precondition(layer))
+            if taken:
+                assert torch.equal(own._u, u) and torch.equal(own._v, v)  # noqa: PT018
+            else:
+                estimate = own._u @ own.matrix(layer.parametrizations.weight.original.detach()) @ own._v
+                assert estimate > 0.5 * torch.linalg.matrix_norm(layer.parametrizations.weight.original, 2)
+
+
+@pytest.mark.parametrize("change", ["half", "shape"])
+def test_state_dicts_that_differ_are_torchs_to_judge(change):
+    """Half precision loads; another shape is the usual error."""
+    drawn = old_spectral_norm(torch.nn.ConvTranspose2d(4, 6, 3)).state_dict()
+    net = pctool.precondition(torch.nn.ConvTranspose2d(4, 6, 3))
+    if change == "half":
+        drawn["weight_orig"] = drawn["weight_orig"].half()
+        net.load_state_dict(drawn)
+    else:
+        drawn["weight_orig"] = drawn["weight_orig"].flatten()
+        with pytest.raises(RuntimeError, match="size mismatch"):
+            net.load_state_dict(drawn)
+
+
 @pytest.mark.parametrize("form", ["plain", "hooks", "parametrization"])
 def test_other_forms_of_state_dict_load_strictly(form):
     """A plain layer's file, and both of stock spectral_norm, load in a preconditioned model: the raw weights are
