@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -164,14 +165,15 @@ class RunFolder:
 
     def _check_checkpoints(self) -> None:
         """Raises InputError where there were some and none is left: to begin anew would be to lose the run."""
-        if any((self.path / "checkpoints").glob("*.pt*")):
+        if checkpoints.list_checkpoints(self.path) or any((self.path / "checkpoints").glob("*.pt.damaged")):
             return
         step = _int(read_object(self.path / "exit.json").get("step"))
         before = self.record()
         save_every = _int(before and before.config.get("save_every"))
         if not step and save_every:  # it was killed; its fifth checkpoint would have waited for the first
-            logged = [_int(entry.get("step")) for entry in self.read_log("stats.jsonl")]
-            step = logged[-1] if logged and logged[-1] - logged[0] > (MOST + 1) * save_every else 0
+            log = self.path / "stats.jsonl"
+            logged = [x for line in (_lines(log) if log.exists() else ()) if math.isfinite(x := _step_of(line))]
+            step = int(logged[-1]) if logged and logged[-1] - logged[0] > (MOST + 1) * save_every else 0
         if step:
             raise InputError(
                 f"{self.path} has come to step {step:,}, and its checkpoints are gone; put one back, or begin anew "

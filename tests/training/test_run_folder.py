@@ -106,6 +106,25 @@ def test_one_at_a_time_and_the_next_after_close(folder):
     other.close()
 
 
+@pytest.mark.parametrize(("last", "left"), [(12, False), (11, True)])
+def test_a_killed_run_that_had_checkpoints_does_not_begin_anew(folder, last, left):
+    """Its logs tell, a cut last line apart: beyond the fifth save the first was written. best.pt alone is none."""
+    settings = config(folder, save_every=2), {"data_sha256": "a" * 64}
+    folder.open(*settings, may_resume=True)
+    folder.write_record()
+    folder.save_best(small_checkpoint(2))
+    for step in range(3, last + 1):
+        folder.log("stats.jsonl", {"step": step})
+    with (folder.path / "stats.jsonl").open("a") as file:
+        file.write('{"step": 1')
+    assert folder.path.joinpath("checkpoints/best.pt").exists()
+    if left:
+        assert folder.check(*settings, may_resume=True) == "continues"
+        return
+    with pytest.raises(InputError, match="has come to step 12, and its checkpoints are gone"):
+        folder.check(*settings, may_resume=True)
+
+
 def test_a_new_folder_that_got_no_run_goes(folder):
     """Of what is refused after the folder was taken nothing is left; a folder that was there stays."""
     for made in (True, False):
