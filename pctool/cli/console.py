@@ -30,13 +30,13 @@ def output() -> Console:
 class LastingStderr:
     """stderr for a bar: what can no longer be written, since the terminal was closed, is dropped."""
 
+    def __init__(self) -> None:
+        self.stderr = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+
     @property
     def rich_proxied_file(self) -> LastingStderr:
         """Itself: where Rich writes while it stands in for stderr."""
         return self
-
-    def __init__(self) -> None:
-        self.stderr = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stderr, name)

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import numpy as np
 import torch
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pctool import files
@@ -23,6 +21,7 @@ from pctool.evaluation.metrics_file import versions
 from pctool.training.background import MOST
 from pctool.training.config import TrainConfig
 from pctool.training.run_files import number, read_object
+from pctool.training.sample_grid import grid_image
 
 
 class RunRecord(BaseModel):
@@ -282,21 +281,6 @@ class RunFolder:
         path = self.path / "samples" / f"{step:08d}.png"
         with files.write_beside(path) as temporary:
             grid_image(images).save(temporary, format="png")
-
-
-def grid_image(images: torch.Tensor) -> Image.Image:
-    """A near-square grid with 2 px between the images; [n, C, H, W] in [-1, 1], grey or RGB."""
-    pixels = (
-        images.detach().float().cpu().mul(127.5).add(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    )
-    n, height, width, channels = pixels.shape
-    columns = int(np.ceil(np.sqrt(n)))
-    rows = -(-n // columns)
-    sheet = np.zeros((rows * (height + 2) - 2, columns * (width + 2) - 2, channels), np.uint8)
-    for i, image in enumerate(pixels):
-        y, x = divmod(i, columns)
-        sheet[y * (height + 2) :, x * (width + 2) :][:height, :width] = image
-    return Image.fromarray(sheet.squeeze(2) if channels == 1 else sheet)
 
 
 def _lines(path: Path) -> list[str]:

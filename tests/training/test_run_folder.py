@@ -12,7 +12,8 @@ import torch
 from pctool.core import checkpoint as checkpoints
 from pctool.errors import InputError
 from pctool.training.config import resolve
-from pctool.training.run_folder import RunFolder, grid_image
+from pctool.training.run_folder import RunFolder
+from pctool.training.sample_grid import grid_image
 
 
 @pytest.fixture
