@@ -20,7 +20,8 @@ def show(measured: Spectrum) -> None:
     console = output()
     console.print(summary_table(measured))
     console.print()
-    console.print(layer_table(measured, ascii_only=console.options.ascii_only))
+    width = console.width if console.is_terminal else None
+    console.print(layer_table(measured, width, ascii_only=console.options.ascii_only))
     for layer in measured.layers:
         if layer.problem:
             console.print(f"layer {layer.name} could not be measured: {layer.problem}", markup=False)

@@ -13,7 +13,8 @@ from pctool.spectrum.reader import Array, Spectrum
 LEVELS = "▁▂▃▄▅▆▇█"
 ASCII_LEVELS = "_.:-=+*#"
 BAR_WIDTH = 8
-NAME_WIDTH = 17  # so that the whole table fits in 80 columns
+REST_WIDTH = 63  # at most, of a layer's row: all but its name
+LEAST_NAME = 17  # letters of a name in however narrow a terminal: 80 columns hold the table
 MOST_ROWS = 12  # of the summary: what fits on a screen with the layers below
 
 
@@ -46,11 +47,12 @@ def summary_table(spectrum: Spectrum) -> Table:
     return table
 
 
-def layer_table(spectrum: Spectrum, ascii_only: bool = False) -> Table:
+def layer_table(spectrum: Spectrum, width: int | None = None, ascii_only: bool = False) -> Table:
     """A row a layer at the last step: matrix, strength, both kappas, five smallest values, a bar of all.
 
     The values are those of the effective weight; the bar runs from the largest to the smallest, full height
-    being the largest. `ascii_only` is for terminals without block characters.
+    being the largest. Names are cut to fit in `width` columns, None for as many as they need; `ascii_only` is for
+    terminals without block characters.
     """
     table = Table(
         title=f"Layers at step {spectrum.steps[-1]}: effective singular values",
@@ -64,10 +66,12 @@ def layer_table(spectrum: Spectrum, ascii_only: bool = False) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("five smallest", no_wrap=True)
     table.add_column("spectrum", no_wrap=True)
+    longest = max(len(layer.name) for layer in spectrum.layers)
+    room = longest if width is None else max(width - REST_WIDTH, LEAST_NAME)
     for layer in spectrum.layers:
         effective = layer.effective[-1]
         table.add_row(
-            escape(short_name(layer.name, NAME_WIDTH)),
+            escape(short_name(layer.name, room)),
             f"{layer.shape[0]}x{math.prod(layer.shape[1:])}",
             str(layer.strength[-1]),
             _short_kappa(layer.kappa[-1]),

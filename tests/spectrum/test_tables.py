@@ -46,7 +46,7 @@ def test_a_long_run_shows_twelve_steps_with_both_ends() -> None:
 
 def test_every_layer_has_its_row_in_80_columns() -> None:
     """Matrix, strength, both kappas, the smallest values from the smallest, and the bar; nothing is cut off."""
-    lines = _lines(layer_table(_spectrum()))
+    lines = _lines(layer_table(_spectrum(), 80))
     assert max(map(len, lines)) <= 80
     for line, name, layer in zip(lines[2:], SHAPES, row(1).layers, strict=True):
         cells = line.split()
@@ -70,12 +70,13 @@ def test_the_widest_values_still_fit() -> None:
         kappa=np.full(2, 3.2e11),
         modified_kappa=np.full(2, np.inf),
     )
-    line = _lines(layer_table(dataclasses.replace(spectrum, layers=(layer,))))[-1]
+    long = dataclasses.replace(spectrum, layers=(layer,))
+    line = _lines(layer_table(long, 80))[-1]
     assert len(line) <= 80
-    assert line.split()[:5] == ["..a.network.conv"[-17:], "1024x9216", "7", "3e+11", "inf"] or line.startswith("..")
-    assert "3e+11" in line
-    assert "~0" in line
+    assert line.split()[:6] == [".." + layer.name[-15:], "1024x9216", "7", "3e+11", "inf", "~0"]
     assert "…" not in line
+    assert _lines(layer_table(long, 100), 100)[-1].split()[0] == layer.name  # a wider terminal
+    assert _lines(layer_table(long), 200)[-1].split()[0] == layer.name  # no terminal, any width
 
 
 def test_layers_that_could_not_be_measured_show_a_dash() -> None:
