@@ -5,10 +5,12 @@ Names load their modules when first used, so that `import pctool` is quick.
 
 from __future__ import annotations
 
-import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pctool.core.layers.exchange import from_plugin as from_plugin
+    from pctool.core.layers.exchange import to_plugin as to_plugin
     from pctool.core.layers.plugin import precondition as precondition
     from pctool.core.layers.plugin import precondition_ as precondition_
     from pctool.core.layers.plugin import remove_precondition_ as remove_precondition_
@@ -21,21 +23,27 @@ if TYPE_CHECKING:
     from pctool.core.polynomial import OddPolynomial as OddPolynomial
     from pctool.core.spectra import condition_number as condition_number
     from pctool.core.spectra import modified_condition_number as modified_condition_number
+    from pctool.errors import PctoolError as PctoolError
     from pctool.fitting import fit_polynomial as fit_polynomial
 
+    __version__: str
+
 _HOMES = {
-    "Ladder": "pctool.core.layers.strength",
+    "from_plugin": "pctool.core.layers.exchange",
+    "to_plugin": "pctool.core.layers.exchange",
     "precondition": "pctool.core.layers.plugin",
     "precondition_": "pctool.core.layers.plugin",
     "remove_precondition_": "pctool.core.layers.plugin",
     "singular_values": "pctool.core.layers.plugin",
     "update_strengths_": "pctool.core.layers.plugin",
     "Preconditioner": "pctool.core.layers.preconditioner",
+    "Ladder": "pctool.core.layers.strength",
     "polynomial_of_matrix": "pctool.core.linalg",
     "PUBLISHED": "pctool.core.polynomial",
     "OddPolynomial": "pctool.core.polynomial",
     "condition_number": "pctool.core.spectra",
     "modified_condition_number": "pctool.core.spectra",
+    "PctoolError": "pctool.errors",
     "fit_polynomial": "pctool.fitting",
 }
 
@@ -43,6 +51,8 @@ __all__ = [*_HOMES]  # noqa: PLE0604  # the names above, each from its home
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("pctool")
     if name not in _HOMES:
         raise AttributeError(f"module 'pctool' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -7,13 +7,13 @@ INTERRUPTED = 130  # the exit code of Ctrl-C where there is nothing to save
 
 
 class PctoolError(Exception):
-    """A problem a user can fix. The message says, in one line: what, what was allowed, what to do.
+    """A problem a user can fix; InputError, WriteError and all the others are such.
 
-    `said`, where several processes are one run: whether another one says it; None where that is not known.
+    The message says, in one line: what, what was allowed, what to do. `code` is the exit code of the command line.
     """
 
     code = 1
-    said: bool | None = None
+    said: bool | None = None  # where several processes are one run: True if another one prints it, False if this must
 
 
 class InputError(PctoolError):

@@ -1,4 +1,7 @@
-"""Where data and caches live: `PCTOOL_DATA_DIR` and `PCTOOL_CACHE_DIR`, else the platform's own folders."""
+"""What this machine gives a process: places for data and caches, and processors.
+
+The places are `PCTOOL_DATA_DIR` and `PCTOOL_CACHE_DIR`, else the platform's own folders.
+"""
 
 from __future__ import annotations
 
@@ -22,3 +25,8 @@ def data_dir(given: Path | None = None) -> Path:
 def cache_dir() -> Path:
     """`PCTOOL_CACHE_DIR`, else the user's cache folder."""
     return Path(os.environ.get("PCTOOL_CACHE_DIR") or platformdirs.user_cache_dir("pctool", appauthor=False))
+
+
+def n_processors() -> int:
+    """The processors that this process may use: those of its job, where the machine has more."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -20,6 +20,9 @@ def reference() -> str:
         if not callable(thing):
             lines += [f"## pctool.{name}", "", f"{type(thing).__name__}: {', '.join(map(repr, thing))}.", ""]
             continue
+        if inspect.isclass(thing) and issubclass(thing, Exception):
+            lines += [f"## pctool.{name}", "", inspect.cleandoc(thing.__doc__ or ""), ""]
+            continue
         lines += _entry(f"## pctool.{name}", thing)
         if inspect.isclass(thing):
             for method, function in vars(thing).items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
 import textwrap
@@ -13,6 +12,7 @@ from typing import Annotated
 import typer
 
 from pctool.errors import PctoolError
+from pctool.places import n_processors
 
 Row = tuple[str, str, str]  # what was looked for, what was found, what that means
 
@@ -24,6 +24,9 @@ _PACKAGES = {
     "cvxpy": "the solver of fit-poly",
     "h5py": "spectra as HDF5 files",
     "lmdb": "LSUN's databases",
+    "pillow": "image files and sample grids",
+    "safetensors": "exports, and the built-in classifier",
+    "filelock": "one process a run folder",
     "clean-fid": "the resizer that FID is defined with",
     "pydantic": "strict configurations and JSON files",
     "matplotlib": "plots",
@@ -122,7 +125,7 @@ def _device() -> list[Row]:
     gpu = ("none usable", "training runs on the CPU: the demo, small runs; no full experiment")
     if torch.cuda.is_available():
         gpu = (torch.cuda.get_device_name(), "used by default (--device auto)")
-    return [("CPU", f"{os.cpu_count()} cores", cpu), ("GPU", *gpu)]
+    return [("CPU", f"{n_processors()} cores", cpu), ("GPU", *gpu)]
 
 
 def _data_dir() -> list[Row]:

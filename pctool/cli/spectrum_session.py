@@ -20,6 +20,7 @@ if "numpy" not in sys.modules:  # before it loads: one thread for linear algebra
 from pctool import files
 from pctool.cli.spectrum_answer import follow_up, show, summary, taken_as_dense, too_small_estimates
 from pctool.cli.spectrum_plan import check_one_run, check_places, default_out
+from pctool.places import n_processors
 from pctool.spectrum.reader import Spectrum, parse_spectrum, read_spectrum
 from pctool.spectrum.resume import already_measured, unfinished_image
 from pctool.spectrum.sources import (
@@ -72,7 +73,7 @@ def measure(settings: Settings, *, force: bool, as_json: bool) -> None:
             note(f"there is also {recorded}, which 'pctool spectrum {recorded}' shows; this measures checkpoints")
     source = " ".join(settings.inputs).encode("utf-8", "replace").decode()  # a file name need not be valid text
     begun = already_measured(target, request, paths)
-    jobs = settings.jobs or max(1, min(os.cpu_count() or 1, len(paths) // FILES_A_JOB))
+    jobs = settings.jobs or max(1, min(n_processors(), len(paths) // FILES_A_JOB))
     with listen() as stop, progress("spectrum", len(paths), "checkpoints") as advance:
         collected = _Collected(target, request, source, begun or [], may_save=force or begun is not None)
         advance(len(collected.measured))

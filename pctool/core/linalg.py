@@ -195,7 +195,7 @@ def _add_identity(X: Tensor, scale: Tensor) -> Tensor:
 
 
 def _times(P: Tensor, a0: Tensor, X: Tensor, Y: Tensor, precision: Precision) -> Tensor:
-    """P(S) X for P of `_polynomial`; where products are rough, a0 X stays exact and only the rest is one, of Y = X."""
+    """P(S) X for P of `_polynomial`, Y being X. Where products are rough (P - a0 I) Y is, and a0 X is added exactly."""
     product = mul(P, Y, precision)
     return product if precision == "fp32" else torch.addcmul(product, X, a0)  # a new one, as in `working`
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Precision = Literal["fp32", "tf32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-# Rows from which half of a product, and a little more, outweighs a copy of the result; and how many of them are
-# computed, and mirrored, at a time. On two cores without bf16 units a Gram matrix of 1024 x 4608 took 51 ms in place of
-# 86 (in strips of 256 52, of 64 55), of 512 x 4608 14.3 in place of 18.1, of 256 x 1152 as long as usual; on two with
-# avx512_bf16, in bf16, 6.1 in place of 9.8, and 1.8 in place of 2.4.
+# From MIRRORED rows on, half of a symmetric product is computed, and a little more, STRIP rows at a time, and mirrored:
+# there that outweighs a copy of the result. On two cores without bf16 units a Gram matrix of 1024 x 4608 took 51 ms in
+# place of 86 (in strips of 256 52, of 64 55), of 512 x 4608 14.3 in place of 18.1, of 256 x 1152 as long as usual; on
+# two with avx512_bf16, in bf16, 6.1 in place of 9.8, and 1.8 in place of 2.4.
 MIRRORED = 512
 STRIP = 128
 LARGE = 128**3  # multiplications from which a call of oneDNN's is no longer than one of MKL's
@@ -49,8 +50,15 @@ def has_slow_mkl() -> bool:
     return amd and bool(found.get("avx2")) and torch.backends.mkldnn.is_available()
 
 
+def check_precision(precision: str) -> None:
+    """Raises ValueError unless it is one of `Precision`."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}: one of {', '.join(PRECISIONS)}")
+
+
 def available(precision: Precision, W: Tensor) -> Precision:
-    """What is asked for, or `fp32` where W's device lacks it, and for float64."""
+    """What is asked for, or `fp32` where W's device lacks it, and for float64. ValueError for an unknown one."""
+    check_precision(precision)
     if W.dtype == torch.float64:
         return "fp32"
     there = W.is_cuda if precision == "tf32" else precision == "bf16" and has_fast_bf16(W.device.type)

@@ -17,6 +17,7 @@ import numpy as np
 
 from pctool.data.pictures import CHANNELS, Crop, Pictures, render
 from pctool.errors import InputError
+from pctool.places import n_processors
 
 READERS = 4  # threads that decode on demand; Pillow's decoders release the interpreter lock
 MAX_WORKERS = 8  # by default; more are for slow file systems and 256 px
@@ -66,8 +67,7 @@ class EncodedImages:
 
 def default_workers() -> int:
     """The processors this process may use, less one for training, and not more than MAX_WORKERS."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MAX_WORKERS, processors - 1))
+    return max(1, min(MAX_WORKERS, n_processors() - 1))
 
 
 def decoded(

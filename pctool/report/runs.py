@@ -81,7 +81,7 @@ def read_run(path: Path) -> Run:
     saved = [int(checkpoint.stem) for checkpoint in list_checkpoints(path)]
     step = max([0, last, *saved[-1:], *recorded, *(entry["step"] for entry in stats)])
     wanted = record.config.get("steps")
-    done = code == 0 and isinstance(wanted, int) and step >= wanted - 1  # the last log line may be a step short
+    done = code == 0 and isinstance(wanted, int) and step >= wanted
     ended: Ended = "diverged" if code == NonFiniteError.code else "finished" if done else "unfinished"
     return Run(path, record, ended, step, stats, metrics, spectrum, _newest_picture(path / "samples"))
 

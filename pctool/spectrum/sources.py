@@ -18,6 +18,7 @@ from pctool.core import checkpoint as checkpoints
 from pctool.core.checkpoint import Network
 from pctool.core.layers.state import LayerState
 from pctool.errors import InputError
+from pctool.places import n_processors
 from pctool.spectrum import foreign, state_dicts
 from pctool.spectrum.measure import LayerSpectrum, Row, measure
 from pctool.spectrum.store import structure
@@ -153,7 +154,7 @@ def measure_all(
     With `jobs` above 1 so many processes share the files, each with one thread for linear algebra, and the
     results are the same bit by bit as with one job in a process that has one such thread.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = n_processors()
     if jobs == 1 or len(paths) < 2:
         for path in paths:
             if stopped():

@@ -71,7 +71,7 @@ USED_BY: dict[str, tuple[Method, ...]] = {  # what only some methods look at; se
     "skip_linear": ("fpc", "apc"),
     "layer_precision": ("fpc", "apc"),
 }
-INSTEAD = (("poly", "degree"), ("ladder", "taus"))  # a file, and what it brings its own of
+INSTEAD = (("poly", "degree"), ("ladder", "taus"))  # a file, and the setting whose place it takes
 NAMED_IN_OUT = ("dataset", "arch", "method", "degree", "d_iters", "seed")  # spelled out in the default run folder
 
 

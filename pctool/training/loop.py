@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pctool.core.layers.strength import DELAY
 from pctool.training import ema
 from pctool.training.config import TrainConfig
 from pctool.training.cuda import Recorded, beside
@@ -62,9 +61,7 @@ def train(
             state.set_learning_rates()
 
             # Choose the strength of each layer's polynomial, some steps after it was measured.
-            if step and step % config.apc_every == 0:
-                pre.measure()
-            if step % config.apc_every == config.apc_every // DELAY and pre.apply_strengths():
+            if step and pre.follow(step, config.apc_every):
                 update.renew()
 
             # Update G, its average and D, and draw for the next step while a GPU is at it.

@@ -18,7 +18,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Has the C library keep, for this process, the memory that is freed, for what comes next, whichever thread's.
+    """Makes glibc keep the memory that this process frees, for whichever of its threads needs some next.
 
     glibc takes blocks above 32 MiB from the system one by one and gives them back, and the system clears their pages
     each time anew: on a CPU, where a step's tensors are such blocks, a tenth of the step. With other libraries nothing

@@ -57,7 +57,7 @@ class Ranks:
         return self.lifeline.unbroken() if self.lifeline else contextlib.nullcontext()
 
     def spare(self, working: Callable[[], bool]) -> None:
-        """While that says so the loss of another process does not end this one, for a minute at most."""
+        """While `working()` is true the loss of another process does not end this one, for a minute at most."""
         if self.lifeline:
             self.lifeline.working = working
 

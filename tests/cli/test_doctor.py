@@ -2,8 +2,11 @@
 
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +32,13 @@ def test_doctor_says_what_is_here_and_what_is_missing(capsys):
     assert all(row["means"] for row in rows.values())
     assert run(["doctor"]) == 0
     assert "torch" in capsys.readouterr().out
+
+
+def test_it_looks_for_every_dependency():
+    """What pyproject.toml asks for, but for what the command itself cannot run without; and the one extra."""
+    project = tomllib.loads((Path(doctor.__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    needed = {re.match(r"[\w-]+", each)[0] for each in project["dependencies"]}
+    assert set(doctor._PACKAGES) == needed - {"typer", "rich", "platformdirs"} | {"tensorboard"}
 
 
 @pytest.mark.parametrize(("missing", "check"), [("torch", "CPU and GPU"), ("numpy", "data sets")])

@@ -13,6 +13,7 @@ import torch
 
 from pctool.core import checkpoint as checkpoints
 from pctool.core import linalg
+from pctool.core.layers import strength
 from pctool.errors import InputError, NonFiniteError, SavedInterrupt, WriteError
 from pctool.training import loop, recorder, session, signals
 from pctool.training.config import resolve
@@ -211,7 +212,7 @@ def test_the_loop_reads_ahead_and_no_further(tmp_path, monkeypatch):
 
 def test_a_measurement_under_way_survives_an_interruption(tmp_path, monkeypatch):
     """APC measured at step 4, to be applied at step 6: a stop at step 5 in between changes no bit of the end."""
-    monkeypatch.setattr(loop, "DELAY", 2)
+    monkeypatch.setattr(strength, "DELAY", 2)
     flags = {"steps": 10, "apc_every": 4, "taus": (1.4, 1.6, 1.8, 2.0), "lr_d": 1e-2, "spectrum_every": 1}
     run(tmp_path / "whole", **flags)
     strengths = [line["strengths"] for line in stats(tmp_path / "whole") if "strengths" in line]

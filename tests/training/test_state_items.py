@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from pctool.core.layers import strength
 from pctool.errors import InputError
 from pctool.training import loop
 from pctool.training.config import resolve
@@ -164,7 +165,7 @@ def is_form(path: Path, method: str) -> bool:
 @pytest.fixture(autouse=True)
 def _late_strengths(monkeypatch):
     """APC applies at step 6 what it measured at step 4."""
-    monkeypatch.setattr(loop, "DELAY", 2)
+    monkeypatch.setattr(strength, "DELAY", 2)
 
 
 def kind(path: Path) -> tuple[str, str]:

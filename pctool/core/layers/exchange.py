@@ -25,7 +25,7 @@ def to_plugin(weights: Mapping[str, Any], preconditioner: Mapping[str, Mapping[s
 
 
 def from_plugin(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The way back: the state dict of the plain D, and what `Preconditioner.load_state` takes.
+    """`to_plugin` turned round: the state dict of the plain D, and what `Preconditioner.load_state` takes.
 
     The count of training forwards stays behind: the trainer measures by its own step.
     """

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pctool.core.layers.strength import DELAY, AdaptiveStrength
+from pctool.core.layers.strength import AdaptiveStrength
 from pctool.core.linalg import (
     MAX_COEFFS,
     coefficient_rows,
@@ -155,9 +155,7 @@ class Preconditioned(nn.Module):
         assert self.strength is not None
         self._agree()
         self.forwards += 1
-        if self.forwards % self.update_every == 0:
-            self.strength.measure(W)
-        if self.forwards % self.update_every == self.update_every // DELAY and self.strength.apply():
+        if self.strength.follow(W, self.forwards, self.update_every):
             self._refresh()
 
     def update_strength(self, weight: Tensor) -> None:

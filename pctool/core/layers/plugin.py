@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from pctool.core.layers.stock import (
 from pctool.core.layers.strength import HISTORY, PUBLISHED_TAUS, AdaptiveStrength, Ladder
 from pctool.core.linalg import MAX_COEFFS
 from pctool.core.polynomial import IDENTITY, PUBLISHED, OddPolynomial
-from pctool.core.products import Precision
+from pctool.core.products import Precision, check_precision
 
 PluginMethod = Literal["sn", "fpc", "apc"]
 
@@ -92,8 +92,6 @@ def precondition_(
         raise ValueError(f"degree is {degree}, published are {', '.join(map(str, PUBLISHED))}")
     if update_every < 1:
         raise ValueError(f"update_every is {update_every}, allowed is 1 or more")
-    if history < 1:
-        raise ValueError(f"history is {history}, allowed is 1 or more")
     chosen = polynomial or PUBLISHED[degree]
     rungs = ladder or Ladder(taus=taus)
     _check_settings([chosen, *rungs.polynomials], n_power_iterations, precision)
@@ -104,17 +102,15 @@ def precondition_(
         _check(layer, name or type(layer).__name__)
     _check_shared(layers)
     skipped = last_linear(layers) if skip_linear else None
+    strengths = {name: AdaptiveStrength(rungs, history) for name in layers if method == "apc" and name != skipped}
     shared: dict[int, Preconditioned] = {}
     replaced = 0
     for name, layer in layers.items():
-        plain = method == "sn" or name == skipped
-        strength = AdaptiveStrength(rungs, history) if method == "apc" and not plain else None
-        fixed = chosen if method == "fpc" and not plain else IDENTITY
         replaced += _register(
             layer,
             shared,
-            fixed,
-            strength=strength,
+            chosen if method == "fpc" and name != skipped else IDENTITY,
+            strength=strengths.get(name),
             update_every=update_every,
             n_power_iterations=n_power_iterations,
             precision=precision,
@@ -151,7 +147,15 @@ def remove_precondition_(model: nn.Module) -> nn.Module:
     return model
 
 
-def singular_values(model: nn.Module | Tensor | NDArray[np.floating]) -> Any:
+@overload
+def singular_values(model: nn.Module) -> dict[str, spectra.Array]: ...
+
+
+@overload
+def singular_values(model: Tensor | NDArray[np.floating]) -> spectra.Array: ...
+
+
+def singular_values(model: nn.Module | Tensor | NDArray[np.floating]) -> dict[str, spectra.Array] | spectra.Array:
     """Singular values by layer, for every convolution and linear layer of a model: {name: float64 [r]}.
 
     Descending; of the effective weight where a layer is preconditioned or normalised, with the output channels as
@@ -187,8 +191,7 @@ def _check_settings(polynomials: Sequence[OddPolynomial], n_power_iterations: in
             raise ValueError(f"a layer takes polynomials of degree {2 * MAX_COEFFS - 1} at most, not {g.degree}")
     if n_power_iterations is not None and n_power_iterations < 1:
         raise ValueError(f"n_power_iterations is {n_power_iterations}, allowed is 1 or more")
-    if precision not in get_args(Precision):
-        raise ValueError(f"unknown precision {precision!r}: one of {', '.join(get_args(Precision))}")
+    check_precision(precision)
 
 
 def _check(layer: nn.Module, name: str) -> None:

@@ -25,7 +25,7 @@ from pctool.core.linalg import coefficient_rows, left_factor, precondition_batch
 from pctool.core.models.factored import factored_layers
 from pctool.core.polynomial import IDENTITY, PUBLISHED, OddPolynomial
 from pctool.core.power_iteration import initial_vectors, power_iteration_
-from pctool.core.products import Precision
+from pctool.core.products import Precision, check_precision
 from pctool.core.snapshot import snapshot
 
 Method = Literal["none", "sn", "fpc", "apc", "svd"]
@@ -137,6 +137,7 @@ class Preconditioner:
             raise ValueError(f"unknown method {method!r}: one of {', '.join(METHODS)}")
         if n_power_iterations < 1:
             raise ValueError(f"n_power_iterations is {n_power_iterations}, allowed is 1 or more")
+        check_precision(precision)
         self.network = network
         self.n_power_iterations = n_power_iterations
         self.precision = precision
@@ -213,10 +214,18 @@ class Preconditioner:
 
     def apply_strengths(self) -> bool:
         """APC: chooses each layer's polynomial by the measurements that `measure` started; whether any changed."""
-        changed = [layer.adaptive.apply() for layer in self.layers if layer.adaptive]
-        if any(changed):
+        return self._changed([layer.adaptive.apply() for layer in self.layers if layer.adaptive])
+
+    def follow(self, step: int, every: int) -> bool:
+        """APC, once a step: `measure` at each multiple of `every`, `apply_strengths` a tenth of `every` later."""
+        return self._changed(
+            [layer.adaptive.follow(layer.matrix, step, every) for layer in self.layers if layer.adaptive]
+        )
+
+    def _changed(self, changes: list[bool]) -> bool:
+        if any(changes):
             self._plan()
-        return any(changed)
+        return any(changes)
 
     def update_strengths(self) -> bool:
         """`measure` and `apply_strengths` at once."""

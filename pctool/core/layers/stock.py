@@ -13,7 +13,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDict
 from pctool.core.layers.parametrization import preconditioning, weight_parametrizations
 from pctool.core.power_iteration import initial_vectors
 
-WARM = 0.5  # of |W v| and |W^T u|: u^T W v of vectors that were iterated once; by far less of such as were drawn
+WARM = 0.5  # u^T W v is at least this share of |W v| and of |W^T u| after one iteration, and far less of drawn u, v
 
 
 def take_off_parametrizations(layer: nn.Module) -> None:

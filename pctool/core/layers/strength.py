@@ -53,6 +53,8 @@ class AdaptiveStrength:
     """
 
     def __init__(self, ladder: Ladder, history: int = HISTORY) -> None:
+        if history < 1:
+            raise ValueError(f"history is {history}, allowed is 1 or more")
         self.ladder = ladder
         self.longest = history
         self.polynomial = IDENTITY
@@ -75,6 +77,12 @@ class AdaptiveStrength:
         before = self.polynomial
         self.polynomial = self.ladder.choose(statistics.fmean(self.history))
         return self.polynomial.coeffs != before.coeffs
+
+    def follow(self, W: Tensor, step: int, every: int) -> bool:
+        """Once a step: measures W at each multiple of `every`, and applies that a tenth of `every` later, as `apply`."""
+        if step % every == 0:
+            self.measure(W)
+        return step % every == every // DELAY and self.apply()
 
     def state(self) -> dict[str, Any]:
         """Coefficients, measurements, and the one that has not been applied yet (None without), as plain values."""

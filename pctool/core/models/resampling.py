@@ -78,9 +78,10 @@ def _neighbours(x: Tensor, *, padded: bool, divisor: int) -> Tensor:
 
 
 class _Neighbours(torch.autograd.Function):
-    """`_neighbours`, padded and not the gradient of each other: PyTorch's own takes a CPU four times as long in bf16.
+    """`_neighbours` with a gradient of our own: with padding that of the form without, and the other way round.
 
-    Nor may its own padding be differentiated on GPUs in channels_last (PyTorch's #188344; in 2.11).
+    PyTorch's takes a CPU four times as long in bf16, and that of its padding is wrong on GPUs in channels_last (its
+    #188344; in 2.11).
     """
 
     @staticmethod

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import pctool
-from pctool.core.layers.exchange import from_plugin, to_plugin
+from pctool import from_plugin, to_plugin
 from pctool.core.layers.preconditioner import Method, Preconditioner
 from pctool.core.layers.strength import Ladder
 

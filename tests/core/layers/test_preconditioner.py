@@ -8,7 +8,7 @@ from torch.func import functional_call
 from pctool.core.layers.preconditioner import Preconditioner
 from pctool.core.layers.state import layer_states
 from pctool.core.layers.strength import Ladder
-from pctool.core.linalg import precondition
+from pctool.core.linalg import polynomial_of_matrix, precondition
 from pctool.core.polynomial import PUBLISHED, OddPolynomial
 
 
@@ -124,9 +124,15 @@ def test_layer_states_say_what_is_applied():
 
 
 def test_mistakes_are_clear_valueerrors():
-    """An unknown method, a network without weights, thresholds that do not rise or do not match."""
+    """An unknown method or precision, no measurements, no weights, thresholds that do not rise or do not match."""
     with pytest.raises(ValueError, match="unknown method 'pc'"):
         Preconditioner(network(), "pc")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown precision 'half'"):
+        Preconditioner(network(), "fpc", precision="half")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown precision 'fp16'"):
+        polynomial_of_matrix(torch.eye(3), (1.0,), precision="fp16")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="history is 0"):
+        Preconditioner(network(), "apc", history=0)
     with pytest.raises(ValueError, match="no convolution"):
         Preconditioner(nn.Sequential(nn.ReLU()), "sn")
     with pytest.raises(ValueError, match="rise"):
