@@ -28,7 +28,7 @@ def summary_table(spectrum: Spectrum) -> Table:
     kind = (
         f"effective weights{paper}"
         if spectrum.operator == "matrix"
-        else f"effective weights as operators, {spectrum.operator}"
+        else f"effective weights as operators of stride 1, {spectrum.operator}"
     )
     table = Table(
         title=escape(f"Condition numbers of {spectrum.network}'s {kind}"),

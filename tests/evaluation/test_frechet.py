@@ -109,14 +109,18 @@ def test_one_vector_has_no_covariance():
 
 
 @pytest.mark.parametrize("decades", [2, 8, 12])
-def test_ill_conditioned_covariances_keep_their_digits(decades):
-    """Where variances fall over many decades it equals the nuclear norm of the features' triangles to 1e-12."""
+@pytest.mark.parametrize("n", [200, 50, 60])
+def test_ill_conditioned_covariances_keep_their_digits(n, decades):
+    """Where variances fall over many decades it equals the nuclear norm of the features' triangles to 1e-12, for full
+    and for deficient rank, and is 0 on itself to 1e-13."""
     rng = np.random.default_rng(decades)
     x, y = (
-        rng.standard_normal((200, 60)) * np.logspace(0, -decades / 2, 60) @ np.linalg.qr(rng.random((60, 60)))[0]
+        rng.standard_normal((n, 60)) * np.logspace(0, -decades / 2, 60) @ np.linalg.qr(rng.random((60, 60)))[0]
         for _ in range(2)
     )
-    roots = [np.linalg.qr((v - v.mean(0)) / np.sqrt(199), "r") for v in (x, y)]
+    cov = np.cov(x, rowvar=False)
+    assert frechet_distance(x.mean(0), cov, x.mean(0), cov) < 1e-13
+    roots = [np.linalg.qr((v - v.mean(0)) / np.sqrt(n - 1), "r") for v in (x, y)]
     delta = x.mean(0) - y.mean(0)
     cross = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
     expected = delta @ delta + sum((root * root).sum() for root in roots) - 2 * cross

@@ -79,7 +79,7 @@ class AdaptiveStrength:
         return self.polynomial.coeffs != before.coeffs
 
     def follow(self, W: Tensor, step: int, every: int) -> bool:
-        """Once a step: measures W at each multiple of `every`, and applies that a tenth of `every` later, as `apply`."""
+        """Once a step: measures W at each multiple of `every`, and a tenth of `every` later does what `apply` does."""
         if step % every == 0:
             self.measure(W)
         return step % every == every // DELAY and self.apply()

@@ -1,7 +1,7 @@
 """The SVD baseline: weights parametrised as U^T diag(d) V with a D-optimal penalty (Jiang et al., ICLR 2019).
 
-U [r, n] and V [r, m] are kept near orthogonal rows by a penalty, d [r] near each other by another; d is divided
-by its largest entry at each evaluation, so that the spectral norm is about 1. r is the smaller side.
+U [r, n] and V [r, m] are kept near orthogonal rows by a penalty, d [r] near each other by another; after each update
+d is divided by its largest entry, so that the spectral norm is about 1. r is the smaller side.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ class SvdWeights:
 
     @torch.no_grad()
     def advance(self) -> None:
-        """Follows an update of the factors: d is kept positive, and `weight` is their product."""
+        """Follows an update of the factors: d is kept positive, its largest entry at 1; `weight` is their product."""
         for module in self.layers.values():
-            module.get_parameter("svd_d").clamp_(min=SMALLEST)
+            d = module.get_parameter("svd_d").clamp_(min=SMALLEST)
+            d /= d.max()
         for name, value in self.weights().items():
             self.layers[name.removesuffix(".weight")].get_buffer("weight").copy_(value)
 
     def weights(self) -> dict[str, Tensor]:
-        """W = U^T diag(d / max |d|) V by parameter name, with its graph; the maximum is a constant in it."""
+        """W = U^T diag(d) V by parameter name, with its graph."""
         values = {}
         for name, module in self.layers.items():
             U, d, V = _factors(module)
-            W = (U.t() * (d / d.detach().abs().max())) @ V
-            values[f"{name}.weight"] = W.view(module.get_buffer("weight").shape)
+            values[f"{name}.weight"] = ((U.t() * d) @ V).view(module.get_buffer("weight").shape)
         return values
 
     def penalty(self) -> Tensor:

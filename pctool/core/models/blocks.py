@@ -1,8 +1,8 @@
 """Residual blocks and initialisations, in the two variants that the published results come from.
 
-`authors` is the public code of the paper's first author, `sngan` is Miyato et al. (arXiv 1802.05957).
-They differ in D's activation (leaky ReLU 0.1, ReLU), G's upsampling (bilinear, nearest), the last
-convolution of G (1x1, 3x3) and the initialisation.
+`authors` is the public code of the paper's first author, `sngan` is Miyato et al. (arXiv 1802.05957, and their public
+code). They differ in D's activation (leaky ReLU 0.1 but for ReLU in the first block, ReLU), G's upsampling (bilinear,
+nearest), the last convolution of G (1x1, 3x3) and the initialisation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pctool.core.models.factored import FactoredConv2d
 
 Variant = Literal["authors", "sngan"]
 
-LEAK = {"authors": 0.1, "sngan": 0.0}  # negative slope in the residual D
+LEAK = {"authors": 0.1, "sngan": 0.0}  # negative slope in the residual D, but for its first block, which has ReLU
 UPSAMPLING: dict[Variant, resampling.Upsampling] = {"authors": "bilinear", "sngan": "nearest"}
 
 
@@ -54,7 +54,7 @@ class DownBlock(nn.Module):
     def __init__(self, n_in: int, n_out: int, *, down: bool, first: bool, leak: float) -> None:
         super().__init__()
         width = n_out if first else n_in
-        self.down, self.first, self.leak = down, first, leak
+        self.down, self.first, self.leak = down, first, 0.0 if first else leak
         self.conv1 = FactoredConv2d(n_in, width, 3, padding=1)
         self.conv2 = FactoredConv2d(width, n_out, 3, padding=1)
         self.shortcut = FactoredConv2d(n_in, n_out, 1) if down or n_in != n_out else nn.Identity()
@@ -68,36 +68,40 @@ class DownBlock(nn.Module):
 
 @torch.no_grad()
 def initialise_generator(G: nn.Module, variant: Variant) -> None:
-    """Xavier normal (authors) or Glorot uniform with SN-GAN's gains; biases 0."""
+    """Xavier normal, transposed convolutions and biases as PyTorch draws them (authors); Glorot uniform with SN-GAN's
+    gains, biases 0 (sngan)."""
     for name, module in _weighted(G):
-        if variant == "authors":
+        if variant == "sngan":
+            _initialise_as_sngan(name, module)
+        elif not isinstance(module, nn.ConvTranspose2d):
             nn.init.xavier_normal_(module.weight)
-        else:
-            nn.init.xavier_uniform_(module.weight, gain=_sngan_gain(name, module))
 
 
 @torch.no_grad()
 def initialise_discriminator(D: nn.Module, variant: Variant, *, orthogonal: bool = False) -> None:
-    """Xavier uniform (authors) or Glorot uniform with SN-GAN's gains; biases 0.
+    """Xavier uniform, biases as PyTorch draws them (authors); Glorot uniform with SN-GAN's gains, biases 0 (sngan).
 
     `orthogonal` is what the authors start their LSUN nets with.
     """
     for name, module in _weighted(D):
         if orthogonal:
             nn.init.orthogonal_(module.weight)
-            continue
-        nn.init.xavier_uniform_(module.weight, gain=1.0 if variant == "authors" else _sngan_gain(name, module))
+        elif variant == "sngan":
+            _initialise_as_sngan(name, module)
+        else:
+            nn.init.xavier_uniform_(module.weight)
 
 
-def _weighted(network: nn.Module) -> list[tuple[str, nn.Linear | nn.Conv2d | nn.ConvTranspose2d]]:
-    kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
-    found = [(name, module) for name, module in network.named_modules() if isinstance(module, kinds)]
-    for _, module in found:
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    return found
+Weighted = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
 
-def _sngan_gain(name: str, module: nn.Module) -> float:
-    """Gain sqrt(2) for convolutions, 1 for shortcuts and dense layers (Miyato et al., their public code)."""
-    return 1.0 if isinstance(module, nn.Linear) or name.endswith("shortcut") else 2.0**0.5
+def _weighted(network: nn.Module) -> list[tuple[str, Weighted]]:
+    return [(name, module) for name, module in network.named_modules() if isinstance(module, Weighted)]
+
+
+def _initialise_as_sngan(name: str, module: Weighted) -> None:
+    """Gain sqrt(2) for a block's convolutions, 1 for shortcuts, dense layers and G's last one; biases 0."""
+    plain = isinstance(module, nn.Linear) or name.endswith(("shortcut", "to_image"))
+    nn.init.xavier_uniform_(module.weight, gain=1.0 if plain else 2.0**0.5)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)

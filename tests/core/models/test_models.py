@@ -103,7 +103,7 @@ def by_hand(D: nn.Module, x: torch.Tensor, halving: list[bool], leak: float) -> 
 
     for i, halves in enumerate(halving):
         h = conv(f"blocks.{i}.conv1", x if i == 0 else F.leaky_relu(x, leak))
-        h = conv(f"blocks.{i}.conv2", F.leaky_relu(h, leak))
+        h = conv(f"blocks.{i}.conv2", F.leaky_relu(h, leak) if i else F.relu(h))  # in [F] the first has its default
         h = h + (conv(f"blocks.{i}.shortcut", x) if f"blocks.{i}.shortcut.weight" in weights else x)
         x = F.avg_pool2d(h, 2) if halves else h
     return F.leaky_relu(x, leak).sum((2, 3)) @ weights["linear.weight"][0]
@@ -125,7 +125,7 @@ def test_the_residual_discriminator_is_the_one_of_the_papers(resolution, variant
     with torch.no_grad():
         for name, value in D.named_parameters():
             if name.endswith("bias"):
-                value.normal_()  # they are 0 at the start, and would hide what they are added to
+                value.normal_()  # those that are 0 at the start would hide what they are added to
     x = torch.randn(2, 3, resolution, resolution, dtype=torch.float64)
     torch.testing.assert_close(D(x), by_hand(D, x, halving, leak), rtol=1e-10, atol=1e-10)
     for i, block in enumerate(D.blocks):
@@ -137,12 +137,11 @@ def test_the_residual_discriminator_is_the_one_of_the_papers(resolution, variant
 
 
 def test_the_lsun_discriminator_starts_orthogonal():
-    """dcgan's D: rows (or columns) of every weight are orthonormal, biases 0; G is as in the other networks."""
+    """dcgan's D: rows (or columns) of every weight are orthonormal; G is as in the other networks."""
     torch.manual_seed(0)
     D = build_discriminator("dcgan", 64, 3, 32, "authors").double()
     for name, value in D.named_parameters():
         if name.endswith("bias"):
-            assert not value.any()
             continue
         W = value.flatten(1)
         gram = W @ W.T if len(W) <= W.shape[1] else W.T @ W
@@ -214,22 +213,40 @@ def test_shortcut_only_where_a_block_changes_size_or_width():
 
 
 @pytest.mark.parametrize(
-    ("variant", "name", "std"),
+    ("build", "variant", "name", "std"),
     [
-        ("authors", "blocks.1.conv1", (2 / (64 * 9 + 64 * 9)) ** 0.5),
-        ("sngan", "blocks.1.conv1", 2**0.5 * (2 / (64 * 9 + 64 * 9)) ** 0.5),
-        ("sngan", "blocks.1.shortcut", (2 / (64 + 64)) ** 0.5),
+        (build_discriminator, "authors", "blocks.1.conv1", (2 / (64 * 9 + 64 * 9)) ** 0.5),
+        (build_discriminator, "sngan", "blocks.1.conv1", 2**0.5 * (2 / (64 * 9 + 64 * 9)) ** 0.5),
+        (build_discriminator, "sngan", "blocks.1.shortcut", (2 / (64 + 64)) ** 0.5),
+        (build_generator, "sngan", "blocks.1.conv1", 2**0.5 * (2 / (64 * 9 + 64 * 9)) ** 0.5),
+        (build_generator, "sngan", "to_image", (2 / (64 * 9 + 3 * 9)) ** 0.5),
     ],
 )
-def test_initial_scale_of_the_discriminator(variant, name, std):
-    """Xavier uniform with gain 1 (authors); gain sqrt 2 for convolutions and 1 for shortcuts (SN-GAN); biases 0."""
+def test_initial_scale(build, variant, name, std):
+    """Xavier uniform: D's of [F] with gain 1; [M]'s with sqrt 2 in blocks, 1 in shortcuts and G's last, biases 0.
+
+    Biases of [F] are PyTorch's own, from within 1 / sqrt(fan in).
+    """
     torch.manual_seed(0)
-    module = build_discriminator("resnet", 32, 3, 64, variant).get_submodule(name)
-    weight = module.weight.detach()
+    module = build("resnet", 32, 3, 64, variant).get_submodule(name)
+    weight, bias = module.weight.detach(), module.bias.detach()
     assert float(weight.std()) == pytest.approx(std, rel=0.05)
     bound = std * 3**0.5
     assert bound * 0.98 < float(weight.abs().max()) <= bound * (1 + 1e-6)
-    assert not module.bias.any()
+    within = 0 if variant == "sngan" else weight[0].numel() ** -0.5
+    assert within * 0.8 <= float(bias.abs().max()) <= within
+
+
+def test_the_authors_generator_starts_as_theirs():
+    """Xavier normal, but for transposed convolutions, which their code leaves as PyTorch draws them, as all biases."""
+    torch.manual_seed(0)
+    G = build_generator("cnn", 32, 3, 256, "authors")
+    deconvolution, normal = G.stages[0].weight.detach(), G.dense.weight.detach()
+    bound = (128 * 16) ** -0.5  # of kaiming_uniform with a = sqrt(5), PyTorch's own
+    assert bound * 0.98 < float(deconvolution.abs().max()) <= bound
+    assert float(normal.std()) == pytest.approx((2 / (128 + 256 * 16)) ** 0.5, rel=0.05)
+    assert float(normal.abs().max()) > 4 * float(normal.std())  # no uniform numbers
+    assert G.stages[0].bias.any()
 
 
 def test_variants_differ_where_the_sources_do():
