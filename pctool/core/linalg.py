@@ -327,7 +327,7 @@ def _gradient_of_gram(  # noqa: PLR0917
 def _dot_exactly(X: Tensor, Y: Tensor) -> Tensor:
     """<X, Y> of each layer, [layers, 1, 1], in full precision."""
     with products(X.device, "fp32"):
-        X, Y = X.flatten(1), Y.flatten(1)
+        X, Y = X.reshape(len(X), -1), Y.reshape(len(Y), -1)  # flatten has no batching rule of autograd.grad
         if len(X) == 1:
             return torch.dot(X[0], Y[0]).view(1, 1, 1)
         return (X * Y).sum(1).view(-1, 1, 1)

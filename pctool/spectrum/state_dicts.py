@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from pctool.core.checkpoint import Network
+from pctool.core.layers.extra_state import unpacked
 from pctool.core.layers.state import LayerKind, LayerState
 from pctool.core.linalg import MAX_COEFFS
 from pctool.errors import InputError
@@ -158,13 +159,16 @@ def layer_states(weights: Mapping[str, Any]) -> list[LayerState]:
 
 def _coeffs(extra: object, key: str) -> tuple[float, ...]:
     """The polynomial behind the norm: of our own parametrization's state, else none, g(x) = x."""
-    if not isinstance(extra, Mapping) or "coeffs" not in extra:
+    if not isinstance(extra, torch.Tensor):
         return (1.0,)
-    found = extra["coeffs"]
-    numbers = isinstance(found, list | tuple) and all(isinstance(a, float | int) and math.isfinite(a) for a in found)
-    if not numbers or not 1 <= len(found) <= MAX_COEFFS:
+    check_tensor(extra, f"{key}'s polynomial")
+    try:
+        coeffs = tuple(unpacked(extra)["coeffs"])
+    except ValueError:
+        coeffs = (math.nan,)
+    if not all(map(math.isfinite, coeffs)):
         raise InputError(f"{key}: its polynomial is not 1 to {MAX_COEFFS} finite numbers; {GIVE_ANOTHER}")
-    return tuple(map(float, found))
+    return coeffs
 
 
 def _estimate(weight: torch.Tensor, u: torch.Tensor, v: torch.Tensor | None, key: str) -> tuple[torch.Tensor, float]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pctool.core.layers.extra_state import packed, unpacked
+from pctool.core.layers.strength import HISTORY
+
 INSIDE = "parametrizations.weight."
 STRENGTH = ("coeffs", "history", "pending")
 
@@ -20,7 +23,7 @@ def to_plugin(weights: Mapping[str, Any], preconditioner: Mapping[str, Mapping[s
         inside = f"{name}.{INSIDE}"
         found[f"{inside}original"] = found.pop(f"{name}.weight")
         found[f"{inside}0._u"], found[f"{inside}0._v"] = entry["u"], entry["v"]
-        found[f"{inside}0._extra_state"] = {**{key: entry[key] for key in STRENGTH}, "forwards": 0}
+        found[f"{inside}0._extra_state"] = packed({**entry, "forwards": 0}, max(HISTORY, len(entry["history"])))
     return found
 
 
@@ -34,7 +37,7 @@ def from_plugin(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     for name in [key.removesuffix(f".{INSIDE}original") for key in state_dict if key.endswith(f".{INSIDE}original")]:
         inside = f"{name}.{INSIDE}"
         weights[f"{name}.weight"] = weights.pop(f"{inside}original")
-        extra = weights.pop(f"{inside}0._extra_state")
+        extra = unpacked(weights.pop(f"{inside}0._extra_state"))
         vectors = {"u": weights.pop(f"{inside}0._u"), "v": weights.pop(f"{inside}0._v")}
         preconditioner[name] = vectors | {key: extra[key] for key in STRENGTH}
     return weights, preconditioner

@@ -7,7 +7,6 @@ it counts the training forwards by itself, compiled or not.
 from __future__ import annotations
 
 import itertools
-import math
 import weakref
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from pctool.core.layers.extra_state import packed, unpacked
 from pctool.core.layers.strength import AdaptiveStrength
 from pctool.core.linalg import (
     MAX_COEFFS,
@@ -61,14 +61,14 @@ class Preconditioned(nn.Module):
         self.update_every = update_every
         self.n_power_iterations = n_power_iterations
         self.precision: Precision = precision
+        self.n_layers = 0  # whose weight this is: more than one where they share it
         self.forwards = 0  # training forwards so far; under APC, what a measurement falls due by
         W = self.matrix(weight.detach())
         u, v = vectors if vectors is not None else initial_vectors(W)
         self.register_buffer("_u", u.to(W).clone())
         self.register_buffer("_v", v.to(W).clone())
         self.register_buffer("_coeffs", coefficient_rows([IDENTITY.coeffs], W), persistent=False)
-        longest = strength.longest if strength else 0
-        self.register_buffer("_common", torch.zeros(3 + MAX_COEFFS + longest, dtype=torch.int64), persistent=False)
+        self.register_buffer("_common", torch.zeros_like(self.get_extra_state()).long(), persistent=False)
         self._enter()
         if strength is not None:
             self.update_strength(weight)
@@ -92,13 +92,7 @@ class Preconditioned(nn.Module):
 
         float64 as the bits of int64, which no `.to(dtype)` rounds.
         """
-        state = self.get_extra_state()
-        coeffs, pending = state["coeffs"], math.nan if state["pending"] is None else state["pending"]
-        values = [len(coeffs), *coeffs, *[0.0] * (MAX_COEFFS - len(coeffs)), state["forwards"], pending]
-        if self.strength:
-            history = state["history"][-self.strength.longest :]
-            values += [*history, *[math.nan] * (self.strength.longest - len(history))]
-        self._common.copy_(torch.tensor(values, dtype=torch.float64).view(torch.int64))
+        self._common.copy_(self.get_extra_state().view(torch.int64))
         self._published = True
 
     def _agree(self) -> None:
@@ -109,15 +103,8 @@ class Preconditioned(nn.Module):
         if not self._published or not (dist.is_available() and dist.is_initialized()):
             return
         self._published = False
-        n, *values = self._common.cpu().view(torch.float64).tolist()
-        coeffs, (forwards, pending, *history) = values[: int(n)], values[MAX_COEFFS:]
-        state = {
-            "coeffs": coeffs,
-            "history": [x for x in history if not math.isnan(x)],
-            "pending": None if math.isnan(pending) else pending,
-            "forwards": int(forwards),
-        }
-        if state != self.get_extra_state():
+        state = self._common.cpu().view(torch.float64)
+        if unpacked(state) != unpacked(self.get_extra_state()):
             self.set_extra_state(state)
             self._published = False
 
@@ -130,8 +117,11 @@ class Preconditioned(nn.Module):
         compiling = torch.compiler.is_compiling()
         if not compiling:
             self._agree()
-        if self.training:
+        # A forward within a backward pass is gradient checkpointing's second: it repeats what the first one did.
+        if self.training and (compiling or torch._C._current_graph_task_id() == -1):
             if self.strength is not None:
+                if torch.compiler.is_exporting():
+                    raise ValueError("an exported program cannot count its training forwards; export in eval()")
                 if compiling:
                     torch.ops.pctool.count_forward(W.detach(), self._coeffs, self.key)
                 else:
@@ -141,8 +131,10 @@ class Preconditioned(nn.Module):
             self._v.copy_(v)
         # Copies, since a second forward changes the buffers before the first one's backward (GANs do this).
         u, v = self._u.clone(), self._v.clone()
-        # Compiled, an adaptive layer takes all five coefficients as values: any strength, one compilation.
-        n_coeffs = MAX_COEFFS if compiling and self.strength else len(self.polynomial.coeffs)
+        # Compiled, an adaptive layer takes all five coefficients as values: any strength, one compilation. In eval mode
+        # too: an average of a model has its coefficients copied into the buffer, and knows of no change of strength.
+        any_strength = self.strength is not None and (compiling or not self.training)
+        n_coeffs = MAX_COEFFS if any_strength else len(self.polynomial.coeffs)
         if n_coeffs == 1:
             W_hat = self.polynomial.coeffs[0] * spectral_norm(W, u, v)
         else:
@@ -173,20 +165,39 @@ class Preconditioned(nn.Module):
         self._coeffs = coefficient_rows([self.polynomial.coeffs], self._u)
         return self
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Coefficients, APC's measurements and the count of training forwards, as plain values."""
-        plain = {"coeffs": list(self.fixed.coeffs), "history": [], "pending": None}
-        return {**(self.strength.state() if self.strength else plain), "forwards": self.forwards}
+    def get_extra_state(self) -> Tensor:
+        """Coefficients, APC's measurements and the count of training forwards (`extra_state.packed`), on the CPU."""
+        if self.strength is None:
+            return packed({"coeffs": self.fixed.coeffs, "history": [], "pending": None, "forwards": self.forwards}, 0)
+        self._adopt()
+        return packed({**self.strength.state(), "forwards": self.forwards}, self.strength.longest)
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def _adopt(self) -> None:
+        """Takes over coefficients that were copied into the buffer alone, as those of an averaged model are."""
+        assert self.strength is not None
+        if self._coeffs.is_meta or torch.equal(coefficient_rows([self.polynomial.coeffs], self._coeffs), self._coeffs):
+            return
+        coeffs = self._coeffs[0].tolist()
+        while len(coeffs) > 1 and coeffs[-1] == 0:
+            coeffs.pop()
+        known = (IDENTITY, *self.strength.ladder.polynomials)
+        same = [g for g in known if torch.equal(coefficient_rows([g.coeffs], self._coeffs), self._coeffs)]
+        self.strength.polynomial = same[0] if same else OddPolynomial(tuple(coeffs))
+
+    def set_extra_state(self, state: Tensor) -> None:
         """Takes over `get_extra_state()`: the coefficients too, since they belong to the weights."""
-        self.forwards = state["forwards"]
+        found = unpacked(state)
+        self.forwards = found["forwards"]
         if self.strength:
-            self.strength.load_state(state)
+            self.strength.load_state(found)
         else:
-            self.fixed = OddPolynomial(tuple(state["coeffs"]))
+            self.fixed = OddPolynomial(tuple(found["coeffs"]))
         self._refresh()
         self._publish()
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """What `layer.weight = weight` makes the raw weight, as under stock `spectral_norm`."""
+        return weight
 
     def __getstate__(self) -> dict[str, Any]:
         if self.strength:  # a measurement under way cannot be copied, its value can

@@ -6,7 +6,9 @@ both run the same kernel. Raw weights are `<layer>.parametrizations.weight.origi
 
 from __future__ import annotations
 
+import fnmatch
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload
 
@@ -38,6 +40,8 @@ from pctool.core.products import Precision, check_precision
 PluginMethod = Literal["sn", "fpc", "apc"]
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+SMALLEST, LARGEST = 1e-15, 1e15  # norms of weights that float32 can square and divide by
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 
 
@@ -72,6 +76,7 @@ def precondition_(
     update_every: int = 1000,
     history: int = HISTORY,
     skip_linear: bool = True,
+    skip: Sequence[str] = (),
     n_power_iterations: int | None = None,
     precision: Precision = "fp32",
 ) -> nn.Module:
@@ -80,22 +85,30 @@ def precondition_(
     `fpc` puts the published polynomial of `degree`, or `polynomial`, on each; `apc` chooses per layer from
     `ladder` (the published four with `taus`) by the layer's modified condition number, now and every
     `update_every` training forwards, by the mean of the last `history` measurements (Sec. 3.4); `sn` is the
-    spectral norm alone. With `skip_linear` the last linear layer has the spectral norm alone. Layers that share
-    a weight share its preconditioning. A `spectral_norm` found on the way is replaced with one warning, its u and v,
-    and `n_power_iterations` where none is given, taken over. Raises ValueError, before anything is changed, for an
-    unknown method or degree, a model without such layers, a layer that `precondition` refuses, or a weight that a
-    convolution and a transposed one share.
+    spectral norm alone. With `skip_linear` the last linear layer has the spectral norm alone; those whose names match
+    one of the patterns `skip` ("head", "blocks.*.gate") are left as they are. Layers that share a weight share its
+    preconditioning. A `spectral_norm` found on the way is replaced with one warning, its u and v, and
+    `n_power_iterations` where none is given, taken over. Raises ValueError, before anything is changed, for an unknown
+    method or degree, a model without such layers or already within DistributedDataParallel, a pattern that matches
+    none, a layer that `precondition` refuses, or a weight that a convolution and a transposed one share.
     """
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ValueError("the model is within DistributedDataParallel; call precondition_ before it is wrapped")
     if method not in ("sn", "fpc", "apc"):
         raise ValueError(f"unknown method {method!r}: one of sn, fpc, apc")
     if degree not in PUBLISHED:
         raise ValueError(f"degree is {degree}, published are {', '.join(map(str, PUBLISHED))}")
-    if update_every < 1:
-        raise ValueError(f"update_every is {update_every}, allowed is 1 or more")
+    _check_count("update_every", update_every)
     chosen = polynomial or PUBLISHED[degree]
     rungs = ladder or Ladder(taus=taus)
     _check_settings([chosen, *rungs.polynomials], n_power_iterations, precision)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, _KINDS)}
+    for pattern in skip:
+        matching = fnmatch.filter(layers, pattern)
+        if not matching:
+            raise ValueError(f"skip has {pattern!r}, and no layer of that name is left; {', '.join(layers)}")
+        for name in matching:
+            del layers[name]
     if not layers:
         raise ValueError(f"{type(model).__name__} has no convolution and no linear layer to precondition")
     for name, layer in layers.items():
@@ -126,8 +139,11 @@ def update_strengths_(model: nn.Module) -> dict[str, int]:
     Raises ValueError for a model without preconditioning.
     """
     found = _preconditioned(model)
-    for parametrization, layer in {own: layer for _, layer, own in found}.items():  # a shared weight counts once
-        parametrization.update_strength(weight_parametrizations(layer).original)
+    weights = {own: (name, weight_parametrizations(layer).original) for name, layer, own in found}  # a shared one once
+    for name, weight in weights.values():
+        _check_values(weight, name)
+    for own, (_, weight) in weights.items():
+        own.update_strength(weight)
     return {name: own.polynomial.degree for name, _, own in found}
 
 
@@ -136,15 +152,39 @@ def remove_precondition_(model: nn.Module) -> nn.Module:
     """Makes the effective weights plain ones and takes the parametrizations off; returns the model.
 
     A parametrization that was put on top of ours is baked in too. Parameters stay the same objects, so that an
-    optimiser keeps them. Raises ValueError for a model without preconditioning.
+    optimiser keeps them; but a layer whose raw weight others use too, as a tied embedding, gets one of its own, with a
+    warning. Raises ValueError for a model without preconditioning.
     """
-    baked = [(layer, effective_weight(layer)) for _, layer, _ in _preconditioned(model)]
+    found = _preconditioned(model)
+    tied = _tied(model, found)
+    baked = [(layer, effective_weight(layer)) for _, layer, _ in found]
     for layer, _ in baked:
         take_off_parametrizations(layer)
         drop_hooks(layer._load_state_dict_pre_hooks, lambda hook: getattr(hook, "hook", None) is accept_other_forms)
-    for layer, W_hat in baked:
-        layer.weight.copy_(W_hat)  # type: ignore[operator]
+    for (name, layer, own), (_, W_hat) in zip(found, baked, strict=True):
+        if name in tied:
+            layer.weight = nn.Parameter(W_hat, bool(layer.weight.requires_grad))
+        else:
+            layer.weight.copy_(W_hat)  # type: ignore[operator]
+        own.n_layers -= 1
+    if tied:
+        names = ", ".join(name or type(model).__name__ for name in tied)
+        reason = "the raw weight is used elsewhere too, so this layer has one of its own now"
+        warnings.warn(f"{names}: {reason}", UserWarning, stacklevel=2)
     return model
+
+
+def _tied(model: nn.Module, found: Sequence[tuple[str, nn.Module, Preconditioned]]) -> list[str]:
+    """The preconditioned layers whose raw weight somebody else uses: without our layer, or outside of `model`."""
+    parts = {id(weight_parametrizations(layer)) for _, layer, _ in found}
+    others = [module for module in model.modules() if id(module) not in parts]
+    elsewhere = {id(p) for module in others for p in module.parameters(recurse=False)}
+    counts = Counter(own for _, _, own in found)
+    return [
+        name
+        for name, layer, own in found
+        if id(weight_parametrizations(layer).original) in elsewhere or counts[own] < own.n_layers
+    ]
 
 
 @overload
@@ -167,6 +207,7 @@ def singular_values(model: nn.Module | Tensor | NDArray[np.floating]) -> dict[st
     found = {}
     for name, layer in model.named_modules():
         if isinstance(layer, _KINDS):
+            _check_values(raw_weight(layer), name)
             weight = effective_weight(layer)
             found[name] = spectra.singular_values(weight.movedim(_output_dim(layer), 0).flatten(1))
     return found
@@ -187,11 +228,28 @@ def _preconditioned(model: nn.Module) -> list[tuple[str, nn.Module, Precondition
 def _check_settings(polynomials: Sequence[OddPolynomial], n_power_iterations: int | None, precision: str) -> None:
     """Raises ValueError for what the kernel could not evaluate later."""
     for g in polynomials:
+        if not isinstance(g, OddPolynomial):
+            raise ValueError(f"a polynomial is {g!r}; give pctool.OddPolynomial((a0, a1, ...))")
         if len(g.coeffs) > MAX_COEFFS:
             raise ValueError(f"a layer takes polynomials of degree {2 * MAX_COEFFS - 1} at most, not {g.degree}")
-    if n_power_iterations is not None and n_power_iterations < 1:
-        raise ValueError(f"n_power_iterations is {n_power_iterations}, allowed is 1 or more")
+    if n_power_iterations is not None:
+        _check_count("n_power_iterations", n_power_iterations)
     check_precision(precision)
+    if torch.is_inference_mode_enabled():
+        raise ValueError("what is made within torch.inference_mode() cannot be trained; call this outside of it")
+
+
+def _check_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value}, allowed is a whole number, 1 or more")
+
+
+def _check_values(weight: Tensor, name: str) -> None:
+    """Raises ValueError for a weight that is in pieces (FSDP's), or not finite."""
+    if hasattr(weight, "full_tensor"):
+        raise ValueError(f"{name}.weight is sharded; do this before fully_shard, or with a model that has it whole")
+    if not torch.isfinite(weight).all():
+        raise ValueError(f"{name}.weight has entries that are not finite")
 
 
 def _check(layer: nn.Module, name: str) -> None:
@@ -209,6 +267,8 @@ def _check(layer: nn.Module, name: str) -> None:
         )
     if isinstance(getattr(layer, "weight_g", None), nn.Parameter):  # the form with hooks
         raise ValueError(f"{name} has weight_norm; torch.nn.utils.remove_weight_norm takes that off")
+    if hasattr(layer, "weight_mask"):
+        raise ValueError(f"{name} is pruned; torch.nn.utils.prune.remove makes that permanent")
     weight = raw_weight(layer)
     dims = {part.dim for part in parts or ()} | {hook.dim for hook in old_spectral_norms(layer)}
     if dims and isinstance(weight, Tensor) and {dim % weight.dim() for dim in dims} != {_output_dim(layer)}:
@@ -219,14 +279,23 @@ def _check(layer: nn.Module, name: str) -> None:
         raise ValueError(f"{name} has not seen an input yet, so its weight has no shape; run one forward first")
     if not isinstance(weight, nn.Parameter):
         raise ValueError(f"{name} has no parameter 'weight'")
+    _check_parameter(weight, name)
+
+
+def _check_parameter(weight: nn.Parameter, name: str) -> None:
+    """Raises ValueError for a weight that has no norm to divide by, or that could not be trained."""
     if weight.is_meta:
         raise ValueError(f"{name}.weight is on the meta device and has no values; load them first")
-    if weight.dim() < 2 or not weight.is_floating_point() or not weight.numel():
+    if weight.dim() < 2 or weight.dtype not in _DTYPES or not weight.numel():
         raise ValueError(f"{name}.weight is {weight.dtype} of shape {tuple(weight.shape)}, not a real matrix or kernel")
-    if not torch.isfinite(weight).all():
-        raise ValueError(f"{name}.weight has entries that are not finite")
-    if not weight.any():
-        raise ValueError(f"{name}.weight is zero and has no norm to divide by; initialise it first")
+    if weight.is_inference():
+        raise ValueError(f"{name}.weight was made within torch.inference_mode() and cannot be trained")
+    _check_values(weight, name)
+    largest = float(weight.detach().abs().max())
+    if largest == 0:
+        raise ValueError(f"{name}.weight is zero and has no norm to divide by; initialise it first, or skip the layer")
+    if not SMALLEST < largest < LARGEST:
+        raise ValueError(f"{name}.weight goes up to {largest:.1e}; its norm has to lie between 1e-15 and 1e15")
 
 
 def _check_shared(layers: Mapping[str, nn.Module]) -> None:
@@ -257,6 +326,7 @@ def _register(
         own = Preconditioned(weight, _output_dim(layer), polynomial, **settings)
         shared[id(weight)] = own
     own.train(layer.training)
+    own.n_layers += 1
     has_class_of_its_own(layer)
     parametrize.register_parametrization(layer, "weight", own, unsafe=True)  # shape and dtype stay: no trial run
     layer.register_load_state_dict_pre_hook(accept_other_forms)

@@ -96,8 +96,10 @@ def effective_weight(layer: nn.Module) -> Tensor:
     """The weight that the layer applies in eval mode; nothing is iterated or counted."""
     for hook in old_spectral_norms(layer):  # `layer.weight` is what the last forward left
         return hook.compute_weight(layer, do_power_iteration=False)
+    parts = weight_parametrizations(layer)
     modes = [(part, part.training) for part in layer.modules()]
-    weight = layer.eval().weight
+    layer.eval()
+    weight = layer.weight if parts is None else parts()  # past what `parametrize.cached()` keeps for the training
     for part, mode in modes:
         part.training = mode
     assert isinstance(weight, Tensor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import statistics
 from collections.abc import Callable, Mapping
@@ -69,11 +70,14 @@ class AdaptiveStrength:
         self._pending = _measurer().submit(_modified_kappa, copy, copied).result
 
     def apply(self) -> bool:
-        """Chooses by the mean of the last measurements; whether that changed the polynomial. Waits for the newest."""
-        if self._pending is None:
+        """Chooses by the mean of the last measurements; whether that changed the polynomial. Waits for the newest.
+
+        One of weights that were not finite counts for nothing.
+        """
+        newest, self._pending = self._waiting(), None
+        if newest is None:
             return False
-        self.history = [*self.history, self._pending()][-self.longest :]
-        self._pending = None
+        self.history = [*self.history, newest][-self.longest :]
         before = self.polynomial
         self.polynomial = self.ladder.choose(statistics.fmean(self.history))
         return self.polynomial.coeffs != before.coeffs
@@ -89,8 +93,13 @@ class AdaptiveStrength:
         return {
             "coeffs": list(self.polynomial.coeffs),
             "history": list(self.history),
-            "pending": None if self._pending is None else self._pending(),
+            "pending": self._waiting(),
         }
+
+    def _waiting(self) -> float | None:
+        """The measurement that has not been applied yet; waits for it."""
+        found = math.nan if self._pending is None else self._pending()
+        return None if math.isnan(found) else found
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes over `state()`; raises KeyError for what it lacks."""
@@ -103,7 +112,10 @@ class AdaptiveStrength:
 def _modified_kappa(W: Tensor, written: torch.cuda.Event | None) -> float:
     if written:
         written.synchronize()
-    return modified_condition_number(singular_values(W))
+    try:
+        return modified_condition_number(singular_values(W))
+    except ValueError:  # entries that are not finite
+        return math.nan
 
 
 @functools.cache
@@ -111,4 +123,10 @@ def _measurer() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="pctool-spectra")
 
 
-os.register_at_fork(after_in_child=_measurer.cache_clear)  # a forked process has not the thread
+def _finish_measuring() -> None:
+    """Waits for what is being measured: a forked process would wait for it in vain."""
+    if _measurer.cache_info().currsize:
+        _measurer().submit(int).result()
+
+
+os.register_at_fork(before=_finish_measuring, after_in_child=_measurer.cache_clear)  # the child has not the thread

@@ -1,0 +1,230 @@
+"""What users do to models around the plug-in: averages, checkpointing, tied weights, forks, other file formats."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.checkpoint import checkpoint
+
+import pctool
+from pctool.core.layers.parametrization import Preconditioned, preconditioning
+
+from .samples import images, model
+
+STRONGER = pctool.Ladder(taus=(1.0, 1.0001, 1.0002, 1.0003))  # degree 9 for what is not perfectly conditioned
+
+
+def raw(layer: nn.Module) -> Tensor:
+    weight = layer.parametrizations.weight.original  # type: ignore[union-attr]
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def adaptive(net: nn.Module) -> list[Preconditioned]:
+    return [own for layer in net.modules() if (own := preconditioning(layer)) is not None and own.strength]
+
+
+def strengthen(net: nn.Module) -> None:
+    """Lets every adaptive layer choose degree 9 when it is measured next."""
+    for own in adaptive(net):
+        assert own.strength is not None
+        own.strength.ladder = STRONGER
+
+
+@pytest.mark.parametrize("use_buffers", [False, True])
+@pytest.mark.parametrize("taus", [(1.0, 2e3, 3e3, 4e3), (1e3, 2e3, 3e3, 4e3)], ids=["degree 3", "identity"])
+def test_an_average_applies_the_polynomial_of_the_model(taus: tuple[float, ...], use_buffers: bool) -> None:
+    """An AveragedModel of decay 0 equals the model after a change of strength, in what it applies and what it saves."""
+    net = pctool.precondition_(model(), "apc", taus=taus)
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.0), use_buffers=use_buffers)
+    strengthen(net)
+    assert set(pctool.update_strengths_(net).values()) == {1, 9}  # the last linear layer keeps the spectral norm
+    for _ in range(2):  # the first update copies
+        average.update_parameters(net)
+    net.eval()
+    average.eval()
+    torch.testing.assert_close(average(images()), net(images()), rtol=1e-12, atol=1e-12)
+    again = pctool.precondition_(model(3), "apc", taus=taus).eval()
+    again.load_state_dict(average.module.state_dict())
+    torch.testing.assert_close(again(images()), net(images()), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*use_reentrant")
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing_repeats_the_forward_and_counts_it_once(use_reentrant: bool) -> None:
+    """Gradients, u and the count equal those without checkpointing, at the step where the strengths change too."""
+    plain = pctool.precondition_(model(), "apc", taus=(1e3, 2e3, 3e3, 4e3), update_every=20, history=1)
+    checkpointed = copy.deepcopy(plain)
+    for net in (plain, checkpointed):
+        strengthen(net)
+    degrees = set()
+    for step in range(24):
+        x = images(step).requires_grad_()
+        for net in (plain, checkpointed):
+            net.zero_grad()
+        plain(x).square().mean().backward()
+        checkpoint(checkpointed, x, use_reentrant=use_reentrant).square().mean().backward()
+        torch.testing.assert_close(raw(checkpointed[0]).grad, raw(plain[0]).grad, rtol=1e-12, atol=1e-15)
+        degrees.add(preconditioning(plain[0]).polynomial.degree)  # type: ignore[union-attr]
+    assert degrees == {1, 9}
+    for one, other in zip(adaptive(plain), adaptive(checkpointed), strict=True):
+        assert one.forwards == other.forwards == 24
+        assert torch.equal(one._u, other._u)
+
+
+def test_a_spectrum_within_cached_leaves_the_training_alone() -> None:
+    """`singular_values` computes past the cache: the next forward iterates, and its gradients reach the weights."""
+    net, other = (pctool.precondition_(model(), "fpc") for _ in range(2))
+    with parametrize.cached():
+        pctool.singular_values(net)
+        net(images()).mean().backward()
+    other(images()).mean().backward()
+    torch.testing.assert_close(raw(net[0]).grad, raw(other[0]).grad, rtol=1e-12, atol=1e-15)
+    assert torch.equal(net[0].parametrizations.weight[0]._u, other[0].parametrizations.weight[0]._u)
+
+
+class Tied(nn.Module):
+    """A table of rows that is the last layer's weight too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head = nn.Embedding(10, 6), nn.Linear(6, 10, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, i: Tensor) -> Tensor:
+        result: Tensor = self.head(self.table(i))
+        return result
+
+
+def test_removal_leaves_what_shares_the_raw_weight_as_it_was() -> None:
+    """A tied embedding, and a tied layer outside of what is given, compute the same; the layer gets its own weight."""
+    net, i = pctool.precondition_(Tied(), "fpc", skip_linear=False).eval(), torch.arange(4)
+    before = net(i)
+    with pytest.warns(UserWarning, match="head: the raw weight is used elsewhere"):
+        pctool.remove_precondition_(net)
+    torch.testing.assert_close(net(i), before, rtol=1e-6, atol=1e-6)
+    torch.manual_seed(0)
+    pair, x = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5)), torch.randn(3, 5)
+    pair[2].weight = pair[0].weight
+    pctool.precondition_(pair, "fpc", skip_linear=False).eval()
+    before = pair(x)
+    with pytest.warns(UserWarning, match="elsewhere"):
+        pctool.remove_precondition_(pair[0])
+    torch.testing.assert_close(pair(x), before, rtol=1e-6, atol=1e-6)
+    pctool.remove_precondition_(pair[2])  # the last that has it: nobody else is left
+    torch.testing.assert_close(pair(x), before, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_while_a_layer_is_measured() -> None:
+    """The child has the measurement: its state dict is there at once, and not waited for in vain."""
+    net = nn.Sequential(nn.Linear(600, 600), nn.Linear(600, 1))
+    pctool.precondition_(net, "apc", update_every=20)
+    for _ in range(20):
+        _ = net[0].weight
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        net.state_dict()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert preconditioning(net[0]).strength.state()["pending"] > 1  # type: ignore[union-attr]
+
+
+def test_weights_that_are_not_finite_can_be_saved() -> None:
+    """A measurement of a NaN counts for nothing: state dict and copies stay possible; asked for, it names the layer."""
+    net = pctool.precondition_(model(), "apc", update_every=20)
+    for _ in range(19):
+        net(images())
+    history = list(adaptive(net)[0].strength.history)  # type: ignore[union-attr]
+    with torch.no_grad():
+        raw(net[0])[0, 0, 0, 0] = torch.nan
+    for _ in range(4):
+        net(images())
+        net.state_dict()
+        copy.deepcopy(net)
+    assert adaptive(net)[0].strength.history == history  # type: ignore[union-attr]
+    for verb in (pctool.update_strengths_, pctool.singular_values):
+        with pytest.raises(ValueError, match=r"0\.weight has entries that are not finite"):
+            verb(net)
+
+
+def test_a_state_dict_is_tensors(tmp_path: Any) -> None:
+    """safetensors takes it, and gives the same model back."""
+    net = pctool.precondition_(model(), "apc", taus=(1.0, 1.5, 2.0, 2.5), update_every=2)
+    for seed in range(5):
+        net(images(seed))
+    safetensors.torch.save_file({k: v.cpu() for k, v in net.state_dict().items()}, tmp_path / "d.safetensors")
+    again = pctool.precondition_(model(5), "apc", taus=(1.0, 1.5, 2.0, 2.5), update_every=2)
+    again.load_state_dict(safetensors.torch.load_file(tmp_path / "d.safetensors"))
+    for seed in range(5):
+        assert torch.equal(net(images(seed)), again(images(seed)))
+
+
+def test_an_assigned_weight_is_the_raw_one() -> None:
+    """`layer.weight = W` as under stock spectral_norm: the parameter takes its values, and stays the same object."""
+    layer = pctool.precondition(nn.Linear(6, 4))
+    before, wanted = raw(layer), torch.randn(4, 6)
+    layer.weight = wanted
+    assert raw(layer) is before
+    assert torch.equal(before, wanted)
+
+
+def test_layers_can_be_left_out() -> None:
+    """`skip` takes names and patterns; a model with a zero head is possible with it."""
+    net = model()
+    nn.init.zeros_(net[-1].weight)
+    with pytest.raises(ValueError, match="is zero and has no norm to divide by; initialise it first, or skip"):
+        pctool.precondition_(net, "fpc")
+    last = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)][-1]
+    pctool.precondition_(net, "fpc", skip=[last], skip_linear=False)
+    assert preconditioning(net[-1]) is None
+    assert preconditioning(net[0]) is not None
+    with pytest.raises(ValueError, match=r"skip has 'heads\.\*'"):
+        pctool.precondition_(model(), "fpc", skip=["heads.*"])
+
+
+def test_batched_gradients_of_the_weight() -> None:
+    """`is_grads_batched` and a vectorised Jacobian give what one row at a time gives."""
+    layer = pctool.precondition(nn.Linear(5, 3, bias=False)).double().eval()
+    x = torch.randn(2, 5, dtype=torch.float64)
+    rows = [torch.autograd.grad(layer(x).flatten()[i], raw(layer))[0] for i in range(6)]
+    batched = torch.autograd.grad(layer(x).flatten(), raw(layer), torch.eye(6).double(), is_grads_batched=True)[0]
+    torch.testing.assert_close(batched, torch.stack(rows), rtol=1e-12, atol=1e-14)
+
+
+def test_more_mistakes_have_a_clear_error() -> None:
+    """Pruned, wrapped, exported while it trains, of the wrong type, too large or small, made where nothing trains."""
+    pruned = model()
+    prune.l1_unstructured(pruned[0], "weight", 0.3)
+    with pytest.raises(ValueError, match="0 is pruned"):
+        pctool.precondition_(pruned)
+    for scale in (1e-25, 1e25):
+        extreme = nn.Linear(4, 4)
+        extreme.weight.data.mul_(scale)
+        with pytest.raises(ValueError, match="between 1e-15 and 1e15"):
+            pctool.precondition(extreme)
+    coefficients: Any = (1.5, -0.5)
+    with pytest.raises(ValueError, match=r"give pctool\.OddPolynomial"):
+        pctool.precondition(nn.Linear(4, 4), coefficients)
+    count: Any = 2.5
+    with pytest.raises(ValueError, match=r"update_every is 2\.5"):
+        pctool.precondition_(model(), update_every=count)
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+        pctool.precondition_(model())
+    with pytest.raises(ValueError, match=r"export in eval\(\)"):
+        torch.export.export(pctool.precondition_(model(), "apc"), (images(),), strict=False)
+    exported = torch.export.export(pctool.precondition_(model(), "apc").eval(), (images(),), strict=False)
+    assert np.isfinite(exported.module()(images()).detach().numpy()).all()
