@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,50 +82,87 @@ class SpectrumWriter:
     @contextlib.contextmanager
     def _opened(self, in_place: bool) -> Iterator[h5py.File]:
         """The file itself, or a copy in memory that replaces it at the end."""
-        with contextlib.ExitStack() as stack:
-            try:
+        raw: _InPlace | None = None
+        try:
+            with contextlib.ExitStack() as stack:
                 if not self.path.stat().st_size:
-                    raise OSError("empty")  # HDF5 would take it for a new file
+                    raise InputError(f"{self.path} is damaged or no HDF5 file; move it away")  # HDF5 sees a new one
                 raw = stack.enter_context(_InPlace(self.path, "r+")) if in_place else None
                 image = raw or io.BytesIO(self.path.read_bytes())
-                file = h5py.File(image, "r+")
-            except OSError as error:
-                if error.errno:  # the system's refusal; HDF5's own complaints have no number
-                    reason = os.strerror(error.errno)
-                    raise WriteError(f"cannot write {self.path}: {reason}; check permissions and space") from error
-                raise InputError(f"{self.path} is damaged or no HDF5 file; move it away") from error
-            try:
-                with file:
-                    if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
-                        raise InputError(f"{self.path} is no spectrum file of version {VERSION}; move it away")
-                    if "step" not in file or file["step"].chunks is None:
-                        raise InputError(f"{self.path} was written whole and cannot grow; move it away")
-                    yield file
-            except (OSError, RuntimeError) as error:  # h5py has both for a write that fails
-                raise WriteError(
-                    f"cannot write {self.path}: {error}; free space, or move a damaged file away"
-                ) from error
-            if isinstance(image, io.BytesIO):
-                files.write_bytes(self.path, image.getvalue())
+                file = stack.enter_context(self._file(image))
+                if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
+                    raise InputError(f"{self.path} is no spectrum file of version {VERSION}; move it away")
+                if "step" not in file or file["step"].chunks is None:
+                    raise InputError(f"{self.path} was written whole and cannot grow; move it away")
+                yield file
+        except Exception as error:
+            if raw is not None and raw.problem:
+                raise self._unwritten(raw.problem) from error
+            if isinstance(error, OSError | RuntimeError):  # h5py has both for what fails
+                raise self._unwritten(error) from error
+            raise
+        if raw is not None and raw.problem:
+            raise self._unwritten(raw.problem) from raw.problem
+        if isinstance(image, io.BytesIO):
+            files.write_bytes(self.path, image.getvalue())
+
+    def _file(self, image: io.RawIOBase | io.BytesIO) -> h5py.File:
+        try:
+            return h5py.File(image, "r+")
+        except OSError as error:
+            raise InputError(f"{self.path} is damaged or no HDF5 file; move it away") from error
+
+    def _unwritten(self, error: Exception) -> WriteError:
+        reason = getattr(error, "strerror", None) or error
+        return WriteError(
+            f"cannot write {self.path}: {reason}; check permissions and space, or move a damaged file away"
+        )
 
 
 class _InPlace(io.FileIO):
-    """A file that HDF5 reads and writes through Python, whose other threads go on while the disk does not."""
+    """A file that HDF5 reads and writes through Python, whose other threads go on while the disk does not.
+
+    HDF5 loses some errors of such a file, and crashes over others. So none reaches it: the first is kept in `problem`,
+    and from then on nothing is written, as if the process had been killed there.
+    """
+
+    problem: OSError | None = None
 
     def readinto(self, buffer: Any) -> int:
         """The whole buffer: HDF5 looks at no count, and takes what lies behind the end for zeros."""
         rest = memoryview(buffer).cast("B")
-        while rest and (count := super().readinto(rest)):
-            rest = rest[count:]
+        try:
+            while rest and (count := super().readinto(rest)):
+                rest = rest[count:]
+        except OSError as error:
+            self.problem = self.problem or error
         rest[:] = bytes(len(rest))
         return len(buffer)
 
     def write(self, data: Any) -> int:
-        """All of it, or an OSError."""
+        """All of it, or nothing more."""
         rest = memoryview(data)
-        while rest:
-            rest = rest[super().write(rest) or 0 :]
+        try:
+            while rest and not self.problem:
+                rest = rest[super().write(rest) or 0 :]
+        except OSError as error:
+            self.problem = error
         return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        """To the size that HDF5 gives the file, unless something failed."""
+        try:
+            return super().truncate(size) if not self.problem else size or 0
+        except OSError as error:
+            self.problem = error
+            return size or 0
+
+    def close(self) -> None:
+        """Network file systems report here what they could not write."""
+        try:
+            super().close()
+        except OSError as error:
+            self.problem = self.problem or error
 
 
 def _stored(file: h5py.File) -> Contents:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import io
 import math
 import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -291,3 +293,90 @@ def test_a_full_disk_leaves_the_rows_before(tmp_path: Path, monkeypatch: pytest.
         done.append(count)
     assert set(done) == {0, 2, 4, 6, 7}
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+@pytest.mark.parametrize("operation", ["readinto", "write", "truncate", "close"])
+def test_a_failed_write_in_place_is_reported_and_nothing_is_written_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, lasting: bool
+) -> None:
+    """Whichever operation of a row the system refuses, once or from then on: a WriteError with its reason, the rows
+    before readable, and the same append on a mended disk gives the undisturbed file."""
+    rows = [row(step) for step in (0, 500, 1000, 1500, 2000)]
+    base = _live(tmp_path / "base.h5", rows[:4])  # the fifth fits into the room that the fourth made
+    expected = _columns_of(_live(tmp_path / "expected.h5", rows))
+    before = _columns_of(base)
+    refused = 0
+    calls: dict[str, int] = {}
+
+    class Flaky(io.FileIO):
+        fails_at = -1
+
+        def _count(self) -> None:
+            number = calls[operation] = calls.get(operation, -1) + 1
+            if number == self.fails_at or (lasting and 0 <= self.fails_at <= number):
+                raise OSError(errno.EIO, "Input/output error")
+
+        def readinto(self, buffer: Any) -> int:
+            if operation == "readinto":
+                self._count()
+            return super().readinto(buffer)
+
+        def write(self, data: Any) -> int:
+            if operation == "write":
+                self._count()
+            return super().write(data)
+
+        def truncate(self, size: int | None = None) -> int:
+            if operation == "truncate":
+                self._count()
+            return super().truncate(size)
+
+        def close(self) -> None:
+            if not self.closed:
+                super().close()
+                if operation == "close":
+                    self._count()
+
+    class FlakyInPlace(live._InPlace, Flaky):
+        pass
+
+    path, number = tmp_path / "run.h5", 0
+    while True:
+        path.write_bytes(base.read_bytes())
+        calls.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(live, "_InPlace", FlakyInPlace)
+            patch.setattr(Flaky, "fails_at", number)
+            said = ""
+            try:
+                SpectrumWriter(path, source="runs/x", network="D").append(rows[4])
+            except WriteError as error:
+                said = str(error)
+        if not said:
+            break
+        assert "Input/output error" in said
+        refused += 1
+        left = _columns_of(path)
+        whole = len(left["step"]) == 5
+        assert all(np.array_equal(left[name], (expected if whole else before)[name], equal_nan=True) for name in before)
+        if not whole:
+            SpectrumWriter(path, source="runs/x", network="D").append(rows[4])
+            assert all(np.array_equal(a, expected[name], equal_nan=True) for name, a in _columns_of(path).items())
+        number += 1
+    assert calls.get(operation, -1) < number, "the last try was to be without a failure"
+    assert refused or operation == "truncate"  # which HDF5 need not call
+
+
+def _columns_of(path: Path) -> dict[str, np.ndarray]:
+    """Every dataset as far as the file's rows go."""
+    found: dict[str, np.ndarray] = {}
+    with h5py.File(path, "r") as file:
+        steps = len(file["step"])
+
+        def take(name: str, item: object) -> None:
+            if isinstance(item, h5py.Dataset) and not name.endswith("index"):
+                found[name] = item[:steps]
+
+        file.visititems(take)
+    return found
