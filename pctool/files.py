@@ -98,10 +98,15 @@ def write_error(path: Path, error: OSError, size: int | None = None, place: str 
     `place` is how another one is chosen.
     """
     amount = f" ({size:,} bytes)" if size is not None else ""
-    full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None}
-    return WriteError(
-        f"cannot write {path}{amount}: {error.strerror or error}; {'free space or ' if full else ''}{place}"
-    )
+    remedies: dict[int | None, str] = {
+        **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None), f"free space or {place}"),
+        **dict.fromkeys(
+            (errno.ENOLCK, errno.ENOTSUP), f"there are no file locks (Lustre: mount it with flock); {place}"
+        ),
+        errno.ENOENT: "its folder was moved or deleted; put it back",
+        errno.EMFILE: "raise ulimit -n",
+    }
+    return WriteError(f"cannot write {path}{amount}: {error.strerror or error}; {remedies.get(error.errno, place)}")
 
 
 @contextlib.contextmanager

@@ -22,6 +22,13 @@ def test_given_over_environment_over_platform(tmp_path, monkeypatch):
         assert cache_dir() == Path(platformdirs.user_cache_dir("pctool", appauthor=False))
 
 
+def test_a_tilde_is_the_users_folder(tmp_path, monkeypatch):
+    """In a variable no shell expands it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PCTOOL_CACHE_DIR", "~/c")
+    assert cache_dir() == tmp_path / "c"
+
+
 @pytest.mark.parametrize("by", ["flag", "environment"])
 def test_a_file_is_no_data_folder(tmp_path, monkeypatch, by):
     """A file is refused by name, however it was given; a folder that is not there yet is fine."""

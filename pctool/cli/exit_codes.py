@@ -11,6 +11,8 @@ OS_ERRORS = {  # met where no module had a better word for them
     errno.EACCES: (2, "allow it, or name another place"),
     errno.EPERM: (2, "allow it, or name another place"),
     errno.ELOOP: (2, "name what the links should lead to"),
+    errno.EISDIR: (2, "a file should be there; move the folder away"),
+    errno.EMFILE: (5, "raise ulimit -n"),
     errno.ENOTDIR: (2, "name a folder, or a file within one"),
     errno.EROFS: (5, "the output could not be written; choose another place"),
     errno.ENOSPC: (5, "the output could not be written; free space"),

@@ -62,8 +62,11 @@ logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where HOME cannot be 
 
 def run(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code; what a user can mend becomes one line on stderr."""
-    follows = _follows(sys.argv[1:] if arguments is None else arguments)
+    arguments = [_expanded(each) for each in (sys.argv[1:] if arguments is None else arguments)]
+    follows = _follows(arguments)
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's names one that is not here; figures are files alone
     try:
+        _check_folder()
         result: Any = app(arguments, prog_name="pctool", standalone_mode=False)
     except errors.PctoolError as error:
         # Before the processes of a run have met, what refuses the command on one refuses it on all.
@@ -82,14 +85,35 @@ def run(arguments: list[str] | None = None) -> int:
         )
     except KeyboardInterrupt:  # before a command began
         result = errors.INTERRUPTED
-    except OSError as error:
-        if error.errno not in OS_ERRORS:
-            raise
-        what = OS_ERRORS[error.errno][1]
-        return _fail(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}: {what}", exit_code(error))
+    except (ImportError, OSError) as error:
+        return _fail(*_of_the_system(error))
     if result == errors.INTERRUPTED:  # Typer has turned a KeyboardInterrupt into this code
         return _fail("interrupted", errors.INTERRUPTED)
     return result if isinstance(result, int) else 0
+
+
+def _expanded(argument: str) -> str:
+    """A path from `~` on where the shell left it, as behind `--out=`."""
+    option, path = re.fullmatch(r"(--[\w-]+=)?(.*)", argument, re.DOTALL).groups()  # type: ignore[union-attr]
+    return (option or "") + (os.path.expanduser(path) if path.startswith("~/") else path)
+
+
+def _check_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise errors.InputError("the current folder was deleted; change to another") from None
+
+
+def _of_the_system(error: ImportError | OSError) -> tuple[str, int]:
+    """What to say of an error that no module had a better word for, and its exit code; raises what is a bug."""
+    if isinstance(error, ImportError):
+        remedy = "'pctool doctor' says what is missing; too small a limit on memory does this too"
+        return f"{error}; {remedy}", errors.MissingError.code
+    if error.errno not in OS_ERRORS:
+        raise error
+    what = OS_ERRORS[error.errno][1]
+    return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}: {what}", exit_code(error)
 
 
 def _near(message: str) -> str:

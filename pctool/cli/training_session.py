@@ -202,7 +202,8 @@ def _exit_recorded(device: str, folder: RunFolder) -> Iterator[dict[str, Any]]:
 
 
 def _record_exit(folder: RunFolder, device: str, error: BaseException | None, known: Mapping[str, Any]) -> None:
-    if isinstance(error, InputError) and folder.is_fresh:
+    moved_away = not folder.path.is_dir()
+    if moved_away or (isinstance(error, InputError) and folder.is_fresh):
         return
     with contextlib.suppress(WriteError):  # a full disk has been reported by `error` itself
         own = {"step": folder.saved_step(), **known, "peak_memory_mib": peak_mib(device)}

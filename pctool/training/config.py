@@ -1,7 +1,6 @@
 """The configuration of a run: frozen, complete, in one place; unknown keys fail.
 
-Precedence: default < recipe < preset < environment < flag. The fields of `TrainConfig` are the run's identity,
-but for `OPERATIONAL`, which say where and when and may change on resumption.
+Precedence: default < recipe < preset < environment < flag.
 """
 
 from __future__ import annotations
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pctool import files
 from pctool.core.layers.preconditioner import METHODS, Method
 from pctool.core.layers.strength import HISTORY, PUBLISHED_TAUS, Ladder
 from pctool.core.models import RESOLUTIONS, Arch, default_widths
@@ -38,28 +38,6 @@ Threshold = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Moment = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Coeffs = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1, max_length=5)]
 
-OPERATIONAL = (
-    "data_dir",
-    "device",
-    "threads",
-    "compile",
-    "cuda_graphs",
-    "cache_limit",
-    "data_workers",
-    "out",
-    "log_every",
-    "save_every",
-    "sample_every",
-    "spectrum_every",
-    "eval_every",
-    "eval_extractor",
-    "eval_weights",
-    "keep",
-    "tensorboard",
-    "time_limit",
-    "stop_on_collapse",
-    "fork",
-)
 USED_BY: dict[str, tuple[Method, ...]] = {  # what only some methods look at; see docs/method.md
     "degree": ("fpc",),
     "poly": ("fpc",),
@@ -75,8 +53,8 @@ INSTEAD = (("poly", "degree"), ("ladder", "taus"))  # a file, and the setting wh
 NAMED_IN_OUT = ("dataset", "arch", "method", "degree", "d_iters", "seed")  # spelled out in the default run folder
 
 
-class TrainConfig(BaseModel):
-    """Every setting of a run, resolved. See docs/cli.md for each one's meaning."""
+class Identity(BaseModel):
+    """The settings that decide what a run computes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -115,9 +93,16 @@ class TrainConfig(BaseModel):
     precision: Precision = "fp32"
     layer_precision: Precision = "fp32"
 
+
+class TrainConfig(Identity):
+    """Every setting of a run, resolved; those here say where and when, and may change on resumption.
+
+    See docs/cli.md for each one's meaning.
+    """
+
     data_dir: Path | None = None
     device: Literal["cpu", "cuda"] = "cpu"
-    threads: Count | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # OpenMP crashes with too many
     compile: bool = False
     cuda_graphs: bool = True
     cache_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = catalog.CACHE_LIMIT / 1e9
@@ -135,6 +120,11 @@ class TrainConfig(BaseModel):
     time_limit: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     stop_on_collapse: bool = False
     fork: Path | None = None
+
+    @field_validator("data_dir", "out", "eval_weights", "fork")
+    @classmethod
+    def _expanded(cls, path: Path | None) -> Path | None:
+        return None if path is None else Path(os.path.expanduser(path))
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
@@ -155,8 +145,8 @@ class TrainConfig(BaseModel):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """The settings that decide what the run computes; a folder or ZIP counts by its name, wherever it lies."""
-        settings = self.model_dump(mode="json", exclude=set(OPERATIONAL))
+        """The settings of `Identity`; a folder or ZIP counts by its name, wherever it lies."""
+        settings = self.model_dump(mode="json", include=set(Identity.model_fields))
         if encoded.is_path(self.dataset):
             settings["dataset"] = os.path.basename(os.path.realpath(self.dataset))
         return settings
@@ -226,6 +216,9 @@ def _checked(given: dict[str, Any], flags: Mapping[str, Any], device: str) -> Tr
     values.setdefault("batch_size_g", values["batch_size"])
     if values.get("fork") is not None and "out" not in values:
         raise InputError("--fork starts a new run: name its folder with --out")
+    for key, value in values.items():
+        if isinstance(value, str | Path) and str(value) != files.printable(str(value)):
+            raise InputError(f"--{key.replace('_', '-')} {files.printable(str(value))} is no valid UTF-8; rename it")
     try:
         config = TrainConfig(**{"out": "-", **values, "device": device})
     except ValidationError as error:

@@ -38,7 +38,7 @@ def placement(environment: Mapping[str, str]) -> Place | None:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
         by_hand = environment.get("MASTER_ADDR", ""), environment.get("MASTER_PORT", "29500"), ""
         address = "env://" if "TORCHELASTIC_RUN_ID" in environment else _address(*by_hand)
-    elif int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+    elif environment.get("SLURM_STEP_NUM_TASKS", "") not in {"", "1"}:
         names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
         host = environment.get("MASTER_ADDR") or first_host(environment.get("SLURM_STEP_NODELIST", "localhost"))
         step = f"{environment.get('SLURM_JOB_ID', '0')}.{environment.get('SLURM_STEP_ID', '0')}"

@@ -90,6 +90,8 @@ class RunFolder:
             raise InputError(
                 f"another process is training in {self.path}; wait for it, or give another --out"
             ) from None
+        except FileExistsError:
+            raise InputError(f"{self.path} is a link to what is not there; mend it, or give another --out") from None
         except OSError as error:
             raise files.write_error(self.path, error) from error
 
@@ -237,11 +239,15 @@ class RunFolder:
 
     def save_checkpoint(self, checkpoint: dict[str, Any], keep: int) -> None:
         """Writes checkpoints/<step>.pt and removes all but the newest `keep` that came before it or are it."""
-        path = self.path / "checkpoints" / f"{checkpoint['step']:08d}.pt"
-        checkpoints.write(path, checkpoint)
+        checkpoints.write(self.checkpoint_path(checkpoint["step"]), checkpoint)
         for old in checkpoints.list_checkpoints(self.path)[:-keep]:
-            old.unlink()
-            checkpoints.sum_path(old).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # one that stays too long costs space; the run goes on
+                old.unlink(missing_ok=True)
+                checkpoints.sum_path(old).unlink(missing_ok=True)
+
+    def checkpoint_path(self, step: int) -> Path:
+        """checkpoints/<step>.pt"""
+        return self.path / "checkpoints" / f"{step:08d}.pt"
 
     def save_best(self, checkpoint: dict[str, Any]) -> None:
         """Writes checkpoints/best.pt, which no later checkpoint removes."""

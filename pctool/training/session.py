@@ -212,7 +212,7 @@ def _fill_in(outcome: Outcome, folder: RunFolder, note: Callable[[str], object])
         "samples": folder.path / "samples" / f"{outcome.step:08d}.png",
         "spectrum": folder.spectrum_path,
         "figure": folder.figure_path,
-        "checkpoint": folder.path / "checkpoints" / f"{outcome.step:08d}.pt",
+        "checkpoint": folder.checkpoint_path(outcome.step),
         "best": folder.path / "checkpoints" / "best.pt",
     }
     outcome.files = {name: path for name, path in found.items() if path.exists()}

@@ -39,11 +39,11 @@ class StopRequest:
 
     @property
     def requeue(self) -> bool:
-        """Whether to start the job again: USR2 and the time limit say so, TERM may be a cancellation.
+        """Whether to start the job again: USR1, USR2 and the time limit say so, TERM may be a cancellation.
 
         What came first counts: at the end of a job's time SLURM sends TERM too.
         """
-        return self.signal is signal.SIGUSR2 or self._by_time
+        return self.signal in (signal.SIGUSR1, signal.SIGUSR2) or self._by_time
 
     @property
     def _by_time(self) -> bool:
@@ -102,7 +102,7 @@ def seconds_left(time_limit: float | str | None) -> float | None:
 
 @contextlib.contextmanager
 def listen(seconds: float | None = None) -> Iterator[StopRequest]:
-    """INT, TERM, HUP and USR2 set the request while the block runs; a second INT interrupts at once.
+    """INT, TERM, HUP, USR1 and USR2 set the request while the block runs; a second INT interrupts at once.
 
     HUP, a closed terminal, is not listened to where nohup had it ignored.
 
@@ -120,7 +120,7 @@ def listen(seconds: float | None = None) -> Iterator[StopRequest]:
     if not _in_main_thread():
         yield request
         return
-    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2]
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
     numbers += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
     before = {number: signal.signal(number, handle) for number in numbers}
     try:

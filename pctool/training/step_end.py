@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pctool.errors import PctoolError
+from pctool.errors import InputError, PctoolError
 from pctool.training.background import Background
 from pctool.training.evaluation import Scorer
 from pctool.training.ranks import Stopped
@@ -46,6 +46,7 @@ class StepEnd:
         self.images_a_step = self.config.batch_size * self.config.d_iters
         self._z_samples = state.latent(N_SAMPLES, "samples")
         self._background = Background()
+        self._saved = state.step  # the step that is on the disk, or about to be
         self.ranks.spare(self._background.busy)
 
     def __enter__(self) -> StepEnd:
@@ -53,6 +54,12 @@ class StepEnd:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *traceback: object) -> None:
         background = self._background
+        if isinstance(error, InputError) and self.recorder and self.state.step > self._saved and not background.error:
+            self._save_checkpoint()  # an image that cannot be read, say: nothing was computed since the last step
+            self.recorder.watcher.note(
+                f"saved at step {self.state.step:,}; where the data have to change, another run goes on from there: "
+                f"--fork {self.run.checkpoint_path(self.state.step)} --out NEW"
+            )
         background.close(give_up=isinstance(error, KeyboardInterrupt))
         if error is None:
             background.check()
@@ -129,6 +136,7 @@ class StepEnd:
                 self._background.wait()
 
     def _save_checkpoint(self) -> None:
+        self._saved = self.state.step
         if self.recorder:
             self._background(self.run.save_checkpoint, self.state.checkpoint(), self.config.keep)
 

@@ -147,9 +147,8 @@ def check_given(given: Mapping[str, str]) -> None:
 
     `given` says how each was given, `--steps` or PCTOOL_STEPS.
     """
-    from pctool.training.config import OPERATIONAL, TrainConfig
+    from pctool.training.config import Identity
 
-    identity = {"out", "preset", *TrainConfig.model_fields.keys() - OPERATIONAL}
     for key, spelled in given.items():
-        if key in identity:
+        if key in {"out", "preset", *Identity.model_fields}:
             raise InputError(f"{spelled} is decided by the study; leave it out, or write another study")

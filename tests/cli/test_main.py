@@ -2,6 +2,7 @@
 
 import errno
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -152,6 +153,53 @@ def test_a_forbidden_place_is_one_line_that_names_it(number, code, monkeypatch, 
     monkeypatch.setattr(main, "app", refuse)
     assert main.run([]) == exit_code(OSError(number, "")) == code  # exit.json says the same
     assert capsys.readouterr().err.startswith(f"pctool: some/place: {os.strerror(number)}: ")
+
+
+def test_a_missing_package_is_one_line(monkeypatch, capsys):
+    """What cannot be imported, for want of memory too, ends with 4 and its name."""
+
+    def refuse(*args, **kwargs):
+        raise ImportError("libtorch_cuda.so: failed to map segment")
+
+    monkeypatch.setattr(main, "app", refuse)
+    assert main.run([]) == 4
+    assert capsys.readouterr().err.startswith("pctool: libtorch_cuda.so: failed to map segment; ")
+
+
+def test_a_deleted_current_folder_is_one_line(tmp_path, monkeypatch, capsys):
+    """As after a cleaned scratch folder: 2, whatever the command."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main.run(["fit-poly", "--cutoff", "0.4", "--degree", "7"]) == 2
+    assert capsys.readouterr().err == "pctool: the current folder was deleted; change to another\n"
+
+
+def test_a_path_from_the_home_folder_is_one(tmp_path, monkeypatch, capsys):
+    """`--out=~/g.json`, where the shell leaves the tilde, means what `--out ~/g.json` does."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main.run(["fit-poly", "--cutoff", "0.4", "--degree", "7", "--out=~/g.json"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["g.json"]
+
+
+def test_a_backend_of_a_notebook_is_no_matter(tmp_path, monkeypatch, capsys):
+    """MPLBACKEND as Jupyter exports it names a package that is not here: figures are drawn all the same."""
+    monkeypatch.chdir(tmp_path)
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    command = [sys.executable, "-m", "pctool", "fit-poly", "--cutoff", "0.4", "--degree", "7", "--plot", "g.png"]
+    subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert (tmp_path / "g.png").stat().st_size
+
+
+@pytest.mark.skipif(not Path("/bin/sh").exists(), reason="needs a POSIX shell")
+def test_closed_streams_are_no_error(tmp_path):
+    """As some schedulers start jobs; and no file of the run gets the number of a closed stream."""
+    flags = "--dataset fashion-mnist --d-iters 1 --steps 1 --width-g 8 --width-d 8 --max-images 64 --out r"
+    command = f"{sys.executable} -m pctool train {flags} <&- >&- 2>&-"
+    subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, check=True)
+    assert json.loads((tmp_path / "r" / "exit.json").read_text())["code"] == 0
 
 
 def test_python_dash_m_is_the_same_program():

@@ -36,6 +36,7 @@ PORT = PORTS[zlib.crc32(b"41000.2") % len(PORTS)]
         ({**SRUN_VARIABLES, "MASTER_ADDR": "a", "MASTER_PORT": "7"}, (5, 8, 1, "tcp://a:7/41000.2")),
         ({**SRUN_VARIABLES, "MASTER_ADDR": "::1", "MASTER_PORT": "7"}, (5, 8, 1, "tcp://[::1]:7/41000.2")),
         ({**TORCHRUN_VARIABLES, "MASTER_ADDR": "fe80::2"}, (3, 4, 1, "tcp://[fe80::2]:1/")),
+        ({**SRUN_VARIABLES, "SLURM_STEP_NUM_TASKS": ""}, None),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, None),  # the batch script itself, outside srun
     ],
 )
@@ -48,6 +49,8 @@ def test_a_contradicting_environment_is_refused():
     """srun's count without a rank: one line."""
     with pytest.raises(InputError, match="SLURM_PROCID"):
         placement({"SLURM_STEP_NUM_TASKS": "2"})
+    with pytest.raises(InputError, match="SLURM_STEP_NUM_TASKS, SLURM_LOCALID do not say which process"):
+        placement({**SRUN_VARIABLES, "SLURM_STEP_NUM_TASKS": "abc"})
     for port in ("abc", "70000", "-1"):
         with pytest.raises(InputError, match=f"MASTER_PORT is {port}: give a port from 1 to 65535"):
             placement({**TORCHRUN_VARIABLES, "MASTER_PORT": port})

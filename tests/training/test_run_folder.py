@@ -238,3 +238,25 @@ def test_the_grid_shows_each_image_in_reading_order(n, columns, rows, channels):
         assert np.array_equal(tile, expected[i])
         tile[:] = 0
     assert not sheet.any()
+
+
+def test_a_checkpoint_that_cannot_be_removed_ends_no_run(folder, monkeypatch):
+    """What is kept too long costs space; the newer ones are written."""
+    remove = pathlib.Path.unlink
+
+    def refuse(path, missing_ok=False):
+        if path.name == "00000001.pt":
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        remove(path, missing_ok)
+
+    monkeypatch.setattr(pathlib.Path, "unlink", refuse)
+    for step in (1, 2, 3):
+        folder.save_checkpoint(small_checkpoint(step), 1)
+    assert [path.stem for path in checkpoints.list_checkpoints(folder.path)] == ["00000001", "00000003"]
+
+
+def test_a_link_to_nothing_is_no_run_folder(folder):
+    """It is named as what it is."""
+    folder.path.symlink_to("nowhere")
+    with pytest.raises(InputError, match="is a link to what is not there; mend it, or give another --out"):
+        folder.open(config(folder), {"data_sha256": "a" * 64}, may_resume=True)

@@ -185,7 +185,7 @@ def test_the_polynomial_runs_once_forward_and_once_back_per_update_of_d(tmp_path
 
 def test_the_loop_reads_ahead_and_no_further(tmp_path, monkeypatch):
     """Three steps of two updates of D take six batches. Where the next step's cannot be had, the step before it is
-    counted and its checkpoint saved first."""
+    counted and saved first, whatever `save_every` is, and what goes on from there is said."""
     train, taken = loop.train, []
 
     def counting(state, reals, *rest, **named):
@@ -203,11 +203,13 @@ def test_the_loop_reads_ahead_and_no_further(tmp_path, monkeypatch):
     run(tmp_path / "whole", steps=3, d_iters=2)
     assert len(taken) == 6
     taken.clear()
-    limit = 5
+    limit, watcher = 5, Watcher()
     with pytest.raises(InputError, match="a broken image"):
-        run(tmp_path / "broken", steps=5, d_iters=2, save_every=2)
+        run(tmp_path / "broken", watcher, steps=5, d_iters=2, save_every=100)
     assert [line["step"] for line in stats(tmp_path / "broken")] == [1, 2]
-    assert checkpoints.newest(tmp_path / "broken")[0].stem == "00000002"
+    newest = checkpoints.newest(tmp_path / "broken")[0]
+    assert newest.stem == "00000002"
+    assert f"--fork {newest} --out NEW" in watcher.notes[-1]
 
 
 def test_a_measurement_under_way_survives_an_interruption(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 
 from pctool.training.signals import listen, seconds_left
 
-CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,12 @@ def test_term_after_interrupt_does_not_cut_the_save_short():
 
 
 @pytest.mark.parametrize(
-    ("signals", "requeue"), [((signal.SIGUSR2, signal.SIGTERM), True), ((signal.SIGTERM, signal.SIGUSR2), False)]
+    ("signals", "requeue"),
+    [
+        ((signal.SIGUSR2, signal.SIGTERM), True),
+        ((signal.SIGUSR1, signal.SIGTERM), True),
+        ((signal.SIGTERM, signal.SIGUSR2), False),
+    ],
 )
 def test_the_first_signal_has_the_say(signals, requeue):
     """At the end of a job's time SLURM sends TERM after USR2: the run is still to be queued again."""

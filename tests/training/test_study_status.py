@@ -13,7 +13,7 @@ import pytest
 from pctool.errors import InputError
 from pctool.spectrum.live import SpectrumWriter
 from pctool.training import study_folder
-from pctool.training.config import OPERATIONAL, TrainConfig
+from pctool.training.config import Identity, TrainConfig
 from pctool.training.recipes import as_toml
 from pctool.training.study_status import MAY_BE_UNSET, study_status
 from tests.spectrum.samples import row
@@ -241,7 +241,7 @@ def test_a_run_of_other_settings_is_stale(study, run, begun, changes):
 
 def test_what_toml_cannot_say_is_known():
     """A setting of the identity that may be unset is missing in a task's file."""
-    identity = TrainConfig.model_fields.keys() - set(OPERATIONAL)
+    identity = set(Identity.model_fields)
     assert {key for key in identity if TrainConfig.model_fields[key].default is None} == set(MAY_BE_UNSET)
 
 
