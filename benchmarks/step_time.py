@@ -38,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pctool.core.layers.plugin import precondition_
 from pctool.core.layers.preconditioner import METHODS, Preconditioner, last_linear, preconditioned_layers
-from pctool.core.layers.strength import Ladder
+from pctool.core.layers.strength import PUBLISHED_TAUS, Ladder
 from pctool.core.models import DIM_Z, build_discriminator, build_generator, default_widths, resampling
 from pctool.core.polynomial import IDENTITY, PUBLISHED
 from pctool.core.power_iteration import initial_vectors, power_iteration
@@ -59,7 +59,6 @@ MORE_PRODUCTS = {
     torch.ops.mkldnn._linear_pointwise: lambda a, b, *_, **__: 2 * a[0] * a[1] * b[0],
 }
 GRAPH = " graph"
-SETTLED_TAUS = (5.0, 10.0, 20.0, 30.0)
 
 
 def last_strengths(run: Path) -> dict[str, int]:
@@ -331,7 +330,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--width-g", type=int)
     parser.add_argument("--width-d", type=int)
     parser.add_argument("--methods", default=",".join((*CONTRACT, *OTHERS)))
-    parser.add_argument("--taus", type=float, nargs=4, default=SETTLED_TAUS, help="apc's thresholds")
+    parser.add_argument("--taus", type=float, nargs=4, default=PUBLISHED_TAUS, help="apc's thresholds")
     parser.add_argument(
         "--apc-run", type=Path, help="apc with the strengths that this run of 'pctool train' ended with"
     )

@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path, PurePath
 
 from pctool.errors import InputError, PctoolError, WriteError
@@ -191,8 +191,28 @@ def holds(path: Path, data: bytes) -> bool:
     """Whether a file holds just that; not where it is not there, or cannot be read."""
     try:
         return path.read_bytes() == data
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no path can be so
         return False
+
+
+def write_new(contents: Mapping[Path, bytes], *, force: bool, own: Collection[Path] = ()) -> list[Path]:
+    """Writes every file, or none where one of them exists with other content; returns those that it wrote.
+
+    The same content is left as it is. `force` overwrites; `own` are files of this very command that may be replaced
+    without it. Raises InputError for what is in the way, WriteError.
+    """
+    missing = [path for path, data in contents.items() if not holds(path, data)]
+    for path in missing:
+        if "\0" in str(path):
+            raise InputError(f"{printable(str(path))!r} is no name of a file; give another")
+        if os.path.isdir(path):
+            raise InputError(f"{path} is a folder; name a file")
+        # What may not even be looked at counts as absent: writing it says why it cannot be.
+        if os.path.exists(path) and path not in own and not force:
+            raise InputError(f"{path} exists with other content; add --force to overwrite, or name another place")
+    for path in missing:
+        write_bytes(path, contents[path])
+    return missing
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -207,10 +227,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Appends one line to a log in a single write, so that a reader never sees half of it."""
+    """Appends one line to a log in a single write, so that a reader never sees half of it.
+
+    A last line that a crash cut short is ended first.
+    """
     data = (line + "\n").encode("utf-8")
     try:
-        with path.open("ab", buffering=0) as file:
+        with path.open("ab+", buffering=0) as file:
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+                data = b"\n" + data
             written = file.write(data)
             if written != len(data):  # a disk that is nearly full takes a part and says so only here
                 file.truncate(file.tell() - (written or 0))

@@ -93,8 +93,11 @@ def test_a_line_that_fits_only_in_part_is_taken_back(tmp_path):
 
 
 def test_lines_are_appended_whole(tmp_path):
-    """append_line adds one line to what is there."""
+    """append_line adds one line to what is there; one that a crash cut short is ended first."""
     path = tmp_path / "log"
     files.append_line(path, "a")
     files.append_line(path, "b")
     assert path.read_text() == "a\nb\n"
+    path.write_text("a\nb")
+    files.append_line(path, "c")
+    assert path.read_text() == "a\nb\nc\n"

@@ -62,7 +62,8 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
         if trained and trained.run is not None:
             places.callback(files.append_line, trained.run / "metrics.jsonl", answer.model_dump_json())
         if out is not None:
-            places.callback(_write, out, answer, force=force)
+            text = answer.model_dump_json(indent=2) + "\n"
+            places.callback(files.write_new, {out: text.encode()}, force=force)
         if request.stats_out is not None:
             assert not isinstance(real, Path)
             places.callback(_write_statistics, request.stats_out, plan, real, split, extractor)
@@ -198,13 +199,6 @@ def _kept(batches: Batches, path: Path | None) -> Batches:
         for batch in batches:
             write(batch)
             yield batch
-
-
-def _write(path: Path, answer: Metrics, *, force: bool) -> None:
-    text = answer.model_dump_json(indent=2) + "\n"
-    if path.exists() and not force and path.read_text(encoding="utf-8", errors="replace") != text:
-        raise InputError(f"--out {path} exists with another content; choose another name or add --force")
-    files.write_text(path, text)
 
 
 def _show(answer: Metrics, *, as_json: bool) -> None:

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from pctool import files
 from pctool.cli.console import output, print_json
-from pctool.cli.outputs import write_new
 from pctool.errors import InputError
 
 
@@ -48,7 +48,7 @@ def export(
         raise InputError(f"--out {target}: the file is a .safetensors; name it so")
     tensors = plain_weights(loaded, network)
     about = description(loaded, network)
-    write_new({target: to_safetensors(tensors, about)}, force=force)
+    files.write_new({target: to_safetensors(tensors, about)}, force=force)
     if as_json:
         shapes = {key: list(value.shape) for key, value in tensors.items()}
         print_json({"out": str(target), "network": network, "step": step, "metadata": about, "tensors": shapes})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pctool import files
 from pctool.cli import console
 from pctool.errors import InputError
 
@@ -156,18 +157,16 @@ def _name(g: OddPolynomial, target: str | None) -> str:
     return f"{stem}.json"
 
 
-def _write(files: list[tuple[Path, bytes]], force: bool) -> None:
-    """All of them or none: whatever must not be overwritten is found before the first is written."""
-    from pctool.core.polynomial_file import same_content, write_once
-
+def _write(made: list[tuple[Path, bytes]], force: bool) -> None:
+    """All of them or none."""
     places: dict[str, bytes] = {}
-    for path, data in files:
-        if places.setdefault(os.path.realpath(path), data) != data:
+    for path, data in made:
+        if "\0" not in str(path) and places.setdefault(os.path.realpath(path), data) != data:
             raise InputError(f"{path} is to hold two different things; give each file its own name, or fit one by one")
-    kept = {path for path, data in files if same_content(path, data, force=force)}
-    for path, data in dict(files).items():
-        write_once(path, data, force=force)
-        console.note(f"{path} holds this already" if path in kept else f"wrote {path}")
+    contents = dict(made)
+    written = files.write_new(contents, force=force)
+    for path in contents:
+        console.note(f"wrote {path}" if path in written else f"{path} holds this already")
 
 
 def _finish(polynomials: list[OddPolynomial], paths: list[Path], plot: Path | None, force: bool, as_json: bool) -> None:
@@ -178,10 +177,10 @@ def _finish(polynomials: list[OddPolynomial], paths: list[Path], plot: Path | No
     from pctool.fitting.text import curve, summary
 
     models = [PolynomialFile.of(g) for g in polynomials]
-    files = [(path, dump(model).encode()) for path, model in zip(paths, models, strict=True)]
+    made = [(path, dump(model).encode()) for path, model in zip(paths, models, strict=True)]
     if plot:
-        files.append((plot, draw(polynomials, plot.name)))
-    _write(files, force)
+        made.append((plot, draw(polynomials, plot.name)))
+    _write(made, force)
     answers = []
     for g, path, model in zip(polynomials, paths, models, strict=True):
         found, obstacle = diagnose(g), why_not_trainable(g)
@@ -212,10 +211,10 @@ def _finish_ladder(ladder: Ladder, path: Path, plot: Path | None, *, force: bool
     from pctool.fitting.text import ladder_table
 
     model = ladder_file(ladder.taus, ladder.polynomials)
-    files = [(path, dump(model).encode())]
+    made = [(path, dump(model).encode())]
     if plot:
-        files.append((plot, draw(ladder.polynomials, plot.name, ladder.taus)))
-    _write(files, force)
+        made.append((plot, draw(ladder.polynomials, plot.name, ladder.taus)))
+    _write(made, force)
     line = f"pctool train --method apc --ladder {shlex.quote(str(path))}"
     if not as_json:
         typer.echo(f"{ladder_table(ladder)}\n{line}")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pctool import files
 from pctool.cli.console import finite, note, output, print_json
-from pctool.cli.outputs import write_new
 from pctool.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def report(  # noqa: PLR0917  # every setting is a flag of its own
         "report.html": page.html(rows, figures, spectra, remarks, about).encode(),
         **figures,
     }
-    write_new({out / name: data for name, data in contents.items()}, force=force)
+    files.write_new({out / name: data for name, data in contents.items()}, force=force)
     for remark in remarks:
         note(remark)
     if as_json:

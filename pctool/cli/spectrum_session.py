@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pctool.cli.console import note, output, print_json, progress, reader_has_gone
-from pctool.cli.outputs import write_new
 from pctool.errors import InputError, PartialError, SavedInterrupt
 
 if "numpy" not in sys.modules:  # before it loads: one thread for linear algebra, so that no result depends on it
@@ -91,7 +90,7 @@ def measure(settings: Settings, *, force: bool, as_json: bool) -> None:
     contents = {target: file_image(rows, source, network, request.operator, extra)}
     measured = parse_spectrum(contents[target], str(target))
     contents |= _figures(measured, settings.plot)
-    write_new(contents, force=force, own=[target] if begun is not None or collected.saved else [])
+    files.write_new(contents, force=force, own=[target] if begun is not None or collected.saved else [])
     if as_json:
         print_json(summary(measured, target, list(contents)[1:], collected.skipped))
     else:
@@ -198,7 +197,7 @@ def show_recorded(text: str, *, watch: bool, plot: Path | None, force: bool, as_
     if not len(measured.steps):
         raise InputError(f"{path} has no row yet; wait for the run, or give another file")
     contents = _figures(measured, plot)
-    write_new(contents, force=force)
+    files.write_new(contents, force=force)
     _warn(measured)
     if as_json:
         print_json(summary(measured, path, list(contents), {}))

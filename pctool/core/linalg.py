@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pctool.core.outer_products import as_outer_products, through_outer_products
+from pctool.core.polynomial import MAX_COEFFS
 from pctool.core.power_iteration import padded, times_vectors
 from pctool.core.products import (
     Precision,
@@ -31,18 +32,6 @@ from pctool.core.products import (
     working,
 )
 
-MAX_COEFFS = 5  # degree 9, the strongest polynomial the paper uses (Sec. 3.3, "Search space")
-
-
-def spectral_norm(W: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """SN(W) = W / (u^T W v) with u and v constant, so that the gradient flows through sigma.
-
-    W [n, m], u [n], v [m]; SN-GAN eq. 8, and what PyTorch's `spectral_norm` computes. In float32 or better,
-    returned in W's dtype.
-    """
-    A = working(W)
-    return (A / _sigma(A, u, v)).to(W.dtype)
-
 
 def precondition(
     W: Tensor, u: Tensor, v: Tensor, coeffs: Sequence[float] | Tensor, *, precision: Precision = "fp32"
@@ -54,8 +43,6 @@ def precondition(
     `precondition_batch`); returned in W's dtype.
     Raises ValueError for another number of coefficients or what is no floating-point matrix.
     """
-    if not isinstance(coeffs, Tensor) and len(coeffs) == 1:
-        return coeffs[0] * spectral_norm(W, u, v)
     return _oriented(W, _unit(u), _unit(v), coeffs, precision)
 
 

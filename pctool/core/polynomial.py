@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+MAX_COEFFS = 5  # that a layer takes: degree 9, the strongest that the paper uses (Sec. 3.3, "Search space")
+
 if TYPE_CHECKING:
     import numpy as np
     import torch

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from pctool.core.polynomial import OddPolynomial
+from pctool.core.polynomial import MAX_COEFFS, OddPolynomial
 from pctool.core.polynomial_models import LadderFile, PolynomialFile, Rung
 from pctool.core.polynomial_report import LAYER_UPPER, float32_error
 from pctool.errors import InputError
-from pctool.files import write_bytes
+from pctool.files import write_new
 
 MAX_BYTES = 262_144  # a ladder of 16 certified polynomials takes 30 kB
-MAX_TRAIN_DEGREE = 9  # the paper's largest (section 3.3), and the width of the training kernel's coefficient tensor
+MAX_TRAIN_DEGREE = 2 * MAX_COEFFS - 1
 MAX_FLOAT32_ERROR = 1e-3  # the last digit of the published coefficients
 WRITER = "'pctool fit-poly' writes one"
 
@@ -74,27 +73,6 @@ def dump(model: BaseModel) -> str:
     return json.dumps(model.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
 
 
-def same_content(path: Path, data: bytes, *, force: bool = False) -> bool:
-    """Whether `path` holds `data` already. Raises InputError if it holds another content, without `force`."""
-    try:
-        if not os.path.exists(path) and "\0" not in str(path):  # or it may not be looked at: then writing says so
-            return False
-        if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
-            return True
-        problem = "exists with another content" if path.is_file() else "is not a file"
-    except (OSError, ValueError) as error:
-        problem = f"cannot be read ({error})"
-    if force and path.is_file():
-        return False
-    raise InputError(f"{path} {problem}; choose another name, or overwrite it with --force (a file only)")
-
-
-def write_once(path: Path, data: bytes, *, force: bool = False) -> None:
-    """Writes a file, whole; the same content again does nothing. Raises InputError as above, WriteError."""
-    if not same_content(path, data, force=force):
-        write_bytes(path, data)
-
-
 def read_polynomial(path: Path) -> OddPolynomial:
     """A polynomial file, with its report recomputed and its certificate verified. Raises InputError."""
     return read_model(path, PolynomialFile).polynomial()
@@ -102,7 +80,7 @@ def read_polynomial(path: Path) -> OddPolynomial:
 
 def write_polynomial(path: Path, polynomial: OddPolynomial, *, force: bool = False) -> None:
     """Writes a polynomial file; see `OddPolynomial.save`."""
-    write_once(path, dump(PolynomialFile.of(polynomial)).encode(), force=force)
+    write_new({path: dump(PolynomialFile.of(polynomial)).encode()}, force=force)
 
 
 def why_not_trainable(polynomial: OddPolynomial) -> str | None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from pctool.data import datasets
 from pctool.errors import InputError
+from pctool.evaluation.metric_names import distance_of
 from pctool.report.paper import PaperRow, method_key, published
 from pctool.report.runs import Run
 from pctool.spectrum.store import SUMMARY
@@ -178,10 +179,8 @@ def _short(value: object) -> str:
 
 
 def metric_of(runs: Sequence[Run]) -> str | None:
-    """The score to tabulate: `fid`, else `fid_legacy`, else the first `fd_...` there is; None without any."""
-    names = _score_names(runs)
-    distances = [name for name in names if name.startswith("fd_")]
-    return next((name for name in ["fid", "fid_legacy", *distances] if name in names), None)
+    """The distance to tabulate; None without any."""
+    return distance_of(_score_names(runs))
 
 
 def _score_names(runs: Sequence[Run]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 from pctool.core.checkpoint import list_checkpoints
 from pctool.errors import InputError, NonFiniteError
 from pctool.spectrum.reader import Spectrum, read_spectrum
-from pctool.training.run_files import refuse
+from pctool.training.run_files import entries, number, read_object
 from pctool.training.run_folder import RunRecord
 
 Ended = Literal["finished", "diverged", "unfinished"]
@@ -26,7 +25,6 @@ TYPES: dict[str, type] = {
     **dict.fromkeys(("dataset", "arch", "method"), str),
     **dict.fromkeys(("resolution", "degree", "d_iters", "g_iters", "seed", "steps"), int),
 }
-MAX_DIGITS = 18  # of a number that any array can hold
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -77,51 +75,27 @@ def read_run(path: Path) -> Run:
     stats, metrics = _log(path / "stats.jsonl"), _log(path / "metrics.jsonl")
     spectrum = read_spectrum(path / "spectrum.h5", smallest=2) if (path / "spectrum.h5").exists() else None
     recorded = spectrum.steps.tolist() if spectrum else []
-    code, last = _ending(path / "exit.json")
+    ending = read_object(path / "exit.json")
+    last = int(number(ending.get("step")) or 0)
     saved = [int(checkpoint.stem) for checkpoint in list_checkpoints(path)]
     step = max([0, last, *saved[-1:], *recorded, *(entry["step"] for entry in stats)])
     wanted = record.config.get("steps")
-    done = code == 0 and isinstance(wanted, int) and step >= wanted
-    ended: Ended = "diverged" if code == NonFiniteError.code else "finished" if done else "unfinished"
+    done = ending.get("code") == 0 and isinstance(wanted, int) and step >= wanted
+    ended: Ended = "diverged" if ending.get("code") == NonFiniteError.code else "finished" if done else "unfinished"
     return Run(path, record, ended, step, stats, metrics, spectrum, _newest_picture(path / "samples"))
 
 
 def _log(path: Path) -> tuple[dict[str, Any], ...]:
-    """The lines of a log; a last one that a crash cut short is left out."""
+    """The entries of a log that name a step; lines that a crash has cut or damaged are left out."""
     if not path.exists():
         return ()
     try:
         if path.stat().st_size > MAX_LOG_BYTES:
             raise InputError(f"{path} has more than {MAX_LOG_BYTES:,} bytes; leave that run out")
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        found = entries(path.read_bytes())
+    except OSError:
         raise InputError(f"cannot read {path}; restore it, or leave that run out") from None
-    entries = []
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line, parse_constant=refuse, parse_int=_integer)
-            if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
-                raise ValueError("no step")
-        except (ValueError, RecursionError):
-            if number == len(lines):
-                break
-            raise InputError(f"line {number} of {path} is damaged; restore it, or leave that run out") from None
-        entries.append(entry)
-    return tuple(entries)
-
-
-def _integer(digits: str) -> int | None:
-    return int(digits) if len(digits) <= MAX_DIGITS else None
-
-
-def _ending(path: Path) -> tuple[int | None, int]:
-    """How the last process ended, and at which step; None and 0 while it runs, or where that cannot be known."""
-    try:
-        said = json.loads(path.read_bytes(), parse_int=_integer)
-        code, step = said.get("code"), said.get("step")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None, 0
-    return code if isinstance(code, int) else None, step if isinstance(step, int) else 0
+    return tuple(entry for entry in found if isinstance(entry.get("step"), int))
 
 
 def _newest_picture(folder: Path) -> bytes | None:

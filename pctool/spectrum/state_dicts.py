@@ -17,7 +17,7 @@ import torch
 from pctool.core.checkpoint import Network
 from pctool.core.layers.extra_state import unpacked
 from pctool.core.layers.state import LayerKind, LayerState
-from pctool.core.linalg import MAX_COEFFS
+from pctool.core.polynomial import MAX_COEFFS
 from pctool.errors import InputError
 from pctool.spectrum.foreign import GIVE_ANOTHER, check_tensor, mappings
 

@@ -22,7 +22,7 @@ from pctool.core.layers.preconditioner import METHODS, Method
 from pctool.core.layers.strength import HISTORY, PUBLISHED_TAUS, Ladder
 from pctool.core.models import RESOLUTIONS, Arch, default_widths
 from pctool.core.models.blocks import Variant
-from pctool.core.polynomial import PUBLISHED, OddPolynomial
+from pctool.core.polynomial import MAX_COEFFS, PUBLISHED, OddPolynomial
 from pctool.core.products import Precision, has_fast_bf16
 from pctool.data import catalog, datasets, encoded
 from pctool.data.pictures import Crop
@@ -36,7 +36,7 @@ Width = Annotated[int, Field(ge=8, le=4096)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Threshold = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Moment = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Coeffs = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1, max_length=5)]
+Coeffs = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1, max_length=MAX_COEFFS)]
 
 USED_BY: dict[str, tuple[Method, ...]] = {  # what only some methods look at; see docs/method.md
     "degree": ("fpc",),

@@ -13,6 +13,7 @@ from pctool.evaluation import features, protocols, score
 from pctool.evaluation.comparison import View, collect
 from pctool.evaluation.generate import generate
 from pctool.evaluation.images import ImageArray
+from pctool.evaluation.metric_names import distance_of
 from pctool.training import ema, images
 from pctool.training.config import TrainConfig
 from pctool.training.ranks import Ranks, Stopped
@@ -119,5 +120,7 @@ def opened(config: TrainConfig, ranks: Ranks, say: Callable[[str], object]) -> S
 
 
 def distance(scores: dict[str, float]) -> float:
-    """The score that the best checkpoint is chosen by: FID, or the Frechet distance of another extractor."""
-    return next(value for name, value in scores.items() if name == "fid" or name.startswith("fd_"))
+    """The score that the best checkpoint is chosen by."""
+    name = distance_of(scores)
+    assert name is not None  # what is scored while training has one
+    return scores[name]

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pctool.errors import InputError
+from pctool.evaluation.metric_names import distance_of
 
+MAX_DIGITS = 18  # of a number that any array can hold
 TAIL = 2**16  # bytes of a log that are read: some hundred lines of stats.jsonl
 
 
 @dataclass(frozen=True)
 class Score:
-    """The last evaluation: its first distance (fid, else the first there is), and its step."""
+    """The last evaluation that has a distance to the data: its name and value, and the step."""
 
     name: str
     value: float
@@ -40,15 +42,13 @@ class Alarm:
 
 
 def last_score(run: Path) -> Score | None:
-    """The last evaluation in metrics.jsonl; None where there is none."""
+    """The last such evaluation in metrics.jsonl; None where there is none."""
     for line in reversed(last_lines(run / "metrics.jsonl")):
         scores, step = line.get("scores"), number(line.get("step"))
         if not isinstance(scores, dict) or step is None:
             continue
         found = {name: value for name in scores if (value := number(scores[name])) is not None}
-        first = [name for name in found if name == "fid" or name.startswith("fd_")]
-        if found:
-            name = "fid" if "fid" in found else (first or list(found))[0]
+        if name := distance_of(found):
             return Score(name, found[name], int(step))
     return None
 
@@ -96,27 +96,41 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def last_lines(path: Path) -> list[dict[str, Any]]:
-    """The last lines of a log, without those that are cut or damaged."""
+    """The last entries of a log; none where there is none to read."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL))
-            lines = file.read(TAIL).splitlines()
+            return entries(file.read(TAIL))
     except OSError:
         return []
-    return [entry for line in lines if (entry := _parsed(line))]
+
+
+def entries(log: bytes) -> list[dict[str, Any]]:
+    """What the lines of a log say, without those that a crash has cut or damaged."""
+    return [entry for line in log.split(b"\n") if (entry := _parsed(line))]
+
+
+def up_to(log: bytes, step: int) -> bytes:
+    """A log without what it says beyond `step`, and without lines that speak of no step."""
+    steps = [(line, number(_parsed(line).get("step"))) for line in log.split(b"\n")]
+    return b"".join(line + b"\n" for line, its in steps if its is not None and its <= step)
 
 
 def _parsed(text: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(text, parse_constant=refuse)
+        value = json.loads(text, parse_constant=_refuse, parse_int=_integer)
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
-def refuse(word: str) -> NoReturn:
-    """For `json.loads`, to which NaN and the infinities would be numbers."""
+def _refuse(word: str) -> NoReturn:
+    """NaN and the infinities, which to `json.loads` would be numbers."""
     raise ValueError(word)
+
+
+def _integer(digits: str) -> int | None:
+    return int(digits) if len(digits) <= MAX_DIGITS else None
 
 
 def number(value: object) -> float | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from pctool.errors import InputError, WriteError
 from pctool.evaluation.metrics_file import versions
 from pctool.training.background import MOST
 from pctool.training.config import TrainConfig
-from pctool.training.run_files import number, read_object
+from pctool.training.run_files import entries, number, read_object, up_to
 from pctool.training.sample_grid import grid_image
 
 
@@ -172,8 +171,7 @@ class RunFolder:
         before = self.record()
         save_every = _int(before and before.config.get("save_every"))
         if not step and save_every:  # it was killed; its fifth checkpoint would have waited for the first
-            log = self.path / "stats.jsonl"
-            logged = [x for line in (_lines(log) if log.exists() else ()) if math.isfinite(x := _step_of(line))]
+            logged = [x for entry in self.read_log("stats.jsonl") if (x := number(entry.get("step"))) is not None]
             step = int(logged[-1]) if logged and logged[-1] - logged[0] > (MOST + 1) * save_every else 0
         if step:
             raise InputError(
@@ -268,38 +266,24 @@ class RunFolder:
     def read_log(self, name: str) -> list[dict[str, Any]]:
         """The entries of a log; none where there is no such file yet."""
         path = self.path / name
-        return [json.loads(line) for line in _lines(path)] if path.exists() else []
+        return entries(path.read_bytes()) if path.exists() else []
 
     def cut_logs(self, step: int) -> None:
         """Drops what logs and alarm say beyond `step`: a resumed run writes it again, once."""
         alarm = self.path / "alarm.json"
-        if alarm.exists() and _step_of(alarm.read_text(encoding="utf-8")) > step:
+        said = number(read_object(alarm).get("step"))
+        if alarm.exists() and (said is None or said > step):
             alarm.unlink()
         for name in ("stats.jsonl", "metrics.jsonl"):
             path = self.path / name
-            if not path.exists():
-                continue
-            kept = [line for line in _lines(path) if _step_of(line) <= step]
-            files.write_text(path, "".join(line + "\n" for line in kept))
+            if path.exists():
+                files.write_bytes(path, up_to(path.read_bytes(), step))
 
     def save_samples(self, step: int, images: torch.Tensor) -> None:
         """samples/<step>.png: a square grid of [n, C, H, W] images in [-1, 1]."""
         path = self.path / "samples" / f"{step:08d}.png"
         with files.write_beside(path) as temporary:
             grid_image(images).save(temporary, format="png")
-
-
-def _lines(path: Path) -> list[str]:
-    """A log's lines; bytes that a crash of the node left there are no reason to fail."""
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()
-
-
-def _step_of(line: str) -> float:
-    """The step a log line speaks of; a line cut short by a crash counts as beyond everything."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
 
 
 def _is_result(path: Path) -> bool:

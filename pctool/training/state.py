@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pctool.core.export import MODEL_KEYS
 from pctool.core.layers.preconditioner import Preconditioner
 from pctool.core.models import DIM_Z, build_discriminator, build_generator
 from pctool.core.seeds import mix
@@ -29,7 +30,6 @@ from pctool.training.global_batch_norm import with_global_batch_norm
 from pctool.training.ranks import Ranks
 
 # The settings that networks are made of.
-SHAPES = ("arch", "variant", "resolution", "channels", "width_g", "width_d")
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,9 @@ class TrainingState:
         try:
             self.load(checkpoint)
         except InputError:
-            other = [f"{key}: {before[key]} -> {now[key]}" for key in SHAPES if before.get(key, now[key]) != now[key]]
+            other = [
+                f"{key}: {before[key]} -> {now[key]}" for key in MODEL_KEYS if before.get(key, now[key]) != now[key]
+            ]
             if not other:
                 raise
             said = f"the checkpoint is of other networks ({'; '.join(other)}); give its settings, or another checkpoint"

@@ -74,19 +74,16 @@ def write(folder: Path, study: StudyFile, texts: Sequence[str], *, force: bool) 
     contents = {folder / "tasks" / f"{name}.toml": text for name, text in zip(study.tasks, texts, strict=True)}
     contents[folder / "array.sbatch"] = array_script(folder, study)
     contents[folder / "study.json"] = study.model_dump_json(indent=2) + "\n"
-    changed = [path for path, text in contents.items() if not files.holds(path, text.encode())]
     leftover = sorted(set((folder / "tasks").glob("*.toml")) - set(contents))
-    in_the_way = [*(path for path in changed if os.path.exists(path)), *leftover]
-    if in_the_way and not force:
-        raise InputError(f"{in_the_way[0]} exists with other content; add --force to overwrite, or give another --out")
+    if leftover and not force:
+        raise InputError(f"{leftover[0]} is no task of this study; add --force to remove it, or give another --out")
+    files.write_new({path: text.encode() for path, text in contents.items()}, force=force)
     for path in leftover:
         path.unlink()
     try:
         (folder / "logs").mkdir(parents=True, exist_ok=True)  # SLURM makes no folders for its output
     except OSError as error:
         raise files.write_error(folder / "logs", error) from error
-    for path in changed:
-        files.write_text(path, contents[path])
     return list(contents)
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 import typer
 
+from pctool import files
 from pctool.cli import evaluation_session
 from pctool.cli.evaluate import evaluate
 from pctool.cli.evaluation_sources import real_images
@@ -168,7 +169,7 @@ def test_a_place_that_cannot_be_written_to(place, capsys, monkeypatch):
             run("run", *FEW, flag, f"/proc/1/{file}")
     monkeypatch.undo()
     monkeypatch.chdir(place)
-    monkeypatch.setattr(evaluation_session, "_write", fails := unittest.mock.Mock(side_effect=WriteError("full")))
+    monkeypatch.setattr(files, "write_new", fails := unittest.mock.Mock(side_effect=WriteError("full")))
     with pytest.raises(WriteError, match="full"):
         run("run", *FEW, "--metrics", "fid", "--out", "a.json", "--stats-out", "s.npz", "--json")
     fails.assert_called_once()

@@ -59,7 +59,7 @@ def test_another_content_is_refused_without_force(fit_poly, tmp_path):
     other = [*BASE, "--alpha", 3, "--out", "pl0.4-deg7.json"]
     code, out, err = fit_poly(*other)
     assert (code, out) == (2, "")
-    assert "pl0.4-deg7.json exists with another content" in err
+    assert "pl0.4-deg7.json exists with other content" in err
     assert err.count("\n") == 1
     # The picture alone stands in the way of a new file: that one is not written either.
     assert fit_poly("--cutoff", 0.5, "--degree", 7, "--plot", "p.png")[0] == 2

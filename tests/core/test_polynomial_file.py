@@ -176,7 +176,7 @@ def test_the_same_content_again_is_no_error_and_another_is(tmp_path):
     FITTED.save(path)
     before = (path.read_bytes(), path.stat().st_mtime_ns)
     FITTED.save(path)
-    with pytest.raises(InputError, match="another content"):
+    with pytest.raises(InputError, match="other content"):
         PUBLISHED[3].save(path)
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
     PUBLISHED[3].save(path, force=True)
@@ -187,7 +187,7 @@ def test_the_same_content_again_is_no_error_and_another_is(tmp_path):
 def test_a_folder_is_never_overwritten(tmp_path):
     """Not even with force."""
     for force in (False, True):
-        with pytest.raises(InputError, match="not a file"):
+        with pytest.raises(InputError, match="is a folder; name a file"):
             FITTED.save(tmp_path, force=force)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pctool import files
 from pctool.errors import InputError
 from pctool.report import page, rows, tables
 from pctool.report.figures import overlays, spectra_of
@@ -243,14 +244,11 @@ def test_runs_are_found_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("config.json", {"resolution": {"a": 1}}, "config.json is damaged"),
         ("config.json", {"dataset": ["x"]}, "config.json is damaged"),
         ("config.json", {"d_iters": None}, "config.json is damaged"),
-        ("stats.jsonl", "{\n{}\n", "line 1 of .*stats.jsonl is damaged"),
-        ("metrics.jsonl", '{"step": NaN}\n{"step": 1}\n', "line 1 of .*metrics.jsonl is damaged"),
-        ("metrics.jsonl", "[" * 100_000 + "\n\n", "line 1 of .*metrics.jsonl is damaged"),
         ("spectrum.h5", "x", "spectrum.h5 is damaged"),
     ],
 )
 def test_damaged_files_of_a_run_are_one_line(tmp_path: Path, name: str, content: Any, message: str) -> None:
-    """The file and the line are named; settings of another type count as damage."""
+    """The file is named; settings of another type count as damage."""
     path = make_run(tmp_path / "r", scores={20: 1.0})
     if isinstance(content, dict):
         record = json.loads((path / name).read_text())
@@ -260,14 +258,20 @@ def test_damaged_files_of_a_run_are_one_line(tmp_path: Path, name: str, content:
         read_run(path)
 
 
-def test_a_line_that_a_crash_cut_short_is_left_out(tmp_path: Path) -> None:
-    """The last one only, as a crash leaves it."""
+@pytest.mark.parametrize(
+    "damage", ["{", '{"step": NaN}', "[" * 100_000, '{"step": 1' + "0" * 99 + "}", "\0" * 99, '"x"']
+)
+def test_a_line_that_a_crash_damaged_is_left_out(tmp_path: Path, damage: str) -> None:
+    """The last one, or one that others were appended to since; not one whose text has a line separator."""
     path = make_run(tmp_path / "r", scores={10: 2.0, 20: 1.0})
-    text = (path / "metrics.jsonl").read_text()
-    (path / "metrics.jsonl").write_text(text[:-20])
-    (made,) = rows_of([read_run(path)])
-    assert made.score is not None
-    assert made.score.mean == 2.0
+    whole = read_run(path).metrics
+    files.append_line(path / "metrics.jsonl", json.dumps({"step": 20, "skipped": "a\u2028b"}, ensure_ascii=False))
+    with (path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(damage)
+    assert [entry["step"] for entry in read_run(path).metrics] == [10, 20, 20]
+    files.append_line(path / "metrics.jsonl", json.dumps(whole[-1]))
+    assert read_run(path).metrics[:2] == whole
+    assert [entry["step"] for entry in read_run(path).metrics] == [10, 20, 20, 20]
 
 
 def test_a_run_without_a_spectrum_has_no_condition_numbers(tmp_path: Path) -> None:

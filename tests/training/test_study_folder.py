@@ -98,7 +98,7 @@ def test_another_study_needs_force(tmp_path, names):
     run.parent.mkdir(parents=True)
     run.write_text("{}")
     before = contents(tmp_path)
-    with pytest.raises(InputError, match="exists with other content; add --force"):
+    with pytest.raises(InputError, match=r"(exists with other content|is no task of this study); add --force"):
         write(tmp_path, names)
     assert contents(tmp_path) == before
     write(tmp_path, names, force=True)
@@ -120,15 +120,15 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 def test_study_json_is_written_last(tmp_path, monkeypatch):
     """A process that dies in between leaves a folder that is no study, and the same command completes it."""
     written = []
-    real = study_folder.files.write_text
+    real = study_folder.files.write_bytes
 
-    def dying(path, text):
+    def dying(path, data):
         if len(written) == 3:
             raise KeyboardInterrupt
         written.append(path.name)
-        real(path, text)
+        real(path, data)
 
-    monkeypatch.setattr(study_folder.files, "write_text", dying)
+    monkeypatch.setattr(study_folder.files, "write_bytes", dying)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "s")
     assert "study.json" not in written

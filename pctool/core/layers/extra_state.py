@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pctool.core.layers.strength import HISTORY
-from pctool.core.linalg import MAX_COEFFS
+from pctool.core.polynomial import MAX_COEFFS
 
 FIRST = 3 + MAX_COEFFS  # entries before the measurements
 

@@ -18,12 +18,10 @@ from torch.nn.utils import parametrize
 from pctool.core.layers.extra_state import packed, unpacked
 from pctool.core.layers.strength import AdaptiveStrength
 from pctool.core.linalg import (
-    MAX_COEFFS,
     coefficient_rows,
     precondition_batch,
-    spectral_norm,
 )
-from pctool.core.polynomial import IDENTITY, OddPolynomial
+from pctool.core.polynomial import IDENTITY, MAX_COEFFS, OddPolynomial
 from pctool.core.power_iteration import initial_vectors, power_iteration
 from pctool.core.products import Precision
 
@@ -135,10 +133,7 @@ class Preconditioned(nn.Module):
         # too: an average of a model has its coefficients copied into the buffer, and knows of no change of strength.
         any_strength = self.strength is not None and (compiling or not self.training)
         n_coeffs = MAX_COEFFS if any_strength else len(self.polynomial.coeffs)
-        if n_coeffs == 1:
-            W_hat = self.polynomial.coeffs[0] * spectral_norm(W, u, v)
-        else:
-            (W_hat,) = precondition_batch([W], [u], [v], self._coeffs, n_coeffs=n_coeffs, precision=self.precision)
+        (W_hat,) = precondition_batch([W], [u], [v], self._coeffs, n_coeffs=n_coeffs, precision=self.precision)
         moved = weight.movedim(self.dim, 0).shape
         return W_hat.reshape(moved).movedim(0, self.dim)
 

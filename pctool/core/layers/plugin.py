@@ -33,8 +33,7 @@ from pctool.core.layers.stock import (
     take_off_spectral_norm,
 )
 from pctool.core.layers.strength import HISTORY, PUBLISHED_TAUS, AdaptiveStrength, Ladder
-from pctool.core.linalg import MAX_COEFFS
-from pctool.core.polynomial import IDENTITY, PUBLISHED, OddPolynomial
+from pctool.core.polynomial import IDENTITY, MAX_COEFFS, PUBLISHED, OddPolynomial
 from pctool.core.products import Precision, check_precision
 
 PluginMethod = Literal["sn", "fpc", "apc"]
