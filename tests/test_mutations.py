@@ -91,8 +91,8 @@ MUTATIONS = {
     ),
     "strength applied to no weight": (
         "core/layers/preconditioner.py",
-        "if any(changed):\n            self._plan()",
-        "if any(changed):\n            pass",
+        "if any(changes):\n            self._plan()",
+        "if any(changes):\n            pass",
         "training/test_loop.py",
     ),
     "a step that is not finite applied": (
@@ -122,18 +122,35 @@ MUTATIONS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MUTATIONS)
-def test_the_tests_catch(name, tmp_path):
-    """The mutated package fails the test file that watches the place."""
-    file, right, wrong, watcher = MUTATIONS[name]
+@pytest.fixture
+def copy_of_the_project(tmp_path):
     for part in ("pctool", "presets", "tests"):
         shutil.copytree(ROOT / part, tmp_path / part)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    source = (tmp_path / "pctool" / file).read_text()
+    return tmp_path
+
+
+def run_tests(folder, *files):
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", *(f"tests/{file}" for file in files)]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_without_a_mistake_they_pass(copy_of_the_project):
+    """So that what fails below fails over the mistake."""
+    result = run_tests(copy_of_the_project, *sorted({watcher for *_, watcher in MUTATIONS.values()}))
+    assert result.returncode == 0, result.stdout[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_tests_catch(name, copy_of_the_project):
+    """The mutated package fails the test file that watches the place."""
+    file, right, wrong, watcher = MUTATIONS[name]
+    place = copy_of_the_project / "pctool" / file
+    source = place.read_text()
     assert source.count(right) == 1, f"{file} no longer has the line that this mutation changes"
-    (tmp_path / "pctool" / file).write_text(source.replace(right, wrong))
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", f"tests/{watcher}"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    place.write_text(source.replace(right, wrong))
+    result = run_tests(copy_of_the_project, watcher)
     assert result.returncode == 1, f"the mutation survived:\n{result.stdout[-2000:]}"
