@@ -5,7 +5,7 @@ Names load their modules when first used, so that `import pctool` is quick.
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ __all__ = [*_HOMES]  # noqa: PLE0604  # the names above, each from its home
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return importlib.metadata.version("pctool")
+        from importlib.metadata import version
+
+        return version("pctool")
     if name not in _HOMES:
         raise AttributeError(f"module 'pctool' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -19,12 +19,17 @@ from rich.console import Console
 if TYPE_CHECKING:
     from rich.progress import Task
 
+UNLIMITED = 10_000  # columns
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal
 
 
 def output() -> Console:
-    """The console of a command's answer (stdout); colours only on a terminal and without NO_COLOR."""
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    """The console of a command's answer (stdout); colours only on a terminal and without NO_COLOR.
+
+    What is no terminal has lines as long as they need.
+    """
+    terminal = sys.stdout.isatty()
+    return Console(soft_wrap=not terminal, highlight=False, width=None if terminal else UNLIMITED)
 
 
 class LastingStderr:

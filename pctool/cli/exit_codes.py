@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from pctool.errors import INTERRUPTED, PctoolError
+from pctool.errors import INTERRUPTED, MissingError, PctoolError
 
 OS_ERRORS = {  # met where no module had a better word for them
     errno.ENAMETOOLONG: (2, "give a shorter name"),
@@ -28,6 +28,14 @@ def exit_code(error: BaseException | None) -> int:
         return 0
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
+    if isinstance(error, ImportError) and _is_missing(error):
+        return MissingError.code
     if isinstance(error, OSError) and error.errno in OS_ERRORS:
         return OS_ERRORS[error.errno][0]
     return error.code if isinstance(error, PctoolError) else 1
+
+
+def _is_missing(error: ImportError) -> bool:
+    """Whether a package is not here, or a library of one does not load, as for want of memory; else it is a bug."""
+    another = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] != "pctool"
+    return another or ".so" in str(error) or str(error.path).endswith(".so")

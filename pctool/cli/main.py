@@ -64,6 +64,8 @@ def run(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code; what a user can mend becomes one line on stderr."""
     arguments = [_expanded(each) for each in (sys.argv[1:] if arguments is None else arguments)]
     follows = _follows(arguments)
+    for name in [each for each in os.environ if each.startswith("PCTOOL_")]:
+        os.environ[name] = _expanded(os.environ[name])
     os.environ["MPLBACKEND"] = "agg"  # a notebook's names one that is not here; figures are files alone
     try:
         _check_folder()
@@ -95,7 +97,7 @@ def run(arguments: list[str] | None = None) -> int:
 def _expanded(argument: str) -> str:
     """A path from `~` on where the shell left it, as behind `--out=`."""
     option, path = re.fullmatch(r"(--[\w-]+=)?(.*)", argument, re.DOTALL).groups()  # type: ignore[union-attr]
-    return (option or "") + (os.path.expanduser(path) if path.startswith("~/") else path)
+    return (option or "") + (os.path.expanduser(path) if path == "~" or path.startswith("~/") else path)
 
 
 def _check_folder() -> None:
@@ -107,13 +109,13 @@ def _check_folder() -> None:
 
 def _of_the_system(error: ImportError | OSError) -> tuple[str, int]:
     """What to say of an error that no module had a better word for, and its exit code; raises what is a bug."""
-    if isinstance(error, ImportError):
-        remedy = "'pctool doctor' says what is missing; too small a limit on memory does this too"
-        return f"{error}; {remedy}", errors.MissingError.code
-    if error.errno not in OS_ERRORS:
+    code = exit_code(error)
+    if code == 1:
         raise error
-    what = OS_ERRORS[error.errno][1]
-    return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}: {what}", exit_code(error)
+    if isinstance(error, ImportError):
+        return f"{error}; 'pctool doctor' says what is missing; too small a limit on memory does this too", code
+    what = OS_ERRORS[error.errno or 0][1]
+    return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}: {what}", code
 
 
 def _near(message: str) -> str:

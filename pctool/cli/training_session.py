@@ -68,9 +68,9 @@ def _with_coefficients(values: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(read.get("taus"), str):
         read["taus"] = _numbers(read["taus"])
     if isinstance(read.get("poly"), str | Path):
-        read["poly"] = read_training_polynomial(Path(read["poly"])).coeffs
+        read["poly"] = read_training_polynomial(Path(read["poly"]).expanduser()).coeffs
     if isinstance(read.get("ladder"), str | Path):
-        taus, polynomials = read_ladder(Path(read["ladder"]))
+        taus, polynomials = read_ladder(Path(read["ladder"]).expanduser())
         read["ladder"] = tuple((tau, g.coeffs) for tau, g in zip(taus, polynomials, strict=True))
     return read
 

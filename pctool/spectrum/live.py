@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,6 +128,14 @@ class _InPlace(io.FileIO):
     """
 
     problem: OSError | None = None
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """The place, also where it cannot be gone to: what is read or written there then counts for nothing."""
+        try:
+            return super().seek(offset, whence)
+        except OSError as error:
+            self.problem = self.problem or error
+            return offset
 
     def readinto(self, buffer: Any) -> int:
         """The whole buffer: HDF5 looks at no count, and takes what lies behind the end for zeros."""

@@ -159,9 +159,10 @@ def layer_states(weights: Mapping[str, Any]) -> list[LayerState]:
 
 def _coeffs(extra: object, key: str) -> tuple[float, ...]:
     """The polynomial behind the norm: of our own parametrization's state, else none, g(x) = x."""
-    if not isinstance(extra, torch.Tensor):
+    if extra is None:
         return (1.0,)
-    check_tensor(extra, f"{key}'s polynomial")
+    if isinstance(extra, torch.Tensor):
+        check_tensor(extra, f"{key}'s polynomial")
     try:
         coeffs = tuple(unpacked(extra)["coeffs"])
     except ValueError:

@@ -216,6 +216,7 @@ def _checked(given: dict[str, Any], flags: Mapping[str, Any], device: str) -> Tr
     values.setdefault("batch_size_g", values["batch_size"])
     if values.get("fork") is not None and "out" not in values:
         raise InputError("--fork starts a new run: name its folder with --out")
+    values = {key: os.path.expanduser(each) if isinstance(each, str) else each for key, each in values.items()}
     for key, value in values.items():
         if isinstance(value, str | Path) and str(value) != files.printable(str(value)):
             raise InputError(f"--{key.replace('_', '-')} {files.printable(str(value))} is no valid UTF-8; rename it")

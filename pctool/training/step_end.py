@@ -6,6 +6,7 @@ what a checkpoint stands for is on the disk before it.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from typing import Any
@@ -53,16 +54,22 @@ class StepEnd:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *traceback: object) -> None:
-        background = self._background
-        if isinstance(error, InputError) and self.recorder and self.state.step > self._saved and not background.error:
-            self._save_checkpoint()  # an image that cannot be read, say: nothing was computed since the last step
-            self.recorder.watcher.note(
-                f"saved at step {self.state.step:,}; where the data have to change, another run goes on from there: "
-                f"--fork {self.run.checkpoint_path(self.state.step)} --out NEW"
-            )
-        background.close(give_up=isinstance(error, KeyboardInterrupt))
+        background, step = self._background, self.state.step
+        # Over an image that cannot be read, say: nothing was computed since the last step.
+        saving = isinstance(error, InputError) and self.recorder is not None and step > self._saved
+        try:
+            if saving and not background.error:
+                with contextlib.suppress(PctoolError):  # `error` is what the run ends over
+                    self._save_checkpoint()
+        finally:
+            background.close(give_up=isinstance(error, KeyboardInterrupt))
         if error is None:
             background.check()
+        elif saving and self.recorder and self.run.checkpoint_path(step).exists():
+            self.recorder.watcher.note(
+                f"saved at step {step:,}; where the data have to change, another run goes on from there: "
+                f"--fork {self.run.checkpoint_path(step)} --out NEW"
+            )
         elif self.recorder and isinstance(background.error, PctoolError) and background.error is not error:
             self.recorder.watcher.note(str(background.error))
 

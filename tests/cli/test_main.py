@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import unittest.mock
 from pathlib import Path
 
 import pytest
@@ -155,15 +156,33 @@ def test_a_forbidden_place_is_one_line_that_names_it(number, code, monkeypatch, 
     assert capsys.readouterr().err.startswith(f"pctool: some/place: {os.strerror(number)}: ")
 
 
-def test_a_missing_package_is_one_line(monkeypatch, capsys):
-    """What cannot be imported, for want of memory too, ends with 4 and its name."""
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("libtorch_cuda.so: failed to map segment from shared object"),
+        ModuleNotFoundError("No module named 'lmdb'", name="lmdb"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_line(error, monkeypatch, capsys):
+    """A package that is not here, or a library without memory to load, ends with 4 and its name; exit.json says so."""
+    monkeypatch.setattr(main, "app", unittest.mock.Mock(side_effect=error))
+    assert main.run([]) == exit_code(error) == 4
+    assert capsys.readouterr().err.startswith(f"pctool: {error}; ")
 
-    def refuse(*args, **kwargs):
-        raise ImportError("libtorch_cuda.so: failed to map segment")
 
-    monkeypatch.setattr(main, "app", refuse)
-    assert main.run([]) == 4
-    assert capsys.readouterr().err.startswith("pctool: libtorch_cuda.so: failed to map segment; ")
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("cannot import name 'x' from 'pctool.core'", name="pctool.core", path="pctool/core/__init__.py"),
+        ModuleNotFoundError("No module named 'pctool.cor'", name="pctool.cor"),
+    ],
+)
+def test_a_broken_import_is_a_bug(error, monkeypatch):
+    """Of our own modules: a traceback, and exit code 1."""
+    monkeypatch.setattr(main, "app", unittest.mock.Mock(side_effect=error))
+    with pytest.raises(ImportError):
+        main.run([])
+    assert exit_code(error) == 1
 
 
 def test_a_deleted_current_folder_is_one_line(tmp_path, monkeypatch, capsys):
@@ -182,6 +201,8 @@ def test_a_path_from_the_home_folder_is_one(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main.run(["fit-poly", "--cutoff", "0.4", "--degree", "7", "--out=~/g.json"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["g.json"]
+    monkeypatch.setenv("PCTOOL_POLY", "~/g.json")
+    assert main.run(["train", "--method", "fpc", "--dataset", "fashion-mnist", "--dry-run"]) == 0
 
 
 def test_a_backend_of_a_notebook_is_no_matter(tmp_path, monkeypatch, capsys):

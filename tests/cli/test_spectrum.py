@@ -67,6 +67,16 @@ def test_a_run_folder_becomes_one_file_and_two_tables(folder: Path, capsys: pyte
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_long_names_are_whole_where_there_is_no_terminal(folder: Path) -> None:
+    """Piped, every column stands in a line as long as it needs."""
+    name = ".".join(["a_long_name_of_a_module"] * 3)
+    torch.save({f"{name}.weight": torch.eye(4, 5)}, "long.pt")
+    command = [sys.executable, "-m", "pctool", "spectrum", "long.pt"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in out.splitlines() if line.startswith(name)]
+    assert line.split()[:9] == [name, "4x5", "0", "1.00", "1.00", "1.00", "1.00", "1.00", "1.00"]
+
+
 def test_the_same_command_again_succeeds_and_changes_nothing(folder: Path) -> None:
     """The same content is no reason to refuse."""
     assert run(["spectrum", "runs/demo"]) == 0

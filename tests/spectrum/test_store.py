@@ -296,7 +296,7 @@ def test_a_full_disk_leaves_the_rows_before(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("lasting", [False, True])
-@pytest.mark.parametrize("operation", ["readinto", "write", "truncate", "close"])
+@pytest.mark.parametrize("operation", ["seek", "readinto", "write", "truncate", "close"])
 def test_a_failed_write_in_place_is_reported_and_nothing_is_written_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, lasting: bool
 ) -> None:
@@ -316,6 +316,11 @@ def test_a_failed_write_in_place_is_reported_and_nothing_is_written_after_it(
             number = calls[operation] = calls.get(operation, -1) + 1
             if number == self.fails_at or (lasting and 0 <= self.fails_at <= number):
                 raise OSError(errno.EIO, "Input/output error")
+
+        def seek(self, offset: int, whence: int = 0) -> int:
+            if operation == "seek":
+                self._count()
+            return super().seek(offset, whence)
 
         def readinto(self, buffer: Any) -> int:
             if operation == "readinto":

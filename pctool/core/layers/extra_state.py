@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,15 +26,18 @@ def packed(state: Mapping[str, Any], longest: int = HISTORY) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def unpacked(packed_state: Tensor) -> dict[str, Any]:
-    """The state that `packed` made a tensor. Raises ValueError for another tensor."""
-    values = packed_state.tolist() if packed_state.dim() == 1 else []
-    if len(values) < FIRST or values[0] not in range(1, MAX_COEFFS + 1) or not math.isfinite(values[1 + MAX_COEFFS]):
-        raise ValueError(f"a layer's extra state is {tuple(packed_state.shape)}, and not what pctool writes")
-    pending, history = values[FIRST - 1], values[FIRST:]
+def unpacked(packed_state: object) -> dict[str, Any]:
+    """The state that `packed` made a tensor. Raises ValueError for anything else, an average of states for example."""
+    found = packed_state if isinstance(packed_state, Tensor) else torch.empty(0)
+    values = found.tolist() if found.dim() == 1 and found.dtype == torch.float64 and len(found) >= FIRST else [0.0]
+    n, coeffs, (forwards, pending, *history) = values[0], values[1 : FIRST - 2], values[FIRST - 2 :] or (0.5, 0.0)
+    if n not in range(1, MAX_COEFFS + 1) or any(coeffs[int(n) :]) or not float(forwards).is_integer():
+        raise ValueError(
+            "a layer's extra state is not what pctool writes; save the model's state dict with this version"
+        )
     return {
-        "coeffs": values[1 : 1 + int(values[0])],
+        "coeffs": coeffs[: int(n)],
         "history": [value for value in history if value],
         "pending": pending or None,
-        "forwards": int(values[1 + MAX_COEFFS]),
+        "forwards": int(forwards),
     }

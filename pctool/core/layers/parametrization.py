@@ -155,6 +155,7 @@ class Preconditioned(nn.Module):
         self._publish()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Preconditioned:
+        self._adopt()
         super()._apply(fn, recurse)
         # Coefficients never in half precision, and never rounded by a way through it.
         self._coeffs = coefficient_rows([self.polynomial.coeffs], self._u)
@@ -169,8 +170,9 @@ class Preconditioned(nn.Module):
 
     def _adopt(self) -> None:
         """Takes over coefficients that were copied into the buffer alone, as those of an averaged model are."""
-        assert self.strength is not None
-        if self._coeffs.is_meta or torch.equal(coefficient_rows([self.polynomial.coeffs], self._coeffs), self._coeffs):
+        if self.strength is None or self._coeffs.is_meta:
+            return
+        if torch.equal(coefficient_rows([self.polynomial.coeffs], self._coeffs), self._coeffs):
             return
         coeffs = self._coeffs[0].tolist()
         while len(coeffs) > 1 and coeffs[-1] == 0:

@@ -28,11 +28,12 @@ from pctool.core.layers.stock import (
     effective_weight,
     has_class_of_its_own,
     old_spectral_norms,
+    parameters_of_weight,
     raw_weight,
     take_off_parametrizations,
     take_off_spectral_norm,
 )
-from pctool.core.layers.strength import HISTORY, PUBLISHED_TAUS, AdaptiveStrength, Ladder
+from pctool.core.layers.strength import HISTORY, PUBLISHED_TAUS, AdaptiveStrength, Ladder, check_count
 from pctool.core.polynomial import IDENTITY, MAX_COEFFS, PUBLISHED, OddPolynomial
 from pctool.core.products import Precision, check_precision
 
@@ -97,23 +98,23 @@ def precondition_(
         raise ValueError(f"unknown method {method!r}: one of sn, fpc, apc")
     if degree not in PUBLISHED:
         raise ValueError(f"degree is {degree}, published are {', '.join(map(str, PUBLISHED))}")
-    _check_count("update_every", update_every)
+    check_count("update_every", update_every)
+    check_count("history", history)
     chosen = polynomial or PUBLISHED[degree]
     rungs = ladder or Ladder(taus=taus)
     _check_settings([chosen, *rungs.polynomials], n_power_iterations, precision)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, _KINDS)}
-    for pattern in skip:
-        matching = fnmatch.filter(layers, pattern)
-        if not matching:
-            raise ValueError(f"skip has {pattern!r}, and no layer of that name is left; {', '.join(layers)}")
-        for name in matching:
-            del layers[name]
+    last = last_linear(layers)
+    unknown = [pattern for pattern in skip if not fnmatch.filter(layers, pattern)]
+    if isinstance(skip, str) or unknown:
+        raise ValueError(f"skip is {skip!r}, a list of names and patterns; the layers are {', '.join(layers)}")
+    layers = {name: layer for name, layer in layers.items() if not any(fnmatch.fnmatch(name, each) for each in skip)}
     if not layers:
         raise ValueError(f"{type(model).__name__} has no convolution and no linear layer to precondition")
     for name, layer in layers.items():
         _check(layer, name or type(layer).__name__)
     _check_shared(layers)
-    skipped = last_linear(layers) if skip_linear else None
+    skipped = last if skip_linear else None
     strengths = {name: AdaptiveStrength(rungs, history) for name in layers if method == "apc" and name != skipped}
     shared: dict[int, Preconditioned] = {}
     replaced = 0
@@ -140,7 +141,7 @@ def update_strengths_(model: nn.Module) -> dict[str, int]:
     found = _preconditioned(model)
     weights = {own: (name, weight_parametrizations(layer).original) for name, layer, own in found}  # a shared one once
     for name, weight in weights.values():
-        _check_values(weight, name)
+        _check_values(weight, name or type(model).__name__)
     for own, (_, weight) in weights.items():
         own.update_strength(weight)
     return {name: own.polynomial.degree for name, _, own in found}
@@ -174,15 +175,16 @@ def remove_precondition_(model: nn.Module) -> nn.Module:
 
 
 def _tied(model: nn.Module, found: Sequence[tuple[str, nn.Module, Preconditioned]]) -> list[str]:
-    """The preconditioned layers whose raw weight somebody else uses: without our layer, or outside of `model`."""
+    """The preconditioned layers whose raw weight another uses: plainly, with its own polynomial, outside of `model`."""
     parts = {id(weight_parametrizations(layer)) for _, layer, _ in found}
     others = [module for module in model.modules() if id(module) not in parts]
     elsewhere = {id(p) for module in others for p in module.parameters(recurse=False)}
     counts = Counter(own for _, _, own in found)
+    users = Counter(id(raw_weight(layer)) for layer in {own: layer for _, layer, own in found}.values())
     return [
         name
         for name, layer, own in found
-        if id(weight_parametrizations(layer).original) in elsewhere or counts[own] < own.n_layers
+        if id(raw_weight(layer)) in elsewhere or counts[own] < own.n_layers or users[id(raw_weight(layer))] > 1
     ]
 
 
@@ -206,7 +208,8 @@ def singular_values(model: nn.Module | Tensor | NDArray[np.floating]) -> dict[st
     found = {}
     for name, layer in model.named_modules():
         if isinstance(layer, _KINDS):
-            _check_values(raw_weight(layer), name)
+            for part in parameters_of_weight(layer):
+                _check_values(part, name or type(layer).__name__)
             weight = effective_weight(layer)
             found[name] = spectra.singular_values(weight.movedim(_output_dim(layer), 0).flatten(1))
     return found
@@ -232,21 +235,18 @@ def _check_settings(polynomials: Sequence[OddPolynomial], n_power_iterations: in
         if len(g.coeffs) > MAX_COEFFS:
             raise ValueError(f"a layer takes polynomials of degree {2 * MAX_COEFFS - 1} at most, not {g.degree}")
     if n_power_iterations is not None:
-        _check_count("n_power_iterations", n_power_iterations)
+        check_count("n_power_iterations", n_power_iterations)
     check_precision(precision)
     if torch.is_inference_mode_enabled():
         raise ValueError("what is made within torch.inference_mode() cannot be trained; call this outside of it")
 
 
-def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value}, allowed is a whole number, 1 or more")
-
-
 def _check_values(weight: Tensor, name: str) -> None:
-    """Raises ValueError for a weight that is in pieces (FSDP's), or not finite."""
+    """Raises ValueError for a weight that is in pieces (FSDP's), without values, or not finite."""
     if hasattr(weight, "full_tensor"):
         raise ValueError(f"{name}.weight is sharded; do this before fully_shard, or with a model that has it whole")
+    if weight.is_meta:
+        raise ValueError(f"{name}.weight is on the meta device and has no values; load them first")
     if not torch.isfinite(weight).all():
         raise ValueError(f"{name}.weight has entries that are not finite")
 
@@ -283,8 +283,6 @@ def _check(layer: nn.Module, name: str) -> None:
 
 def _check_parameter(weight: nn.Parameter, name: str) -> None:
     """Raises ValueError for a weight that has no norm to divide by, or that could not be trained."""
-    if weight.is_meta:
-        raise ValueError(f"{name}.weight is on the meta device and has no values; load them first")
     if weight.dim() < 2 or weight.dtype not in _DTYPES or not weight.numel():
         raise ValueError(f"{name}.weight is {weight.dtype} of shape {tuple(weight.shape)}, not a real matrix or kernel")
     if weight.is_inference():

@@ -91,6 +91,12 @@ def raw_weight(layer: nn.Module) -> Any:
     return getattr(layer, "weight_orig" if old_spectral_norms(layer) else "weight", None)
 
 
+def parameters_of_weight(layer: nn.Module) -> list[Tensor]:
+    """All that a layer's weight is made of: the raw weight, or what other parametrizations keep of it."""
+    parts = weight_parametrizations(layer)
+    return [raw_weight(layer)] if parts is None else list(parts.parameters(recurse=False))
+
+
 @torch.no_grad()
 def effective_weight(layer: nn.Module) -> Tensor:
     """The weight that the layer applies in eval mode; nothing is iterated or counted."""

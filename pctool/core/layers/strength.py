@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 import os
 import statistics
 from collections.abc import Callable, Mapping
@@ -47,6 +48,12 @@ class Ladder:
         return self.polynomials[above - 1] if above else IDENTITY
 
 
+def check_count(name: str, value: object) -> None:
+    """Raises ValueError unless the value is a whole number, 1 or more."""
+    if not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{name} is {value}, allowed is a whole number, 1 or more")
+
+
 class AdaptiveStrength:
     """One layer's polynomial under APC, with the measurements it was chosen by.
 
@@ -54,8 +61,7 @@ class AdaptiveStrength:
     """
 
     def __init__(self, ladder: Ladder, history: int = HISTORY) -> None:
-        if history < 1:
-            raise ValueError(f"history is {history}, allowed is 1 or more")
+        check_count("history", history)
         self.ladder = ladder
         self.longest = history
         self.polynomial = IDENTITY
@@ -112,10 +118,7 @@ class AdaptiveStrength:
 def _modified_kappa(W: Tensor, written: torch.cuda.Event | None) -> float:
     if written:
         written.synchronize()
-    try:
-        return modified_condition_number(singular_values(W))
-    except ValueError:  # entries that are not finite
-        return math.nan
+    return modified_condition_number(singular_values(W)) if torch.isfinite(W).all() else math.nan
 
 
 @functools.cache

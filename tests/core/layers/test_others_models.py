@@ -54,9 +54,11 @@ def test_an_average_applies_the_polynomial_of_the_model(taus: tuple[float, ...],
     net.eval()
     average.eval()
     torch.testing.assert_close(average(images()), net(images()), rtol=1e-12, atol=1e-12)
+    average.cpu().float().double()
+    torch.testing.assert_close(average(images()), net.float().double()(images()), rtol=1e-6, atol=1e-6)
     again = pctool.precondition_(model(3), "apc", taus=taus).eval()
     again.load_state_dict(average.module.state_dict())
-    torch.testing.assert_close(again(images()), net(images()), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(again(images()), net(images()), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:.*use_reentrant")
@@ -124,6 +126,15 @@ def test_removal_leaves_what_shares_the_raw_weight_as_it_was() -> None:
     torch.testing.assert_close(pair(x), before, rtol=1e-6, atol=1e-6)
     pctool.remove_precondition_(pair[2])  # the last that has it: nobody else is left
     torch.testing.assert_close(pair(x), before, rtol=1e-6, atol=1e-6)
+    torch.manual_seed(0)
+    two = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5))
+    two[2].weight = two[0].weight
+    for layer, degree in ((two[0], 3), (two[2], 9)):
+        pctool.precondition(layer, pctool.PUBLISHED[degree])
+    before = two.eval()(x)
+    with pytest.warns(UserWarning, match="0, 2: the raw weight is used elsewhere"):
+        pctool.remove_precondition_(two)
+    torch.testing.assert_close(two(x), before, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -192,8 +203,12 @@ def test_layers_can_be_left_out() -> None:
     pctool.precondition_(net, "fpc", skip=[last], skip_linear=False)
     assert preconditioning(net[-1]) is None
     assert preconditioning(net[0]) is not None
-    with pytest.raises(ValueError, match=r"skip has 'heads\.\*'"):
-        pctool.precondition_(model(), "fpc", skip=["heads.*"])
+    for wrong in (["heads.*"], "0"):
+        with pytest.raises(ValueError, match="a list of names and patterns; the layers are 0, "):
+            pctool.precondition_(model(), "fpc", skip=wrong)
+    three = pctool.precondition_(nn.Sequential(*(nn.Linear(4, 4) for _ in range(3))), "fpc", skip=["2", "2*"])
+    assert [preconditioning(layer) is None for layer in three] == [False, False, True]
+    assert preconditioning(three[1]).polynomial.degree == 7  # type: ignore[union-attr]  # not the last linear layer
 
 
 def test_batched_gradients_of_the_weight() -> None:
@@ -222,9 +237,40 @@ def test_more_mistakes_have_a_clear_error() -> None:
     count: Any = 2.5
     with pytest.raises(ValueError, match=r"update_every is 2\.5"):
         pctool.precondition_(model(), update_every=count)
+    untouched = model()
+    with pytest.raises(ValueError, match=r"history is 2\.5"):
+        pctool.precondition_(untouched, history=count)
+    assert preconditioning(untouched[0]) is None
+    pctool.precondition_(model(), update_every=np.int64(10))
     with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
         pctool.precondition_(model())
     with pytest.raises(ValueError, match=r"export in eval\(\)"):
         torch.export.export(pctool.precondition_(model(), "apc"), (images(),), strict=False)
     exported = torch.export.export(pctool.precondition_(model(), "apc").eval(), (images(),), strict=False)
     assert np.isfinite(exported.module()(images()).detach().numpy()).all()
+
+
+def test_weights_that_others_parametrize_have_singular_values() -> None:
+    """Under weight_norm, whose weight is made of two parameters, as under none."""
+    net = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
+    expected = pctool.singular_values(net)
+    torch.nn.utils.parametrizations.weight_norm(net[0])
+    for name, sigmas in pctool.singular_values(net).items():
+        np.testing.assert_allclose(sigmas, expected[name], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"0\.weight is on the meta device"):
+        pctool.singular_values(net.to("meta"))
+
+
+@pytest.mark.parametrize("change", ["mean", "half", "dict"])
+def test_an_extra_state_that_is_none_is_refused(change: str) -> None:
+    """The mean of two state dicts has no polynomial, a rounded one other coefficients; the message says what to do."""
+    states = [pctool.precondition_(model(), "fpc", degree=degree).state_dict() for degree in (3, 7)]
+    (key, *_) = [key for key in states[0] if key.endswith("_extra_state")]
+    wrong: Any = {
+        "mean": (states[0][key] + states[1][key]) / 2,
+        "half": states[0][key].half(),
+        "dict": {"coeffs": [1.0]},
+    }
+    net = pctool.precondition_(model(), "fpc")
+    with pytest.raises(ValueError, match="extra state is not what pctool writes"):
+        net.load_state_dict({**states[0], key: wrong[change]})
