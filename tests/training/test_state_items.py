@@ -147,16 +147,21 @@ def other_value(value: Any) -> Any:
     return True if value is None else NotImplemented
 
 
+SINGLE_D = (3, 7, 30)  # D's parameters under svd that are a d with one entry, which is divided by itself to 1
+
+
 def is_form(path: Path, method: str) -> bool:
     """Whether the next steps need not notice this item, since it is there for other readers of the file."""
-    if "param_groups" in path:  # torch's form of an optimizer: Adam's settings follow from the configuration
-        return True
-    if str(path[-1]).endswith("num_batches_tracked"):  # torch's form of a batch norm: ours have a momentum
+    # torch's forms of an optimizer, Adam's settings following from the configuration, and of a batch norm: ours have a
+    # momentum
+    if "param_groups" in path or str(path[-1]).endswith("num_batches_tracked"):
         return True
     if path[0] == "G_ema" and "running_" in path[-1]:  # copied from G at each step; samples and scores use it
         return True
     if path[0] == "D" and method == "svd":  # the product of svd_u, svd_d and svd_v, for whoever looks for a weight
         return path[-1].endswith(".weight")
+    if path[0] == "optim_d" and method == "svd":
+        return path[2] in SINGLE_D
     if path[0] == "preconditioner" and (method != "apc" or path[1] == "linear"):  # what spectrum and export apply,
         return path[-1] in {"coeffs", "history", "pending"}  # by the configuration; no measurements without APC
     return False
