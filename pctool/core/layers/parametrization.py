@@ -118,7 +118,8 @@ class Preconditioned(nn.Module):
         # A forward within a backward pass is gradient checkpointing's second: it repeats what the first one did.
         if self.training and (compiling or torch._C._current_graph_task_id() == -1):
             if self.strength is not None:
-                if torch.compiler.is_exporting():
+                # To Dynamo of 2.11 whatever it compiles is exported.
+                if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
                     raise ValueError("an exported program cannot count its training forwards; export in eval()")
                 if compiling:
                     torch.ops.pctool.count_forward(W.detach(), self._coeffs, self.key)
