@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pctool.core.layers.memory_order import as_weight, in_memory_order, memory_order, paper_order
 from pctool.core.layers.state import LayerState, layer_states
-from pctool.core.layers.strength import HISTORY, AdaptiveStrength, Ladder
+from pctool.core.layers.strength import HISTORY, AdaptiveStrength, Ladder, is_due
 from pctool.core.layers.svd import SvdWeights
 from pctool.core.linalg import coefficient_rows, left_factor, precondition_batch
 from pctool.core.models.factored import factored_layers
@@ -218,9 +218,10 @@ class Preconditioner:
 
     def follow(self, step: int, every: int) -> bool:
         """APC, once a step: `measure` at each multiple of `every`, `apply_strengths` a tenth of `every` later."""
-        return self._changed(
-            [layer.adaptive.follow(layer.matrix, step, every) for layer in self.layers if layer.adaptive]
-        )
+        if not is_due(step, every):
+            return False
+        adaptive = [(layer.adaptive, layer) for layer in self.layers if layer.adaptive]
+        return self._changed([each.follow(layer.matrix, step, every) for each, layer in adaptive])
 
     def _changed(self, changes: list[bool]) -> bool:
         if any(changes):

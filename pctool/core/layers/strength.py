@@ -48,6 +48,11 @@ class Ladder:
         return self.polynomials[above - 1] if above else IDENTITY
 
 
+def is_due(step: int, every: int) -> bool:
+    """Whether `AdaptiveStrength.follow` has anything to do at this step."""
+    return step % every in (0, every // DELAY)
+
+
 def check_count(name: str, value: object) -> None:
     """Raises ValueError unless the value is a whole number, 1 or more."""
     if not isinstance(value, numbers.Integral) or value < 1:
