@@ -190,7 +190,7 @@ def sha256_of(path: Path) -> str:
 def holds(path: Path, data: bytes) -> bool:
     """Whether a file holds just that; not where it is not there, or cannot be read."""
     try:
-        return path.read_bytes() == data
+        return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
     except (OSError, ValueError):  # ValueError: no path can be so
         return False
 
@@ -207,6 +207,8 @@ def write_new(contents: Mapping[Path, bytes], *, force: bool, own: Collection[Pa
             raise InputError(f"{printable(str(path))!r} is no name of a file; give another")
         if os.path.isdir(path):
             raise InputError(f"{path} is a folder; name a file")
+        if os.path.exists(path) and not os.path.isfile(path):  # a device: it would be replaced
+            raise InputError(f"{path} is no regular file; name another place")
         # What may not even be looked at counts as absent: writing it says why it cannot be.
         if os.path.exists(path) and path not in own and not force:
             raise InputError(f"{path} exists with other content; add --force to overwrite, or name another place")

@@ -112,13 +112,8 @@ _images: EncodedImages | None = None  # of a worker process
 def _begin_worker(images: EncodedImages) -> None:
     global _images  # noqa: PLW0603  # a worker has one task in its life
     _images = images
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGHUP,
-        signal.SIGUSR1,
-        signal.SIGUSR2,
-    ):  # sent to a whole group; the trainer decides
+    # Sent to a whole group; the trainer decides.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -94,7 +94,7 @@ class Recorder:
     def scored(self, scorer: evaluation.Scorer, step: int) -> bool:
         """Whether metrics.jsonl has this step as the run itself scores it."""
         entries = self.folder.read_log("metrics.jsonl")
-        return any(entry["step"] == step and scorer.made(entry.get("protocol", {})) for entry in entries)
+        return any(entry.get("step") == step and scorer.made(entry.get("protocol", {})) for entry in entries)
 
     def evaluate(self, scorer: evaluation.Scorer, state: TrainingState) -> None:
         """A line of metrics.jsonl; the checkpoint is kept when it is the best so far. Raises Stopped."""

@@ -205,7 +205,7 @@ def _fill_in(outcome: Outcome, folder: RunFolder, note: Callable[[str], object])
                 evolution_figure(folder.spectrum_path, folder.figure_path, title)
             except PctoolError as error:  # the run itself is done and saved
                 note(f"{folder.figure_path.name} was not drawn: {error}")
-    entries = [entry for entry in folder.read_log("metrics.jsonl") if entry["step"] == outcome.step]
+    entries = [entry for entry in folder.read_log("metrics.jsonl") if entry.get("step") == outcome.step]
     if entries:
         outcome.scores = max(reversed(entries), key=n_fake)["scores"]
     found = {

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -182,6 +184,15 @@ def test_the_same_content_again_is_no_error_and_another_is(tmp_path):
     PUBLISHED[3].save(path, force=True)
     assert OddPolynomial.load(path) == PUBLISHED[3]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_no_regular_file_is_never_overwritten(tmp_path, force):
+    """A device or a pipe would be replaced by the file, and reading one may never end."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path("/dev/null"), tmp_path / "pipe"):
+        with pytest.raises(InputError, match="is no regular file; name another place"):
+            FITTED.save(path, force=force)
 
 
 def test_a_folder_is_never_overwritten(tmp_path):
