@@ -26,7 +26,6 @@ import typer
 from numpy.typing import NDArray
 from torch import nn
 
-from pctool.core.weights_files import INCEPTION_SCRIPT
 from pctool.data import catalog
 from pctool.evaluation import features, inception, samples_out
 from pctool.evaluation.images import ImageArray, Images, open_images
@@ -34,6 +33,7 @@ from pctool.evaluation.inception_net import FIDInception
 from pctool.evaluation.inception_score import InceptionScore
 from pctool.evaluation.metrics_file import versions
 from pctool.evaluation.score import score
+from pctool.evaluation.weights_files import INCEPTION_SCRIPT
 
 # Largest difference allowed; absolute, for FID relative to the peer's value.
 LIMITS = {"features": 1e-5, "fid": 1e-4, "kid": 1e-5, "is": 1e-5}

@@ -12,7 +12,7 @@ from PIL import Image
 import pctool
 
 PACKAGE = Path(__file__).parent.parent / "pctool"
-BASE = {"errors", "files", "picture_files", "places"}  # what everything may use
+BASE = {"errors", "files", "picture_files", "places", "published"}  # what everything may use
 MAY_IMPORT = {
     "core": set(),
     "data": {"core"},

@@ -155,10 +155,10 @@ def columns(rows: Sequence[Sequence[str]], right: int | None = None) -> list[str
 
 
 @contextlib.contextmanager
-def progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def progress(label: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     """Yields `advance(n)`: a bar with speed and remaining time on a terminal, else a line every 10 s on stderr.
 
-    A `total` of 0 is one that nobody knows.
+    A `total` of 0 or None is one that nobody knows.
     """
     if sys.stderr.isatty():
         with _bar(label, total, unit) as advance:
@@ -183,7 +183,7 @@ def progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None
 
 
 @contextlib.contextmanager
-def _bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def _bar(label: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.text import Text
 

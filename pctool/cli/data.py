@@ -103,10 +103,11 @@ def import_(
 
     console.clean_up_when_terminated()
     about = catalog.describe(name)
-    total, unit = sum(split.images for split in about.splits.values()), "images"
+    total: int | None = sum(split.images for split in about.splits.values())
+    unit = "images"
     if about.form != "arrays":
         known = sum(pin.size or 0 for pin in about.files.values())
-        total, unit = known or (about.archive.size if about.archive else 0), "bytes"  # LSUN's JPEGs do not pack
+        total, unit = known or (about.archive and about.archive.size) or None, "bytes"  # LSUN's JPEGs do not pack
     with console.progress(f"reading {name}", total, unit) as advance:
         outcome = acquire.import_files(name, source, data_dir, advance, console.note, link=link)
     data_answer.report(name, outcome, data_dir, as_json)
@@ -138,7 +139,7 @@ def fetch(
         weights.report(name, as_json=as_json)
         return
     archive = catalog.describe(name).archive
-    with console.progress(f"fetching {name}", archive.size if archive else 0, "bytes") as advance:
+    with console.progress(f"fetching {name}", archive.size if archive else None, "bytes") as advance:
         outcome = acquire.fetch(name, data_dir, advance, console.note)
     data_answer.report(name, outcome, data_dir, as_json)
 
@@ -184,7 +185,7 @@ def prepare(  # noqa: PLR0917  # every setting is a flag of its own
     console.clean_up_when_terminated()
     if not (offline or encoded.is_path(name)) and any(s.state == "absent" for s in catalog.states(name, data_dir)):
         archive = catalog.describe(name).archive
-        with console.progress(f"fetching {name}", archive.size if archive else 0, "bytes") as advance:
+        with console.progress(f"fetching {name}", archive.size if archive else None, "bytes") as advance:
             acquire.fetch(name, data_dir, advance, console.note)
     loaded = catalog.load(
         name,

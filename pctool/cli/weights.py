@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
 from pctool.cli.console import note, output, print_json, progress
-from pctool.core.weights_files import INCEPTION, INCEPTION_SCRIPT
-from pctool.data import catalog, weights
+from pctool.data import catalog, download
 from pctool.errors import InputError, did_you_mean
 from pctool.evaluation import features, inception, torchvision_nets
-from pctool.files import sha256_of
+from pctool.evaluation.weights_files import INCEPTION, INCEPTION_SCRIPT, WeightsFile
+from pctool.files import locked, sha256_of
 
 Outcome = Literal["built in", "already here", "fetched", "not here"]
 
@@ -27,23 +28,23 @@ def fetch(extractor: str) -> tuple[Path, bool]:
 
     MissingError where the host does not give them, InputError for wrong bytes, WriteError.
     """
-    path, url, sha256, size = _published(extractor)
-    if path.exists():
-        return path, False
-    note(f"fetching the weights of {extractor} from {url}")
-    with progress("fetch", size, "bytes") as advance:
-        weights.fetch(url, path, sha256, advance)
-    return path, True
+    file = _published(extractor)
+    if os.path.exists(file.path):  # unlike Path.exists, False where a folder above may not be searched
+        return file.path, False
+    note(f"fetching the weights of {extractor} from {file.url}")
+    place = "choose another cache folder by PCTOOL_CACHE_DIR"
+    with (
+        locked(file.path.with_name(f".{file.name}.lock"), file.path, note, place),
+        progress("fetch", file.size, "bytes") as advance,
+    ):
+        download.download(file, file.path, f"bring the file to {file.path}", advance, place=place)
+    return file.path, True
 
 
-def _published(extractor: str) -> tuple[Path, str, str, int]:
-    """Where the weights are kept, their address, their SHA-256 or its first digits, and the size (0: unknown)."""
+def _published(extractor: str) -> WeightsFile:
     if extractor == features.INCEPTION:
-        path = inception.default_path()
-        file = INCEPTION_SCRIPT if path == INCEPTION_SCRIPT.path else INCEPTION
-        return path, file.url, file.sha256, file.size
-    official = torchvision_nets.official(extractor)
-    return official.path, official.url, official.sha256_prefix, 0
+        return INCEPTION_SCRIPT if inception.default_path() == INCEPTION_SCRIPT.path else INCEPTION
+    return torchvision_nets.official(extractor)
 
 
 def verified(extractor: str, *, offline: bool = False) -> tuple[Path | None, Outcome]:
@@ -54,16 +55,15 @@ def verified(extractor: str, *, offline: bool = False) -> tuple[Path | None, Out
     """
     if extractor == features.FASHION_CNN:
         return None, "built in"
-    path, _, sha256, _ = _published(extractor)
-    if offline and not path.exists():
-        return path, "not here"
+    file = _published(extractor)
+    if offline and not file.path.exists():
+        return file.path, "not here"
     path, fetched = fetch(extractor)
-    if fetched:
-        return path, "fetched"
-    found = sha256_of(path)
-    if not found.startswith(sha256):
-        raise InputError(f"{path} is damaged: SHA-256 {found}, expected {sha256}; remove it, and it is fetched again")
-    return path, "already here"
+    if not fetched and not (found := sha256_of(path)).startswith(file.sha256):
+        raise InputError(
+            f"{path} is damaged: SHA-256 {found}, expected {file.sha256}; remove it, and it is fetched again"
+        )
+    return path, "fetched" if fetched else "already here"
 
 
 def report(extractor: str, *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from pctool import files, places
 from pctool.data import catalog, cifar, download, landed, lsun, store
 from pctool.errors import InputError
 
+PLACE = "choose another with --data-dir"  # how the data folder is chosen
 Outcome = Literal["built in", "already here", "imported", "fetched"]
 
 
@@ -69,10 +70,10 @@ def fetch(
     with _lock(name, folder, say):
         if _is_here(name, data_dir):
             return "already here"
-        packed = folder / name / Path(about.archive.url).name
+        packed = folder / name / about.archive.name
         brought = packed.is_file()
         other_road = f"'pctool data import {name} --from FILE|FOLDER' takes the data from files you have"
-        download.download(about.archive, packed, other_road, advance, timeout)
+        download.download(about.archive, packed, other_road, advance, place=PLACE, timeout=timeout)
         say(f"unpacking {packed.name}")
         _land(name, packed, data_dir, lambda images: None, say)
         if not brought:
@@ -156,4 +157,4 @@ def allowed(name: str) -> str:
 
 
 def _lock(name: str, folder: Path, say: Callable[[str], object]) -> AbstractContextManager[None]:
-    return files.locked(folder / name / ".lock", folder / name, say, "choose another with --data-dir")
+    return files.locked(folder / name / ".lock", folder / name, say, PLACE)

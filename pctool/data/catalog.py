@@ -13,12 +13,12 @@ import numpy as np
 
 from pctool import files, places
 from pctool.data import builtin, cache, datasets, encoded, landed, lsun, store
-from pctool.data.datasets import DATASETS, Archive, DataSet, Split, describe
+from pctool.data.datasets import DATASETS, DataSet, Split, describe
 from pctool.data.decoding import EncodedImages
 from pctool.data.pictures import Crop, Pictures
 from pctool.errors import InputError, MissingError
 
-__all__ = ["DATASETS", "Archive", "DataSet", "ImageSet", "Split", "SplitState", "describe", "load", "states"]
+__all__ = ["DATASETS", "DataSet", "ImageSet", "Split", "SplitState", "describe", "load", "states"]
 
 CACHE_LIMIT = 100_000_000_000  # bytes of a decoded set, by default: LSUN bedroom at 128 px has 149 GB, tower 35 GB
 

@@ -9,6 +9,7 @@ from typing import Literal
 from pctool.data.landed import FilePin
 from pctool.data.pictures import Crop
 from pctool.errors import InputError, did_you_mean
+from pctool.published import PublishedFile
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,6 @@ class Split:
     images: int
     sha256: str | None = None
     files: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Archive:
-    """The official file of a data set: address, size in bytes, SHA-256."""
-
-    url: str
-    size: int
-    sha256: str
 
 
 Form = Literal["arrays", "stl10", "lsun"]
@@ -51,7 +43,7 @@ class DataSet:
     licence: str
     address: str
     asset: str | None = None
-    archive: Archive | None = None
+    archive: PublishedFile | None = None
     form: Form = "arrays"
     resolutions: tuple[int, ...] = ()
     crops: tuple[Crop, ...] = ()
@@ -73,7 +65,7 @@ def _lsun(category: str, images: int, resolution: int, size: int, sha256: str) -
         channels=3,
         licence="not stated; its authors ask for a citation",
         address="https://www.yf.io/p/lsun",
-        archive=Archive(f"http://dl.yf.io/lsun/scenes/{category}_train_lmdb.zip", size, sha256),
+        archive=PublishedFile(f"http://dl.yf.io/lsun/scenes/{category}_train_lmdb.zip", sha256, size),
         form="lsun",
         resolutions=(64, 128, 256),
         crops=("centre", "resize"),
@@ -104,7 +96,7 @@ DATASETS: dict[str, DataSet] = {
         licence="not stated; its authors ask for a citation",
         address="https://www.cs.toronto.edu/~kriz/cifar.html",
         # Size and sum as TensorFlow Datasets' url_checksums/cifar10.txt gives them.
-        archive=Archive(
+        archive=PublishedFile(
             url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
             size=170_052_171,
             sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
@@ -123,7 +115,7 @@ DATASETS: dict[str, DataSet] = {
         licence="not stated; its authors ask for a citation",
         address="https://cs.stanford.edu/~acoates/stl10/",
         # Size and sum as TensorFlow Datasets' url_checksums/stl10.txt gives them.
-        archive=Archive(
+        archive=PublishedFile(
             url="http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
             size=2_640_397_119,
             sha256="f31fd99273a1acb8609c8db427cebb1de3f71de77758cdc0e22956e1289b9866",

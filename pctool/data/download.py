@@ -1,17 +1,18 @@
-"""A download that continues where it was cut, has a size it may not exceed, and counts only after its checksum."""
+"""A download that continues where it was cut, exceeds no published size, and counts only after its checksum."""
 
 from __future__ import annotations
 
 import http
 import http.client
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from pctool.data.datasets import Archive
-from pctool.errors import InputError, MissingError, WriteError
-from pctool.files import sha256_of
+from pctool.errors import InputError, MissingError
+from pctool.files import sha256_of, write_error
+from pctool.published import PublishedFile
 
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 5  # connections, as long as each brings something
@@ -23,73 +24,79 @@ class _CutError(Exception):
 
 
 def download(
-    archive: Archive, path: Path, other_road: str, advance: Callable[[int], object], timeout: float = TIMEOUT
+    file: PublishedFile,
+    path: Path,
+    other_road: str,
+    advance: Callable[[int], object],
+    *,
+    place: str = "choose another place",
+    timeout: float = TIMEOUT,
 ) -> None:
-    """Brings `archive` to `path`, verified.
+    """Brings `file` to `path`, verified.
 
     Bytes gather in `<path>.part`. A connection that is cut is taken up again by a Range request, in this call as
     long as every attempt brings something, otherwise in the next; a server that ignores Range is read from zero.
     `advance` gets the bytes received, those of an earlier call included, negative where they are thrown away.
     Raises MissingError, with `other_road`, where the host does not give the whole file; InputError for bytes with
     another checksum or beyond the size, which are removed, and for another file at `path`, which stays; WriteError
-    where the disk does not take them.
+    where the disk does not take them, with the `place` to choose instead.
     """
     part = path.with_name(path.name + ".part")
     try:
         if path.is_file():
-            if (found := sha256_of(path)) != archive.sha256:
+            if not (found := sha256_of(path)).startswith(file.sha256):
                 raise InputError(
-                    f"{path} is not the official file: SHA-256 {found}, expected {archive.sha256}; move it away, and "
+                    f"{path} is not the official file: SHA-256 {found}, expected {file.sha256}; move it away, and "
                     "the official one is fetched"
                 )
         else:
-            _gather(archive, part, other_road, advance, timeout)
+            _gather(file, part, other_road, advance, timeout)
             part.replace(path)
     except OSError as error:  # of the files: those of the connection have become _CutError
-        raise WriteError(
-            f"cannot write {part} ({archive.size:,} bytes in all): {error.strerror or error}; "
-            "free space, or choose another place with --data-dir"
-        ) from error
+        raise write_error(part, error, file.size, place) from error
 
 
-def _gather(archive: Archive, part: Path, other_road: str, advance: Callable[[int], object], timeout: float) -> None:
+def _gather(file: PublishedFile, part: Path, other_road: str, advance: Callable[[int], object], timeout: float) -> None:
     """Fills `part` and verifies it."""
     have = _size(part)
-    if have >= archive.size and sha256_of(part) != archive.sha256:
+    whole = have > 0 and have >= (file.size or 0) and sha256_of(part).startswith(file.sha256)
+    if have and file.size is not None and have >= file.size and not whole:
         part.unlink()
         have = 0
     advance(have)
-    problem = ""
+    problem = "the connection was cut"
     for _ in range(ATTEMPTS):
-        if have >= archive.size:
+        if whole:
             break
         before = have
         try:
-            _receive(archive, part, advance, timeout)
+            whole = _receive(file, part, advance, timeout)
         except _CutError as error:
             problem = str(error)
         have = _size(part)
         if have <= before:
             break
-    if have < archive.size:
-        kept = f"; {have:,} of {archive.size:,} bytes are kept, the same command continues" if have else ""
-        raise MissingError(f"cannot fetch {archive.url}: {problem or 'the connection was cut'}{kept}; {other_road}")
+    if not whole:
+        of = "" if file.size is None else f" of {file.size:,}"
+        kept = f"; {have:,}{of} bytes are kept, the same command continues" if have else ""
+        raise MissingError(f"cannot fetch {file.url}: {problem}{kept}; {other_road}")
     found = sha256_of(part)
-    if found != archive.sha256:
+    if not found.startswith(file.sha256):
         part.unlink()
         raise InputError(
-            f"{archive.url} gave other bytes: SHA-256 {found}, expected {archive.sha256}; "
+            f"{file.url} gave other bytes: SHA-256 {found}, expected {file.sha256}; "
             f"they were removed: try again, or {other_road}"
         )
 
 
-def _receive(archive: Archive, part: Path, advance: Callable[[int], object], timeout: float) -> None:
+def _receive(file: PublishedFile, part: Path, advance: Callable[[int], object], timeout: float) -> bool:
     """One connection: appends to `part` until the server ends, or one byte past the size shows a wrong file.
 
-    Raises _CutError where the connection fails, or announces another length than what is missing.
+    Returns whether that is all. Raises _CutError where the connection fails, or announces another length than what is
+    missing.
     """
     have = _size(part)
-    request = urllib.request.Request(archive.url, headers={"User-Agent": "pctool"})
+    request = urllib.request.Request(file.url, headers={"User-Agent": "pctool"})
     if have:
         request.add_header("Range", f"bytes={have}-")
     with _open(request, timeout) as response:
@@ -99,16 +106,22 @@ def _receive(archive: Archive, part: Path, advance: Callable[[int], object], tim
         if have and not continues:
             advance(-have)
             have = 0
-        if response.length not in (None, archive.size - have):
-            raise _CutError(f"the host offers {response.length:,} bytes, expected {archive.size - have:,}")
-        with part.open("ab" if have else "wb") as file:
-            while have <= archive.size:
-                data = _read(response, min(CHUNK, archive.size + 1 - have))
+        size = file.size
+        if size is None and response.length is not None:
+            size = have + response.length
+        elif size is not None and response.length not in {None, size - have}:
+            raise _CutError(f"the host offers {response.length:,} bytes, expected {size - have:,}")
+        with part.open("ab" if have else "wb") as gathered:
+            while size is None or have <= size:
+                data = _read(response, CHUNK if size is None else min(CHUNK, size + 1 - have))
                 if not data:
-                    return
-                file.write(data)
+                    break
+                gathered.write(data)
                 have += len(data)
                 advance(len(data))
+            gathered.flush()
+            os.fsync(gathered.fileno())
+        return size is None or have >= size
 
 
 def _open(request: urllib.request.Request, timeout: float) -> http.client.HTTPResponse:

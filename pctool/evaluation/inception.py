@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from pctool.core.weights_files import INCEPTION, INCEPTION_SCRIPT
 from pctool.errors import InputError
+from pctool.evaluation.weights_files import INCEPTION, INCEPTION_SCRIPT
 
 SIZE = 299  # pixels a side of its input
 FORMS = f"{INCEPTION.name} (a state dict) or {INCEPTION_SCRIPT.name} (TorchScript)"

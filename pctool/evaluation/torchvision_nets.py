@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pctool.core import weights_files
 from pctool.errors import InputError
+from pctool.evaluation.weights_files import WeightsFile
 
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")  # torch.hub's convention: the SHA-256 begins with it
 # Arguments that the official weights of a network imply: no random start (slow, and it warns), ImageNet's scaling.
@@ -35,19 +35,6 @@ class Recipe:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     note: str | None
-
-
-@dataclass(frozen=True)
-class OfficialWeights:
-    """torchvision's file of a network: its address, and the first digits of its SHA-256, which its name carries."""
-
-    url: str
-    sha256_prefix: str
-
-    @property
-    def path(self) -> Path:
-        """Where it is kept."""
-        return weights_files.folder() / self.url.rsplit("/", 1)[1]
 
 
 def names() -> list[str]:
@@ -77,14 +64,14 @@ def promised_sha256(name: str) -> str | None:
     return found and found[1]
 
 
-def official(name: str) -> OfficialWeights:
-    """Where torchvision's default weights of a network are, and where they are kept."""
+def official(name: str) -> WeightsFile:
+    """torchvision's default weights of a network; the file's name has the first digits of its SHA-256."""
     import torchvision
 
     url = torchvision.models.get_model_weights(name).DEFAULT.url
     promised = promised_sha256(url)
     assert promised is not None, url
-    return OfficialWeights(url, promised)
+    return WeightsFile(url, promised)
 
 
 def scorer(name: str, data: bytes, path: Path, recipe: Recipe, device: torch.device) -> Scorer:

@@ -11,8 +11,9 @@ import sys
 import pytest
 
 from pctool.cli.main import run
-from pctool.core.weights_files import WeightsFile
 from pctool.data import cache, catalog, store
+from pctool.evaluation.weights_files import WeightsFile
+from pctool.published import PublishedFile
 from tests.data import small_cifar, small_encoded
 from tests.data.server import Behaviour, serve
 
@@ -45,7 +46,7 @@ def inception(monkeypatch, tmp_path):
     content = b"weights of a network"
 
     def at(url):
-        file = WeightsFile("inception.pth", url, hashlib.sha256(content).hexdigest(), len(content))
+        file = WeightsFile(url, hashlib.sha256(content).hexdigest(), len(content))
         for module in ("cli.weights", "evaluation.inception"):
             monkeypatch.setattr(f"pctool.{module}.INCEPTION", file)
         return file
@@ -126,7 +127,7 @@ def test_fetch_answers_json_alone_on_stdout(cifar, pctool, monkeypatch, tmp_path
     """With --json stdout is one object; --data-dir overrides the environment."""
     body = small_cifar.targz(cifar.files("binary"))
     with serve(Behaviour(body)) as url:
-        archive = catalog.Archive(url, len(body), hashlib.sha256(body).hexdigest())
+        archive = PublishedFile(url, hashlib.sha256(body).hexdigest(), len(body))
         about = dataclasses.replace(catalog.DATASETS["cifar10"], archive=archive)
         monkeypatch.setitem(catalog.DATASETS, "cifar10", about)
         code, out, err = pctool("fetch", "cifar10", "--json", "--data-dir", tmp_path / "other")
@@ -149,7 +150,7 @@ def test_fetching_what_is_built_in_is_a_success(pctool, tmp_path):
 
 def test_a_host_out_of_reach_is_exit_code_4(cifar, pctool, monkeypatch):
     """One line that names the other road."""
-    archive = catalog.Archive("http://nowhere.invalid/cifar-10-binary.tar.gz", 10, "0" * 64)
+    archive = PublishedFile("http://nowhere.invalid/cifar-10-binary.tar.gz", "0" * 64, 10)
     about = dataclasses.replace(catalog.DATASETS["cifar10"], archive=archive)
     monkeypatch.setitem(catalog.DATASETS, "cifar10", about)
     code, out, err = pctool("fetch", "cifar10")
@@ -232,7 +233,7 @@ def test_prepare_fetches_what_is_not_here(pctool, inception, monkeypatch, tmp_pa
     body = small_encoded.zip_folder(tmp_path / "tower_train_lmdb", tmp_path / "t.zip").read_bytes()
     weights, at = inception
     with serve(Behaviour(body)) as url, serve(Behaviour(weights)) as weights_url:
-        archive = catalog.Archive(url, len(body), hashlib.sha256(body).hexdigest())
+        archive = PublishedFile(url, hashlib.sha256(body).hexdigest(), len(body))
         about = dataclasses.replace(catalog.DATASETS["lsun-tower"], archive=archive)
         monkeypatch.setitem(catalog.DATASETS, "lsun-tower", about)
         file = at(weights_url)
@@ -375,3 +376,22 @@ def test_the_built_in_network_needs_no_fetching(pctool):
     """fashion-cnn comes with the package, and `fetch` says so."""
     code, out, _ = pctool("fetch", "fashion-cnn", "--json")
     assert (code, json.loads(out)) == (0, {"name": "fashion-cnn", "outcome": "built in", "path": None})
+
+
+def test_weights_that_are_there_need_no_lock(cifar, pctool, inception, tmp_path, monkeypatch):
+    """Weights in a cache folder that cannot be written serve; to fetch there is exit code 5, with how to choose one."""
+
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    content, at = inception
+    monkeypatch.setenv("PCTOOL_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    code, _, err = pctool("fetch", "inception")
+    assert code == 5
+    assert "cannot write" in err
+    assert "Permission denied; choose another cache folder by PCTOOL_CACHE_DIR" in err
+    path = at("http://nowhere.invalid/inception.pth").path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    assert pctool("fetch", "inception")[0] == 0

@@ -492,14 +492,14 @@ def test_what_keeps_a_protocol_s_name():
 def test_offline_and_fetch(place, monkeypatch, capsys):
     """--offline asks nobody; else the weights are fetched once into the cache, and a wrong hash is refused."""
     from pctool.cli.main import run as pctool
-    from pctool.core.weights_files import WeightsFile
+    from pctool.evaluation.weights_files import WeightsFile
     from tests.data.server import Behaviour, serve
 
     behaviour = Behaviour(b"no network")
     with serve(behaviour) as url:
         pinned = hashlib.sha256(b"no network").hexdigest()
         for sha256 in ("0" * 64, pinned):
-            file = WeightsFile("w.pth", url, sha256, 10)
+            file = WeightsFile(url, sha256, 10)
             for module in ("cli.weights", "evaluation.inception"):
                 monkeypatch.setattr(f"pctool.{module}.INCEPTION", file)
             assert pctool(["eval", "run", "--extractor", "inception", "--offline"]) == 4
@@ -509,7 +509,10 @@ def test_offline_and_fetch(place, monkeypatch, capsys):
             assert ("other bytes" if sha256 != pinned else "holds no weights") in capsys.readouterr().err
         assert pctool(["data", "fetch", "inception", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["outcome"], found["path"]) == ("already here", str(place / "cache" / "weights" / "w.pth"))
+    assert (found["outcome"], found["path"]) == (
+        "already here",
+        str(place / "cache" / "weights" / "cifar-10-binary.tar.gz"),
+    )
 
 
 def test_a_run_is_scored_against_the_images_it_was_trained_on(monkeypatch, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from pctool.data import acquire, catalog, store
 from pctool.errors import InputError, MissingError, WriteError
+from pctool.published import PublishedFile
 
 from . import small_cifar
 from .server import Behaviour, serve
@@ -21,7 +22,7 @@ def official(cifar, monkeypatch):
     body = small_cifar.targz(cifar.files("binary"))
     behaviour = Behaviour(body)
     with serve(behaviour) as url:
-        archive = catalog.Archive(url, len(body), hashlib.sha256(body).hexdigest())
+        archive = PublishedFile(url, hashlib.sha256(body).hexdigest(), len(body))
         about = dataclasses.replace(catalog.DATASETS["cifar10"], archive=archive)
         monkeypatch.setitem(catalog.DATASETS, "cifar10", about)
         yield behaviour

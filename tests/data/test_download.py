@@ -9,12 +9,13 @@ import socket
 import pytest
 
 from pctool.data import download
-from pctool.data.catalog import Archive
 from pctool.errors import InputError, MissingError, WriteError
+from pctool.published import PublishedFile
 
 from .server import Behaviour, serve
 
 BODY = random.Random(0).randbytes(1_000_000)
+SIZE = len(BODY)
 SHA256 = hashlib.sha256(BODY).hexdigest()
 
 
@@ -22,9 +23,10 @@ SHA256 = hashlib.sha256(BODY).hexdigest()
 def get(tmp_path):
     """Downloads to tmp_path/file; returns the bytes `advance` was told of."""
 
-    def run(url, timeout=5.0):
+    def run(url, timeout=5.0, sha256=SHA256, size=SIZE):
         told: list[int] = []
-        download.download(Archive(url, len(BODY), SHA256), tmp_path / "file", "OTHER ROAD", told.append, timeout)
+        file = PublishedFile(url, sha256, size)
+        download.download(file, tmp_path / "file", "OTHER ROAD", told.append, timeout=timeout)
         assert (tmp_path / "file").read_bytes() == BODY
         assert not (tmp_path / "file.part").exists()
         return sum(told)
@@ -66,6 +68,36 @@ def test_a_server_without_ranges_is_read_from_zero(get, tmp_path, announce):
     with serve(behaviour) as url:
         assert get(url) == len(BODY)
     assert behaviour.asked == ["bytes=400000-"]
+
+
+@pytest.mark.parametrize("announce", [True, False])
+def test_a_size_that_nobody_publishes(get, announce, tmp_path):
+    """By the first digits of its sum alone a file arrives, too; a cut shows by what the answer announced."""
+    behaviour = Behaviour(BODY, cut_after=[300_000] if announce else [], announce=announce)
+    with serve(behaviour) as url:
+        assert get(url, sha256=SHA256[:8], size=None) == len(BODY)
+        assert behaviour.asked == ([None, "bytes=300000-"] if announce else [None])
+        (tmp_path / "file").unlink()
+        with pytest.raises(InputError, match=f"SHA-256 {SHA256}, expected 00ff; they were removed"):
+            get(url, sha256="00ff", size=None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_kept_of_a_size_that_nobody_publishes(get, tmp_path):
+    """A part that is cut stays for the next call; one that was whole needs no server, a foreign one is replaced."""
+    with (
+        serve(Behaviour(BODY, cut_after=[400_000, 0])) as url,
+        pytest.raises(MissingError, match="the connection was cut; 400,000 bytes are kept, the same command continues"),
+    ):
+        get(url, size=None)
+    (tmp_path / "file.part").write_bytes(BODY)
+    get("http://nowhere.invalid/x", size=None)
+    (tmp_path / "file").unlink()
+    (tmp_path / "file.part").write_bytes(bytes(len(BODY) + 1))
+    behaviour = Behaviour(BODY)
+    with serve(behaviour) as url:
+        get(url, size=None)
+    assert behaviour.asked == [f"bytes={len(BODY) + 1}-", None]
 
 
 def test_a_connection_that_stays_cut_keeps_what_it_brought(get, tmp_path):
@@ -135,7 +167,7 @@ def test_no_more_than_the_size_is_taken(get, tmp_path):
     """An endless answer without a length is read to one byte past the size, then refused and removed."""
     told: list[int] = []
     with serve(Behaviour(BODY * 3, announce=False)) as url, pytest.raises(InputError, match="other bytes"):
-        download.download(Archive(url, len(BODY), SHA256), tmp_path / "file", "", told.append, 5.0)
+        download.download(PublishedFile(url, SHA256, len(BODY)), tmp_path / "file", "", told.append)
     assert sum(told) == len(BODY) + 1
     assert list(tmp_path.iterdir()) == []
 
@@ -172,7 +204,7 @@ def test_a_full_disk_names_file_and_size(get, tmp_path):
     with serve(behaviour) as url:
         resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, before[1]))
         try:
-            with pytest.raises(WriteError, match=r"file.part \(1,000,000 bytes in all\): File too large"):
+            with pytest.raises(WriteError, match=r"file.part \(1,000,000 bytes\): File too large"):
                 get(url)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)

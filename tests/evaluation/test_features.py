@@ -10,9 +10,9 @@ from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import build_resizer
 from torch import nn
 
-from pctool.core.weights_files import INCEPTION_SCRIPT
 from pctool.errors import InputError, MissingError
 from pctool.evaluation import features, inception, torchvision_nets
+from pctool.evaluation.weights_files import INCEPTION_SCRIPT
 
 
 class FakeInception(nn.Module):

@@ -9,10 +9,10 @@ import torchvision
 from cleanfid import inception_pytorch as theirs
 from torch import nn
 
-from pctool.core.weights_files import INCEPTION, INCEPTION_SCRIPT
 from pctool.errors import InputError
 from pctool.evaluation import features, inception
 from pctool.evaluation.inception_net import FIDInception
+from pctool.evaluation.weights_files import INCEPTION, INCEPTION_SCRIPT
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), np.uint8)
 
