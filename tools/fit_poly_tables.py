@@ -18,7 +18,7 @@ from pctool.core.polynomial import PUBLISHED, OddPolynomial
 from pctool.core.polynomial_models import report
 from pctool.fitting import fit_polynomial, published
 from pctool.fitting.diagnosis import BEYOND, diagnose, kappa_after
-from pctool.fitting.ladder import DEGREES, Ladder, equal_ripple, fit_ladder, published_ladder
+from pctool.fitting.ladder import DEGREES, FittedLadder, equal_ripple, fit_ladder, published_ladder
 from pctool.fitting.least_squares import basis_values
 
 PAGE = Path(__file__).parent.parent / "docs" / "fit-poly.md"
@@ -113,7 +113,7 @@ def costs() -> str:
 def ladders() -> str:
     """The thresholds of ladders that leave a kappa of 5, and their costs."""
 
-    def row(name: str, ladder: Ladder) -> list[str]:
+    def row(name: str, ladder: FittedLadder) -> list[str]:
         outcomes = ladder.outcomes()
         reach = [f"{outcome.reach:.4g}" for outcome in outcomes]
         lowest = min(outcome.at_one for outcome in outcomes)

@@ -16,7 +16,7 @@ from pctool.errors import InputError
 
 if TYPE_CHECKING:
     from pctool.core.polynomial import OddPolynomial
-    from pctool.fitting.ladder import Ladder
+    from pctool.fitting.ladder import FittedLadder
 
 LEAST_SQUARES_ONLY = ("alpha", "points", "sampling", "seed")
 
@@ -194,7 +194,7 @@ def _finish(polynomials: list[OddPolynomial], paths: list[Path], plot: Path | No
         console.print_json(answers[0] if len(answers) == 1 else {"polynomials": answers})
 
 
-def _ladder(shape: dict[str, float], others: dict[str, Any], published: bool) -> Ladder:
+def _ladder(shape: dict[str, float], others: dict[str, Any], published: bool) -> FittedLadder:
     from pctool.fitting.ladder import fit_ladder, published_ladder
 
     unused = [_option(name) for name in others if published or name != "gamma_upper"]
@@ -205,7 +205,7 @@ def _ladder(shape: dict[str, float], others: dict[str, Any], published: bool) ->
     return published_ladder(**shape) if published else fit_ladder(**shape, **others)
 
 
-def _finish_ladder(ladder: Ladder, path: Path, plot: Path | None, *, force: bool, as_json: bool) -> None:
+def _finish_ladder(ladder: FittedLadder, path: Path, plot: Path | None, *, force: bool, as_json: bool) -> None:
     from pctool.core.polynomial_file import dump, ladder_file
     from pctool.fitting.picture import draw
     from pctool.fitting.text import ladder_table

@@ -43,7 +43,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Ladder:
+class FittedLadder:
     """Above `taus[i]` APC uses `polynomials[i]`; each brings kappas up to `reach[i]` down to `goal`.
 
     `reach[i]` is `taus[i + 1]`; above the last reach, kappa after it grows in proportion.
@@ -69,7 +69,7 @@ class Ladder:
         return found
 
 
-def fit_ladder(goal: float = DEFAULT_GOAL, *, ripple: float = DEFAULT_RIPPLE, gamma_upper: float = 1.1) -> Ladder:
+def fit_ladder(goal: float = DEFAULT_GOAL, *, ripple: float = DEFAULT_RIPPLE, gamma_upper: float = 1.1) -> FittedLadder:
     """A ladder of the strongest polynomials whose large values keep within a ratio of `ripple`.
 
     They are equal-ripple polynomials: the minimax fit of a constant on [1/kappa, gamma_upper] swings between
@@ -92,7 +92,7 @@ def fit_ladder(goal: float = DEFAULT_GOAL, *, ripple: float = DEFAULT_RIPPLE, ga
     return _ladder(tuple(polynomials), goal)
 
 
-def published_ladder(goal: float = DEFAULT_GOAL) -> Ladder:
+def published_ladder(goal: float = DEFAULT_GOAL) -> FittedLadder:
     """The published polynomials, with thresholds at which each leaves a condition number of `goal`."""
     _check_goal(goal)
     return _ladder(tuple(published(degree) for degree in DEGREES), goal)
@@ -104,10 +104,10 @@ def _check_goal(goal: float) -> None:
         raise InputError(f"kappa-after {goal:g} is not allowed: {low:g} to {high:g}; try {DEFAULT_GOAL:g}")
 
 
-def _ladder(polynomials: tuple[OddPolynomial, ...], goal: float) -> Ladder:
+def _ladder(polynomials: tuple[OddPolynomial, ...], goal: float) -> FittedLadder:
     """The thresholds: a layer is left alone up to `goal`, and each polynomial serves as far as it reaches it."""
     reach = tuple(_round_down(_last_below(functools.partial(kappa_after, g), goal)) for g in polynomials)
-    return Ladder((goal, *reach[:-1]), polynomials, reach, goal)
+    return FittedLadder((goal, *reach[:-1]), polynomials, reach, goal)
 
 
 def equal_ripple(degree: int, kappa: float, *, gamma_upper: float = 1.1) -> OddPolynomial:

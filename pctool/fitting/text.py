@@ -10,7 +10,7 @@ from pctool.core.polynomial import OddPolynomial
 from pctool.core.polynomial_models import Fit, report
 from pctool.core.polynomial_report import LAYER_UPPER
 from pctool.fitting.diagnosis import Diagnosis
-from pctool.fitting.ladder import Ladder
+from pctool.fitting.ladder import FittedLadder
 
 LADDER_NOTES = (
     "most: the largest value of g",
@@ -103,7 +103,7 @@ def curve(g: OddPolynomial, width: int = 66, height: int = 14) -> str:
     return "\n".join([*lines, f"{'':6} +{'-' * width}", foot])
 
 
-def ladder_table(ladder: Ladder) -> str:
+def ladder_table(ladder: FittedLadder) -> str:
     """A line a rung: when APC takes it, what it does to kappa, and what that costs."""
     lines = [
         f"a layer is left alone up to a kappa of {ladder.goal:g}; rungs keep it there up to the next",
