@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 ARRIVAL = timedelta(minutes=10)  # for all to come: imports from network storage may put nodes minutes apart
 HEARING = timedelta(seconds=10)  # for the others to hear what the first process has found, before its store goes
+REMINDER = timedelta(seconds=30)  # between two lines about who is waited for
 POLL = 0.1  # seconds; PyTorch's own waiting ends with pages of C++ frames on stderr
 PORTS = range(20_000, 32_000)  # below those that Linux gives to outgoing connections
 
 Place = tuple[int, int, int, str]
+Say = Callable[[str], object]
 T = TypeVar("T")
 
 
@@ -66,8 +68,10 @@ def first_host(nodes: str) -> str:
     return "".join(part or "" for part in match.groups())
 
 
-def meet(place: Place, device: str, gpu: str = "") -> Store:
+def meet(place: Place, device: str, gpu: str = "", say: Say = lambda line: None) -> Store:
     """The store by which the processes can join, once all are there; the first one keeps it.
+
+    Where that takes long `say` is told for whom the first process waits, or the second for the first.
 
     Raises InputError on all, and the first says it, where one does not come within ARRIVAL, trains on another device,
     or has the `gpu` of another, as no two may by NCCL; where the port is another's; and where the first itself does not
@@ -80,14 +84,14 @@ def meet(place: Place, device: str, gpu: str = "") -> Store:
     def join() -> tuple[Store, str]:
         """The store, and what is wrong with the others, nothing for all being well."""
         try:
-            store = _store(place)
+            store = _store(place, say)
         except DistError as error:
             why = str(error).splitlines()[0].rpartition("message: ")[2].rstrip(".")
             raise _aloud(
                 f"process {rank} cannot meet the others at {address} ({why}); set MASTER_PORT to a free port"
             ) from None
         try:
-            found = _heard(store, rank, address, device, gpu) if rank else _found(store, size, device, gpu)
+            found = _heard(store, rank, address, device, gpu) if rank else _found(store, size, device, gpu, say)
             return store, found
         except DistError:
             raise _aloud(f"process 0 of {size} ended while they met; look at its own output") from None
@@ -101,7 +105,7 @@ def meet(place: Place, device: str, gpu: str = "") -> Store:
     return store
 
 
-def _store(place: Place) -> Store:
+def _store(place: Place, say: Say) -> Store:
     """The store at the place, which the first process opens and the others look for."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # as Store
     from torch.distributed.rendezvous import rendezvous
@@ -111,7 +115,12 @@ def _store(place: Place) -> Store:
         agents: Store = next(rendezvous(address, rank, size, timeout=ARRIVAL))[0]
         return agents
     host, port = urlsplit(address).hostname or "", urlsplit(address).port or 0
-    if rank and not _wait(lambda: _answers(host, port), ARRIVAL):
+
+    def remind() -> None:
+        if rank == 1:  # one is enough
+            say(f"waiting for process 0 of {size} at {host}:{port}, up to {_minutes()}")
+
+    if rank and not _wait(lambda: _answers(host, port), ARRIVAL, remind):
         raise _aloud(f"process 0 of {size} did not come to {host}:{port} within {_minutes()}; look at its own output")
     store: Store = TCPStore(host, port, is_master=rank == 0, timeout=ARRIVAL, wait_for_workers=False)
     if rank == 0:
@@ -127,20 +136,30 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
-def _found(store: Store, size: int, device: str, gpu: str) -> str:
+def _found(store: Store, size: int, device: str, gpu: str, say: Say) -> str:
     """What the first process finds wrong with the others, nothing for all being well; tells them."""
     others = range(1, size)
-    _wait(lambda: store.check([f"device/{rank}" for rank in others]), ARRIVAL)
-    there = [rank for rank in others if store.check([f"device/{rank}"])]
+
+    def missing() -> list[int]:
+        return [rank for rank in others if not store.check([f"device/{rank}"])]
+
+    def named(absent: list[int]) -> str:
+        return f"process{'es' if absent[1:] else ''} {', '.join(map(str, absent))} of {size}"
+
+    def remind() -> None:
+        say(f"waiting for {named(missing())}, up to {_minutes()}")
+
+    _wait(lambda: store.check([f"device/{rank}" for rank in others]), ARRIVAL, remind)
+    absent = missing()
+    there = [rank for rank in others if rank not in absent]
     devices = {0: device} | {rank: store.get(f"device/{rank}").decode() for rank in there}
     gpus = {0: gpu} | {rank: store.get(f"gpu/{rank}").decode() for rank in there}
     users = {each: rank for rank, each in reversed(gpus.items())}  # of each GPU, the first process that has it
     problem = ""
-    if missing := [rank for rank in others if rank not in there]:
-        named = f"process{'es' if missing[1:] else ''} {', '.join(map(str, missing))} of {size}"
+    if absent:
         problem = (
-            f"{named} did not come within {_minutes()}; look at their own output, and at the PCTOOL_* variables and "
-            "the package on their nodes"
+            f"{named(absent)} did not come within {_minutes()}; look at their own output, and at the "
+            "PCTOOL_* variables and the package on their nodes"
         )
     elif other := next((rank for rank in there if devices[rank] != device), 0):
         problem = (
@@ -189,10 +208,14 @@ def _in_time(work: Callable[[], T], limit: timedelta) -> T | None:
     return found
 
 
-def _wait(there: Callable[[], bool], limit: timedelta) -> bool:
-    """Whether it is there within the limit."""
-    end = time.monotonic() + limit.total_seconds()
-    while not (found := there()) and time.monotonic() < end:
+def _wait(there: Callable[[], bool], limit: timedelta, remind: Callable[[], object] = lambda: None) -> bool:
+    """Whether it is there within the limit; `remind` is called now and then until it is."""
+    start = time.monotonic()
+    reminders = 1
+    while not (found := there()) and (waited := time.monotonic() - start) < limit.total_seconds():
+        if waited > reminders * REMINDER.total_seconds():
+            remind()
+            reminders += 1
         time.sleep(POLL)
     return found
 

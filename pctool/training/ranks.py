@@ -210,7 +210,7 @@ def joined(device: str, say: Callable[[str], object] = lambda line: None) -> Ite
         torch.cuda.set_device(local % torch.cuda.device_count())
         gpu = f"{socket.gethostname()}, {torch.cuda.get_device_properties().uuid}"
     backend = "nccl" if device == "cuda" else "gloo"
-    store = meet(place, device, gpu)
+    store = meet(place, device, gpu, say)
     store.set_timeout(PATIENCE)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     lifeline, failed = Lifeline(rank, size, say), True

@@ -3,7 +3,7 @@
 import re
 import socket
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -88,12 +88,16 @@ def soon(monkeypatch):
     monkeypatch.setattr(placement_module, "ARRIVAL", timedelta(seconds=0.6))
 
 
-def met(*processes: tuple[int, int, str, str], gpus: Sequence[str] = ("", "", "", "")) -> list[object]:
+def met(
+    *processes: tuple[int, int, str, str],
+    gpus: Sequence[str] = ("", "", "", ""),
+    say: Callable[[str], object] = lambda line: None,
+) -> list[object]:
     """What the processes (rank, size, address, device) get from `meet`, with each rank's GPU: a store, or the error."""
 
     def one(rank: int, size: int, address: str, device: str) -> object:
         try:
-            return meet((rank, size, 0, address), device, gpus[rank])
+            return meet((rank, size, 0, address), device, gpus[rank], say)
         except InputError as error:
             return error
 
@@ -110,18 +114,23 @@ def test_all_meet(port, device, gpus):
     assert [store.get("left") for store in stores] == [b"here"] * 3
 
 
-def test_who_does_not_come_is_named_to_all(soon, port):
-    """The first process says it, the others that came end with it in silence."""
+def test_who_does_not_come_is_named_to_all(soon, monkeypatch, port):
+    """The first process says it, and before that for whom it waits; the others that came end with it in silence."""
+    monkeypatch.setattr(placement_module, "REMINDER", timedelta(seconds=0.35))
     address = f"tcp://localhost:{port}/7.0"
-    first, third = met((0, 4, address, "cpu"), (2, 4, address, "cpu"))
+    first, third = met((0, 4, address, "cpu"), (2, 4, address, "cpu"), say=(said := []).append)
+    assert said == ["waiting for processes 1, 3 of 4, up to 0.01 minutes"]
     assert str(first).startswith("processes 1, 3 of 4 did not come within 0.01 minutes; look at their own output")
     assert (first.said, str(third), third.said) == (None, str(first), None)
 
 
-def test_where_the_first_does_not_come_another_says_so(soon, port):
-    """In one line, with nothing of PyTorch's own on stderr."""
-    (error,) = met((1, 2, f"tcp://localhost:{port}/7.0", "cpu"))
-    assert f"process 0 of 2 did not come to localhost:{port} within" in str(error)
+def test_where_the_first_does_not_come_another_says_so(soon, monkeypatch, port):
+    """In one line, with nothing of PyTorch's own on stderr; the second process waits aloud, a third in silence."""
+    monkeypatch.setattr(placement_module, "REMINDER", timedelta(seconds=0.35))
+    address = f"tcp://localhost:{port}/7.0"
+    error, _ = met((1, 3, address, "cpu"), (2, 3, address, "cpu"), say=(said := []).append)
+    assert said == [f"waiting for process 0 of 3 at localhost:{port}, up to 0.01 minutes"]
+    assert f"process 0 of 3 did not come to localhost:{port} within" in str(error)
     assert error.said is False
 
 
