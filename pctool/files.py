@@ -81,6 +81,12 @@ def visible_files(folder: Path) -> Iterator[str]:
         raise read_error(error.filename, error) from error
 
 
+def numbered(folder: Path, suffix: str) -> list[Path]:
+    """The files of a folder that have a number for a name, as `00001000.pt`, by rising number."""
+    found = [path for path in folder.glob(f"*{suffix}") if path.stem.isdecimal()]
+    return sorted(found, key=lambda path: int(path.stem))
+
+
 def read_error(path: Path | str, error: OSError) -> InputError:
     """The one line for what is there and cannot be read; raised `from error`, by which `is_unreadable` knows it."""
     remedy = "; its permissions must allow it" if isinstance(error, PermissionError) else ""

@@ -103,6 +103,20 @@ def test_measuring_and_scoring_do_not_wait_for_torchs_compiler(tmp_path):
         subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_spectrum_file_is_shown_without_torch(tmp_path):
+    """Which takes two seconds to import; what measures needs it."""
+    torch.save({"a.weight": torch.eye(3)}, tmp_path / "a.pt")
+    measured, shown = (
+        f"from pctool.cli.main import run\nassert run({command!r}) == 0\n"
+        for command in (
+            ["spectrum", str(tmp_path / "a.pt"), "--out", str(tmp_path / "a.h5"), "--json"],
+            ["spectrum", str(tmp_path / "a.h5"), "--plot", str(tmp_path), "--json"],
+        )
+    )
+    subprocess.run([sys.executable, "-c", measured], check=True)
+    subprocess.run([sys.executable, "-c", f"{shown}import sys; sys.exit('torch' in sys.modules)"], check=True)
+
+
 def test_import_pctool_is_quick():
     """`import pctool` loads neither torch nor NumPy; its names do when first used."""
     code = (

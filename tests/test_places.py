@@ -29,6 +29,26 @@ def test_a_tilde_is_the_users_folder(tmp_path, monkeypatch):
     assert cache_dir() == tmp_path / "c"
 
 
+@pytest.mark.parametrize("answer", ["error", "~/.cache/pctool"])
+def test_a_user_without_a_home_folder(tmp_path, monkeypatch, answer):
+    """A container's user whom the system does not know: one line that names the variable, which then serves."""
+
+    def nowhere(name, **options):
+        if answer == "error":
+            raise RuntimeError("could not determine the home directory")
+        return answer
+
+    for name in ("user_data_dir", "user_cache_dir"):
+        monkeypatch.setattr(platformdirs, name, nowhere)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    for variable, place in (("PCTOOL_DATA_DIR", data_dir), ("PCTOOL_CACHE_DIR", cache_dir)):
+        monkeypatch.delenv(variable, raising=False)
+        with pytest.raises(InputError, match=f"there is no home folder .*; name one by {variable}$"):
+            place()
+        monkeypatch.setenv(variable, str(tmp_path))
+        assert place() == tmp_path
+
+
 @pytest.mark.parametrize("by", ["flag", "environment"])
 def test_a_file_is_no_data_folder(tmp_path, monkeypatch, by):
     """A file is refused by name, however it was given; a folder that is not there yet is fine."""

@@ -121,7 +121,11 @@ def _device() -> list[Row]:
 
     from pctool.core.products import has_fast_bf16
 
-    cpu = "bf16 is fast here: --precision auto uses it" if has_fast_bf16("cpu") else "no fast bf16: fp32 is used"
+    cpu = (
+        "bf16 is fast here: --precision auto uses it"
+        if has_fast_bf16("cpu")
+        else "neither AMX nor avx512_bf16: fp32 is used"
+    )
     gpu = ("none usable", "training runs on the CPU: the demo, small runs; no full experiment")
     if torch.cuda.is_available():
         gpu = (torch.cuda.get_device_name(), "used by default (--device auto)")

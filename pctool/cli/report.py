@@ -57,19 +57,26 @@ def report(  # noqa: PLR0917  # every setting is a flag of its own
     spectra = {run: spectra_of(run) for row in rows for run in row.runs}
     which = {"final": "last evaluation", "best": "best evaluation"}[select]
     about = f"Of each run its {which}, and the condition numbers recorded at that step."
-    contents = {
-        "report.md": tables.markdown(rows, remarks).encode(),
-        "report.csv": tables.csv_text(rows).encode(),
-        "report.tex": tables.latex(rows).encode(),
-        "report.html": page.html(rows, figures, spectra, remarks, about).encode(),
-        **figures,
+    texts = {
+        "report.md": tables.markdown(rows, remarks),
+        "report.csv": tables.csv_text(rows),
+        "report.tex": tables.latex(rows),
+        "report.html": page.html(rows, figures, spectra, remarks, about),
     }
-    files.write_new({out / name: data for name, data in contents.items()}, force=force)
+    written = {out / name: files.printable(text).encode() for name, text in texts.items()}
+    written |= {out / name: data for name, data in figures.items()}
+    files.write_new(written, force=force)
     for remark in remarks:
-        note(remark)
+        note(files.printable(remark))
     if as_json:
-        written = [str(out / name) for name in contents]
-        print_json({"select": select, "files": written, "remarks": remarks, "rows": [_row(row) for row in rows]})
+        print_json(
+            {
+                "select": select,
+                "files": [str(path) for path in written],
+                "remarks": remarks,
+                "rows": [_row(row) for row in rows],
+            }
+        )
         return
     _show(rows, out, figures)
 

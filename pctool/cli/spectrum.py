@@ -72,11 +72,13 @@ def spectrum(  # noqa: PLR0917  # every setting is a flag of its own
         what = "--watch follows one run" if watch else "a spectrum file is shown as it is"
         raise InputError(f"{what}: leave out {', '.join([*changed, *inputs[1:]])}")
     clean_up_when_terminated()
+    if recorded:
+        from pctool.cli import spectrum_shown
+
+        spectrum_shown.show_recorded(inputs[0], watch=watch, plot=plot, force=force, as_json=as_json)
+        return
     from pctool.cli import spectrum_session as session
 
-    if recorded:
-        session.show_recorded(inputs[0], watch=watch, plot=plot, force=force, as_json=as_json)
-        return
     points = (grid or 16) if operator == "fft" else None
     settings = session.Settings(inputs, network, layers, points, out, plot, jobs)
     session.measure(settings, force=force, as_json=as_json)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pctool.cli.console import finite, output
+from pctool.cli.console import finite, note, output
 from pctool.core.polynomial_report import LAYER_UPPER
 from pctool.spectrum.reader import LayerSeries, Spectrum
 from pctool.spectrum.tables import layer_table, smallest, summary_table
@@ -28,15 +28,24 @@ def show(measured: Spectrum) -> None:
     console.print()
 
 
-def too_small_estimates(measured: Spectrum) -> str | None:
-    """What to say of layers whose norm is far above the power iteration's estimate, as where that never ran."""
+def figures_into(plot: Path | None, measured: Spectrum) -> dict[Path, bytes]:
+    """The figures by the files that they go to, none without a folder."""
+    if plot is None:
+        return {}
+    from pctool.spectrum.plots import figures
+
+    return {plot / name: data for name, data in figures(measured).items()}
+
+
+def warn(measured: Spectrum) -> None:
+    """A note of layers whose norm is far above the power iteration's estimate, as where that never ran."""
     ratios = {each.name: each.sigma_over_sigma_hat for each in measured.layers if each.sigma_over_sigma_hat is not None}
     beyond = [name for name, ratio in ratios.items() if (ratio > LAYER_UPPER).any()]
     if not beyond:
-        return None
+        return
     worst = max(beyond, key=lambda name: np.nanmax(ratios[name]))
     at = int(np.nanargmax(ratios[worst]))
-    return (
+    note(
         f"sigma / sigma_hat is above {LAYER_UPPER} in {len(beyond)} of {len(measured.layers)} layers, "
         f"{ratios[worst][at]:.3g} in {worst} at step {measured.steps[at]}: its u and v were never iterated or lag far "
         "behind W, and normalized and effective are of that estimate"

@@ -6,13 +6,8 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
-
-from pctool.core import checkpoint as checkpoints
 from pctool.errors import InputError
-from pctool.training.config import TrainConfig
 
 
 def default_out(
@@ -39,26 +34,3 @@ def check_places(target: Path | None, plot: Path | None, paths: Sequence[Path]) 
         raise InputError(f"--out {target} is one of the checkpoints to read; give another name")
     if plot and os.path.exists(plot) and not os.path.isdir(plot):
         raise InputError(f"--plot {plot} is a file; give a folder")
-
-
-def check_one_run(paths: Sequence[Path]) -> None:
-    """InputError where checkpoints of ours were trained with different settings: their rows are no history of one run.
-
-    What other people's files, and damaged ones, are of cannot be told: they pass.
-    """
-    known = [(path, identity) for path in paths if len(paths) > 1 and (identity := _identity(path))]
-    for path, identity in known[1:]:
-        first, expected = known[0]
-        apart = [f"{key} {expected[key]} and {value}" for key, value in identity.items() if value != expected[key]]
-        if apart:
-            raise InputError(f"{first} and {path} are of two runs ({'; '.join(apart)}): measure each by itself")
-
-
-def _identity(path: Path) -> dict[str, Any] | None:
-    """The settings that make a run another run; `steps` may grow in one."""
-    try:
-        identity = TrainConfig.model_validate(checkpoints.settings(path)).identity()
-    except ValidationError:
-        return None
-    identity.pop("steps")
-    return identity

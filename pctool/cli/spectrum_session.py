@@ -1,4 +1,4 @@
-"""What `pctool spectrum` does between its flags and its answer: measuring, continuing, watching, writing."""
+"""What `pctool spectrum` does with checkpoints: measuring, continuing, writing."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pctool.cli.console import note, output, print_json, progress, reader_has_gone
+from pydantic import ValidationError
+
+from pctool.cli.console import note, print_json, progress
 from pctool.errors import InputError, PartialError, SavedInterrupt
 
 if "numpy" not in sys.modules:  # before it loads: one thread for linear algebra, so that no result depends on it
     os.environ.update({f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")})
 
 from pctool import files
-from pctool.cli.spectrum_answer import follow_up, show, summary, taken_as_dense, too_small_estimates
-from pctool.cli.spectrum_plan import check_one_run, check_places, default_out
+from pctool.cli.spectrum_answer import figures_into, follow_up, show, summary, taken_as_dense, warn
+from pctool.cli.spectrum_plan import check_places, default_out
+from pctool.core import checkpoint as checkpoints
 from pctool.places import n_processors
-from pctool.spectrum.reader import Spectrum, parse_spectrum, read_spectrum
+from pctool.spectrum.reader import parse_spectrum
 from pctool.spectrum.resume import already_measured, unfinished_image
 from pctool.spectrum.sources import (
     Measured,
@@ -33,12 +36,10 @@ from pctool.spectrum.sources import (
     merged,
 )
 from pctool.spectrum.store import file_image
+from pctool.training.config import TrainConfig
 from pctool.training.signals import StopRequest, listen
-from pctool.training.study_status import is_held
 
 SECONDS_BETWEEN_SAVES = 10.0  # of what is measured so far
-SECONDS_BETWEEN_LOOKS = 2.0  # of --watch; runs record a row in a minute or so
-SILENCE = 60.0  # without a new row, after which --watch says so where no process trains
 FILES_A_JOB = 4  # below, starting another process takes longer than its share of the work
 
 
@@ -64,7 +65,7 @@ def measure(settings: Settings, *, force: bool, as_json: bool) -> None:
     paths = find_checkpoints(settings.inputs)
     target = settings.out or default_out(settings.inputs, paths, settings.network, settings.layers, settings.grid)
     check_places(target, settings.plot, paths)
-    check_one_run(paths)
+    _check_one_run(paths)
     request = Request(settings.network or chosen_network(paths), settings.layers, settings.grid)
     for recorded in [Path(given) / "spectrum.h5" for given in settings.inputs]:
         comparable = settings.network in (None, "D") and request.operator == "matrix"
@@ -89,17 +90,40 @@ def measure(settings: Settings, *, force: bool, as_json: bool) -> None:
     extra = {} if request.grid is None else {"grid": request.grid}
     contents = {target: file_image(rows, source, network, request.operator, extra)}
     measured = parse_spectrum(contents[target], str(target))
-    contents |= _figures(measured, settings.plot)
+    contents |= figures_into(settings.plot, measured)
     files.write_new(contents, force=force, own=[target] if begun is not None or collected.saved else [])
     if as_json:
         print_json(summary(measured, target, list(contents)[1:], collected.skipped))
     else:
         show(measured)
         follow_up(target, settings.plot, _again(settings), settings.inputs[0])
-    _warn(measured)
+    warn(measured)
     if request.grid is not None and not is_ours(paths[0]) and (remark := taken_as_dense(measured)):
         note(remark)
     _report([f"step {row.step}: {problem}" for row in rows for problem in row.problems], collected.skipped)
+
+
+def _check_one_run(paths: Sequence[Path]) -> None:
+    """InputError where checkpoints of ours were trained with different settings: their rows are no history of one run.
+
+    What other people's files, and damaged ones, are of cannot be told: they pass.
+    """
+    known = [(path, identity) for path in paths if len(paths) > 1 and (identity := _identity(path))]
+    for path, identity in known[1:]:
+        first, expected = known[0]
+        apart = [f"{key} {expected[key]} and {value}" for key, value in identity.items() if value != expected[key]]
+        if apart:
+            raise InputError(f"{first} and {path} are of two runs ({'; '.join(apart)}): measure each by itself")
+
+
+def _identity(path: Path) -> dict[str, Any] | None:
+    """The settings that make a run another run; `steps` may grow in one."""
+    try:
+        identity = TrainConfig.model_validate(checkpoints.settings(path)).identity()
+    except ValidationError:
+        return None
+    identity.pop("steps")
+    return identity
 
 
 class _Collected:
@@ -154,14 +178,6 @@ class _Collected:
             note(f"skipped: {reason if path in reason else f'{path}: {reason}'}")
 
 
-def _figures(measured: Spectrum, plot: Path | None) -> dict[Path, bytes]:
-    if plot is None:
-        return {}
-    from pctool.spectrum.plots import figures
-
-    return {plot / name: data for name, data in figures(measured).items()}
-
-
 def _again(settings: Settings) -> list[str]:
     """The same command, to be followed by --plot."""
     command = ["spectrum", *settings.inputs]
@@ -169,11 +185,6 @@ def _again(settings: Settings) -> list[str]:
     command += ["--layers", settings.layers] if settings.layers != "*" else []
     command += ["--operator", "fft", "--grid", str(settings.grid)] if settings.grid else []
     return [*command, *(["--out", str(settings.out)] if settings.out else [])]
-
-
-def _warn(measured: Spectrum) -> None:
-    if warning := too_small_estimates(measured):
-        note(warning)
 
 
 def _report(problems: Sequence[str], skipped: dict[str, str]) -> None:
@@ -184,74 +195,3 @@ def _report(problems: Sequence[str], skipped: dict[str, str]) -> None:
     lines += [f"files skipped: {len(skipped)}, the first: {min(skipped)}"] if skipped else []
     if lines:
         raise PartialError(f"{'; '.join(lines)}; the rest is complete")
-
-
-def show_recorded(text: str, *, watch: bool, plot: Path | None, force: bool, as_json: bool) -> None:
-    """Shows a spectrum file, with `watch` that of a run while it grows. Writes nothing but the figures."""
-    path = Path(text)
-    check_places(None, plot, [])
-    if watch:
-        path = path / "spectrum.h5"
-        _watch(path.parent, path, quiet=as_json)
-    measured = read_spectrum(path)
-    if not len(measured.steps):
-        raise InputError(f"{path} has no row yet; wait for the run, or give another file")
-    contents = _figures(measured, plot)
-    files.write_new(contents, force=force)
-    _warn(measured)
-    if as_json:
-        print_json(summary(measured, path, list(contents), {}))
-        return
-    if not watch:
-        show(measured)
-    follow_up(path, plot, ["spectrum", str(path)], str(path.parent))
-
-
-def _watch(run: Path, path: Path, *, quiet: bool) -> None:
-    """The tables after every new row, until the run ends or Ctrl-C; `quiet` only waits."""
-    if not (run / "config.json").is_file():
-        raise InputError(f"{run} is no run folder; --watch wants the folder that 'pctool train' writes into")
-    seen: tuple[Any, ...] = ()
-    changed, said = time.monotonic(), False
-    try:
-        while not reader_has_gone():
-            ended = _ended(run)
-            measured = _look(path, last=ended)
-            if measured is not None and tuple(measured.steps) != seen:
-                if len(measured.steps) and not quiet:
-                    console = output()
-                    console.clear()  # on a terminal; elsewhere it prints nothing
-                    show(measured)
-                changed, said = time.monotonic(), False
-                seen = tuple(measured.steps)
-            if ended:
-                if not seen:
-                    raise InputError(f"{run} has ended without a spectrum; see its exit.json")
-                return
-            if not seen and not quiet:
-                note(f"{run} has no spectrum yet; waiting")
-            if not said and time.monotonic() - changed > SILENCE and not is_held(run):
-                note(f"{run}: no process trains there, and its last one has not said why it ended; waiting for another")
-                said = True
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-    except KeyboardInterrupt:
-        if not seen:
-            raise
-
-
-def _look(path: Path, *, last: bool) -> Spectrum | None:
-    """The file as it is now; None where it is not there, or was read while a row was being written."""
-    try:
-        return read_spectrum(path) if path.exists() else None
-    except InputError:
-        if last:
-            raise
-        return None
-
-
-def _ended(run: Path) -> bool:
-    """A run writes config.json when it begins or continues, removes exit.json then, and writes it when it ends."""
-    try:
-        return (run / "exit.json").stat().st_mtime >= (run / "config.json").stat().st_mtime
-    except FileNotFoundError:
-        return False

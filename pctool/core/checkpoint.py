@@ -99,8 +99,7 @@ def _bytes(path: Path) -> tuple[bytes, bool]:
 
 def list_checkpoints(run: Path) -> list[Path]:
     """The checkpoint files of a run folder, by rising step."""
-    numbered = [path for path in (run / "checkpoints").glob("*.pt") if path.stem.isdigit()]
-    return sorted(numbered, key=lambda path: int(path.stem))
+    return files.numbered(run / "checkpoints", ".pt")
 
 
 def newest(run: Path) -> tuple[Path, dict[str, Any]]:

@@ -28,10 +28,10 @@ def _capabilities() -> Mapping[str, Any]:
 
 
 def has_fast_bf16(device: str) -> bool:
-    """Whether the device has units for bf16 products: GPUs that support it, CPUs with AMX or avx512_bf16."""
+    """Whether the device has units for bf16 products: CUDA GPUs that support it, CPUs with AMX or avx512_bf16."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return any(_capabilities().get(units) for units in ("amx_bf16", "avx512_bf16"))
+    return device == "cpu" and any(_capabilities().get(units) for units in ("amx_bf16", "avx512_bf16"))
 
 
 # Compiled code asks once. That is all torch.compiler.assume_constant_result does, besides importing torch's compiler,

@@ -22,7 +22,7 @@ def snapshot(content: Any) -> Any:
 def _copied(content: Any) -> Any:
     if isinstance(content, torch.Tensor):
         copy = torch.empty_like(content, device="cpu", requires_grad=False, pin_memory=content.is_cuda)
-        return copy.copy_(content.detach(), non_blocking=True)
+        return copy.copy_(content.detach(), non_blocking=content.is_cuda)
     if isinstance(content, dict):
         return {key: _copied(value) for key, value in content.items()}
     return [_copied(value) for value in content] if isinstance(content, list) else content

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from pctool.files import write_error
 from pctool.places import cache_dir
 
+ZEROS = bytes(1 << 20)
+
 
 class FeatureStore:
     """float32 [capacity, d], filled batch by batch, in a file of the cache folder that has no name.
@@ -50,7 +52,12 @@ def _room(n: int, dim: int) -> NDArray[np.float32]:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             # Writing to a map of a file without its blocks would end in SIGBUS on a full disk.
-            os.posix_fallocate(file.fileno(), 0, size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:  # macOS
+                for start in range(0, size, len(ZEROS)):
+                    file.write(ZEROS[: size - start])
+                file.flush()
             return np.memmap(file, np.float32, "r+", shape=(n, dim))
     except OSError as error:
         raise write_error(folder / "features", error, size, "choose another place by PCTOOL_CACHE_DIR") from error

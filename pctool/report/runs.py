@@ -10,11 +10,10 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from pctool.core.checkpoint import list_checkpoints
+from pctool import files
 from pctool.errors import InputError, NonFiniteError
 from pctool.spectrum.reader import Spectrum, read_spectrum
-from pctool.training.run_files import entries, number, read_object
-from pctool.training.run_folder import RunRecord
+from pctool.training.run_files import RunRecord, entries, number, read_object
 
 Ended = Literal["finished", "diverged", "unfinished"]
 MAX_LOG_BYTES = 2**28  # a line a log step: 200,000 steps make 1 MB
@@ -77,7 +76,7 @@ def read_run(path: Path) -> Run:
     recorded = spectrum.steps.tolist() if spectrum else []
     ending = read_object(path / "exit.json")
     last = int(number(ending.get("step")) or 0)
-    saved = [int(checkpoint.stem) for checkpoint in list_checkpoints(path)]
+    saved = [int(checkpoint.stem) for checkpoint in files.numbered(path / "checkpoints", ".pt")]
     step = max([0, last, *saved[-1:], *recorded, *(entry["step"] for entry in stats)])
     wanted = record.config.get("steps")
     done = ending.get("code") == 0 and isinstance(wanted, int) and step >= wanted
@@ -99,11 +98,8 @@ def _log(path: Path) -> tuple[dict[str, Any], ...]:
 
 
 def _newest_picture(folder: Path) -> bytes | None:
-    numbered = [path for path in folder.glob("*.png") if path.stem.isdigit()]
-    if not numbered:
+    pictures = files.numbered(folder, ".png")
+    if not pictures or pictures[-1].stat().st_size > MAX_PICTURE_BYTES:
         return None
-    newest = max(numbered, key=lambda path: int(path.stem))
-    if newest.stat().st_size > MAX_PICTURE_BYTES:
-        return None
-    content = newest.read_bytes()
+    content = pictures[-1].read_bytes()
     return content if content.startswith(PNG) else None

@@ -8,11 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pydantic import BaseModel, ConfigDict
+
 from pctool.errors import InputError
 from pctool.evaluation.metric_names import distance_of
 
 MAX_DIGITS = 18  # of a number that any array can hold
 TAIL = 2**16  # bytes of a log that are read: some hundred lines of stats.jsonl
+
+
+class RunRecord(BaseModel):
+    """config.json: the resolved configuration, its identity with the hash of the data, versions, command line."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: dict[str, Any]
+    identity: dict[str, Any]
+    identity_sha256: str
+    versions: dict[str, str]
+    command: list[str]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import filelock
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from pctool import files
 from pctool.core import checkpoint as checkpoints
@@ -19,21 +19,8 @@ from pctool.errors import InputError, WriteError
 from pctool.evaluation.metrics_file import versions
 from pctool.training.background import MOST
 from pctool.training.config import TrainConfig
-from pctool.training.run_files import entries, number, read_object, up_to
+from pctool.training.run_files import RunRecord, entries, number, read_object, up_to
 from pctool.training.sample_grid import grid_image
-
-
-class RunRecord(BaseModel):
-    """config.json: the resolved configuration, its identity with the hash of the data, versions, command line."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    config: dict[str, Any]
-    identity: dict[str, Any]
-    identity_sha256: str
-    versions: dict[str, str]
-    command: list[str]
-
 
 BEFORE_A_STEP = {".lock", "exit.json", "config.json"}  # what a process leaves that ended before its first step
 

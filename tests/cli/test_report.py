@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -177,3 +178,18 @@ def test_a_place_that_may_not_be_written_ends_in_5(
     assert re.search(
         r"cannot write locked/report/report\.md \([\d,]+ bytes\): Permission denied", capsys.readouterr().err
     )
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_folder_whose_name_is_no_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bytes that are not UTF-8 stand escaped in every file."""
+    odd = Path(os.fsdecode(b"r\xfcn"))
+    try:
+        Path("apc0").rename(odd)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    make_run(Path("unscored"), scores={})
+    Path("unscored").rename(os.fsdecode(b"n\xfc"))
+    assert run(["report", str(odd), os.fsdecode(b"n\xfc"), "sn"]) == 0
+    assert "\\udcfc" in (folder / "report" / "report.html").read_text(encoding="utf-8")
+    assert "\\udcfc" in (folder / "report" / "report.md").read_text(encoding="utf-8")

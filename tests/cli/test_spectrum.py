@@ -350,7 +350,7 @@ def test_watch_follows_a_run_to_its_end(
             lambda: (demo / "exit.json").write_text("{}"),
         ]
     )
-    monkeypatch.setattr("pctool.cli.spectrum_session.time.sleep", lambda seconds: next(moments)())
+    monkeypatch.setattr("pctool.cli.spectrum_shown.time.sleep", lambda seconds: next(moments)())
     assert run(["spectrum", "runs/demo", "--watch"]) == 0
     printed = capsys.readouterr()
     assert "waiting" in printed.err
@@ -367,7 +367,7 @@ def test_watching_ends_with_ctrl_c(folder: Path, monkeypatch: pytest.MonkeyPatch
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pctool.cli.spectrum_session.time.sleep", interrupt)
+    monkeypatch.setattr("pctool.cli.spectrum_shown.time.sleep", interrupt)
     assert run(["spectrum", "runs/demo", "--watch"]) == 0
 
 
@@ -378,11 +378,11 @@ def test_watching_a_run_that_was_killed_says_so_once(
     demo = folder / "runs/demo"
     (demo / "config.json").write_text("{}")
     SpectrumWriter(demo / "spectrum.h5", "x", "D").append(row(5))
-    monkeypatch.setattr("pctool.cli.spectrum_session.SILENCE", 0.0)
+    monkeypatch.setattr("pctool.cli.spectrum_shown.SILENCE", 0.0)
     with (demo / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         looks = iter([lambda: None, lambda: None, lock.close, *[lambda: None] * 3])
-        monkeypatch.setattr("pctool.cli.spectrum_session.time.sleep", lambda seconds: next(looks, end)())
+        monkeypatch.setattr("pctool.cli.spectrum_shown.time.sleep", lambda seconds: next(looks, end)())
 
         def end() -> None:
             (demo / "exit.json").write_text("{}")

@@ -22,6 +22,18 @@ def test_batches_come_back_in_order_and_leave_no_file():
     assert os.listdir(cache_dir()) == []
 
 
+@pytest.mark.parametrize("n", [3, 2**18 + 7])
+def test_room_where_the_system_has_no_call_for_it(monkeypatch, n):
+    """On macOS it is written: every block is there before anything is added, and 0."""
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    written = []
+    monkeypatch.setattr(np, "memmap", lambda file, *a, **k: written.append(os.fstat(file.fileno())) or np.zeros((n, 1)))
+    FeatureStore(n).append(np.ones((1, 1)))
+    (found,) = written
+    assert found.st_size == 4 * n
+    assert found.st_blocks * 512 >= 4 * n
+
+
 def test_limits():
     """More than announced, or asking before anything came, is a ValueError."""
     store = FeatureStore(3)
@@ -37,6 +49,6 @@ def test_full_disk(monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(WriteError, match=r"80 bytes.*No space left"):
         FeatureStore(10).append(np.zeros((1, 2)))

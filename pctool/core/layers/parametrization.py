@@ -66,7 +66,8 @@ class Preconditioned(nn.Module):
         self.register_buffer("_u", u.to(W).clone())
         self.register_buffer("_v", v.to(W).clone())
         self.register_buffer("_coeffs", coefficient_rows([IDENTITY.coeffs], W), persistent=False)
-        self.register_buffer("_common", torch.zeros_like(self.get_extra_state()).long(), persistent=False)
+        common = torch.zeros_like(self.get_extra_state(), dtype=torch.int64, device=W.device)
+        self.register_buffer("_common", common, persistent=False)
         self._enter()
         if strength is not None:
             self.update_strength(weight)

@@ -274,3 +274,13 @@ def test_an_extra_state_that_is_none_is_refused(change: str) -> None:
     net = pctool.precondition_(model(), "fpc")
     with pytest.raises(ValueError, match="extra state is not what pctool writes"):
         net.load_state_dict({**states[0], key: wrong[change]})
+
+
+def test_everything_beside_a_weight_is_on_its_device() -> None:
+    """NCCL, which copies buffers between processes, and DataParallel take no CPU tensor of a model on GPUs."""
+    weight = nn.Linear(5, 4, device="meta").weight
+    vectors = torch.empty(4, device="meta"), torch.empty(5, device="meta")
+    own = Preconditioned(weight, 0, pctool.PUBLISHED[7], vectors=vectors)
+    assert {name: buffer.device.type for name, buffer in own.named_buffers()} == dict.fromkeys(
+        ("_u", "_v", "_coeffs", "_common"), "meta"
+    )
