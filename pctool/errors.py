@@ -52,6 +52,12 @@ class SavedInterrupt(PctoolError):
     code = 75
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was not enough main memory; torch has no class of its own for that."""
+    said = str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "t allocate memory" in said)
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """The end of a message: `; did you mean NAME?` with the closest of what is known, "" where none is close."""
     near = difflib.get_close_matches(wrong, known, 1)

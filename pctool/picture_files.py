@@ -20,7 +20,7 @@ from pctool.errors import InputError
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm"})
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")  # no other reader of Pillow is tried, whatever a file holds
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr", "CMYK"})  # Pillow's of 8 bits
-MAX_FILE = 1 << 30  # bytes that an image in a ZIP may unpack to: a bomb would take all memory
+MAX_FILE = 1 << 30  # bytes of an image file, and what one in a ZIP may unpack to: a bomb would take all memory
 # What Python's ZIP reader raises for damaged input: for an encrypted member RuntimeError, for an unknown method
 # NotImplementedError.
 ZIP_ERRORS = (
@@ -51,7 +51,7 @@ def of_zip(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """The image files in a ZIP. Raises InputError where two have one name: only the last could be read."""
     found: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
-        if info.is_dir() or not _is_image(info.filename) or files.is_hidden(info.filename):
+        if not info.filename or info.is_dir() or not _is_image(info.filename) or files.is_hidden(info.filename):
             continue
         if info.filename in found:
             raise InputError(f"{archive.filename} holds {info.filename} twice; write it again without one of them")
@@ -67,6 +67,16 @@ def check_some(path: Path, found: Sized) -> None:
 
 def _is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def read_file(path: Path) -> bytes:
+    """An image file. Raises InputError, to go behind its name, where it cannot be read or has over MAX_FILE bytes."""
+    try:
+        if path.stat().st_size > MAX_FILE:
+            raise InputError(f"has more than {MAX_FILE:,} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}") from error
 
 
 def read_member(archive: zipfile.ZipFile, name: str) -> bytes:

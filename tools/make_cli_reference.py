@@ -24,7 +24,7 @@ def reference() -> str:
         "Made by `python tools/make_cli_reference.py` from the commands themselves.",
         "",
         "Every command takes `--json`: one JSON object on stdout, notes and progress on stderr; what is refused has",
-        "its line on stderr, and nothing on stdout.",
+        "its line on stderr, and nothing on stdout (but the checks of `train --preflight`).",
         "`pctool --version` prints the version.",
         "",
     ]

@@ -157,7 +157,10 @@ def prepare(  # noqa: PLR0917  # every setting is a flag of its own
     ] = None,
     max_images: Annotated[int | None, typer.Option("--max-images", help="Only the first N images.", min=1)] = None,
     cache_limit: Annotated[
-        float, typer.Option("--cache-limit", help="GB that decoded images may take; a larger set is streamed.", min=0)
+        float,
+        typer.Option(
+            "--cache-limit", help="GB that decoded images may take; a larger set is streamed.", min=0, max=1e9
+        ),
     ] = 100.0,
     workers: Annotated[
         int | None, typer.Option("--data-workers", help="Processes that decode (default: by the processors).", min=0)

@@ -41,7 +41,7 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
         keep_freed_memory()
     found = opened(request.source)
     trained = found if isinstance(found, Trained) else None
-    against = request.against or (trained.config["dataset"] if trained else None)
+    against = request.against or (trained.config.get("dataset") if trained else None)
     assert against is not None  # of files it was asked for
     name = request.extractor or features.default_for(against)
     plan = evaluation_plan.of_run(request, name, against) if trained else evaluation_plan.of_files(request, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from pctool.errors import INTERRUPTED, MissingError, PctoolError
+from pctool.errors import INTERRUPTED, InputError, MissingError, PctoolError, is_out_of_memory
 
 OS_ERRORS = {  # met where no module had a better word for them
     errno.ENAMETOOLONG: (2, "give a shorter name"),
@@ -30,6 +30,8 @@ def exit_code(error: BaseException | None) -> int:
         return INTERRUPTED
     if isinstance(error, ImportError) and _is_missing(error):
         return MissingError.code
+    if is_out_of_memory(error):
+        return InputError.code
     if isinstance(error, OSError) and error.errno in OS_ERRORS:
         return OS_ERRORS[error.errno][0]
     return error.code if isinstance(error, PctoolError) else 1

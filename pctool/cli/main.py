@@ -87,7 +87,7 @@ def run(arguments: list[str] | None = None) -> int:
         )
     except KeyboardInterrupt:  # before a command began
         result = errors.INTERRUPTED
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, MemoryError, RuntimeError) as error:
         return _fail(*_of_the_system(error))
     if result == errors.INTERRUPTED:  # Typer has turned a KeyboardInterrupt into this code
         return _fail("interrupted", errors.INTERRUPTED)
@@ -107,15 +107,17 @@ def _check_folder() -> None:
         raise errors.InputError("the current folder was deleted; change to another") from None
 
 
-def _of_the_system(error: ImportError | OSError) -> tuple[str, int]:
+def _of_the_system(error: Exception) -> tuple[str, int]:
     """What to say of an error that no module had a better word for, and its exit code; raises what is a bug."""
     code = exit_code(error)
     if code == 1:
         raise error
     if isinstance(error, ImportError):
         return f"{error}; 'pctool doctor' says what is missing; too small a limit on memory does this too", code
-    what = OS_ERRORS[error.errno or 0][1]
-    return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}: {what}", code
+    if isinstance(error, OSError):
+        what = OS_ERRORS[error.errno or 0][1]
+        return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}: {what}", code
+    return "not enough memory for this; ask for less, as by a smaller batch or file, or raise the limit (ulimit)", code
 
 
 def _near(message: str) -> str:

@@ -108,7 +108,7 @@ def _setting(text: str) -> tuple[str, Any]:
         raise InputError(f"--set {text!r} is not KEY=VALUE; write for example --set steps=1000")
     try:
         return key.strip().replace("-", "_"), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key.strip().replace("-", "_"), value.strip()
 
 

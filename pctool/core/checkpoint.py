@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from pctool import files
 from pctool.core.layers.state import LayerState
 from pctool.core.layers.state import layer_states as states_of_weights
 from pctool.core.models import build_generator
-from pctool.errors import InputError
+from pctool.errors import InputError, is_out_of_memory
 
 FORMAT, VERSION = "pctool-checkpoint", 1
 Network = Literal["D", "G", "G_ema"]
@@ -61,21 +62,33 @@ def read(path: Path) -> dict[str, Any]:
     """
     data, verified = _bytes(path)
     try:
-        checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        checkpoint = unpickled(data)
     except Exception as error:  # torch raises whatever its unpickler meets in a foreign or damaged file
-        if verified or isinstance(error, MemoryError) or "allocate memory" in str(error):
+        if verified or is_out_of_memory(error):
             # The file is what was written, or may be, and something else is wrong: no memory, say.
             raise InputError(f"cannot load checkpoint {path}: {' '.join(str(error).split())[:200]}") from None
         raise DamagedError(f"{path} is damaged or no checkpoint; give a .pt file that 'pctool train' wrote") from None
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise InputError(f"{path} is no pctool checkpoint; give a .pt file that 'pctool train' wrote")
-    if checkpoint.get("version") != VERSION:
-        raise InputError(f"{path} has checkpoint version {checkpoint.get('version')}; this pctool reads {VERSION}")
+    version = checkpoint.get("version")
+    if type(version) is not int or version != VERSION:
+        raise InputError(f"{path} has checkpoint version {version}; this pctool reads {VERSION}")
     with _well_formed():
         config(checkpoint)
-        if not isinstance(checkpoint["step"], int):
-            raise ValueError(f"step {checkpoint['step']!r}")
+        step = checkpoint["step"]
+        if type(step) is not int or not 0 <= step < 2**53:
+            raise ValueError(f"step {step!r}")
     return checkpoint
+
+
+def unpickled(data: bytes) -> Any:
+    """What a PyTorch file holds, its tensors on the CPU: plain values and tensors, or torch's own errors.
+
+    Without its warnings about how old a file is.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def _bytes(path: Path) -> tuple[bytes, bool]:
@@ -83,6 +96,8 @@ def _bytes(path: Path) -> tuple[bytes, bool]:
 
     Read twice before it is given up: another process may be replacing file and sum, and network storage may fail once.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"cannot read checkpoint {path}: it is a pipe or a device; give a .pt file or a run folder")
     for again in (True, False):
         try:
             data = path.read_bytes()
@@ -116,7 +131,8 @@ def newest(run: Path) -> tuple[Path, dict[str, Any]]:
 def config(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The resolved configuration that the run was trained with."""
     loaded = json.loads(checkpoint["config"])
-    assert isinstance(loaded, dict)
+    if not isinstance(loaded, dict):
+        raise ValueError("a configuration that is none")
     return loaded
 
 
@@ -184,7 +200,8 @@ def _recorded_sum(path: Path) -> str | None:
 def sha256(path: Path) -> str:
     """The SHA-256 of a checkpoint file; InputError where it cannot be read."""
     try:
-        return _sha256(path.read_bytes())
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"cannot read checkpoint {path}: {error.strerror}; give a .pt file") from None
 

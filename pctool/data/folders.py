@@ -103,6 +103,8 @@ def _remembered(known: Path, listing: str) -> str | None:
 
 def _read(path: Path) -> bytes:
     try:
+        if path.stat().st_size > picture_files.MAX_FILE:
+            raise InputError(f"{path} has more than {picture_files.MAX_FILE:,} bytes; leave it out")
         return path.read_bytes()
     except OSError as error:
         raise files.read_error(path, error) from error

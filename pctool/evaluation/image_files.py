@@ -107,17 +107,10 @@ def look_at(source: Path, candidates: Sequence[str]) -> ImageFiles:
 def _opened(source: Path) -> Iterator[Callable[[str], bytes]]:
     """Gives the contents of a file by its name, or an InputError that goes behind the name."""
     if source.is_dir():
-        yield lambda name: _read_file(source / name)
+        yield lambda name: picture_files.read_file(source / name)
     else:
         with picture_files.open_zip(source, ALLOWED) as archive:
             yield lambda name: picture_files.read_member(archive, name)
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}") from error
 
 
 def _look(read: Callable[[str], bytes], name: str) -> _Seen:

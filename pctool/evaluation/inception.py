@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from pctool.core.checkpoint import unpickled
 from pctool.errors import InputError
 from pctool.evaluation.weights_files import INCEPTION, INCEPTION_SCRIPT
+from pctool.picture_files import ZIP_ERRORS
 
 SIZE = 299  # pixels a side of its input
 FORMS = f"{INCEPTION.name} (a state dict) or {INCEPTION_SCRIPT.name} (TorchScript)"
@@ -50,7 +52,7 @@ def _is_torchscript(data: bytes) -> bool:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return any("/code/" in name for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except ZIP_ERRORS:
         return False
 
 
@@ -69,7 +71,7 @@ def _torchscript(data: bytes, path: Path, device: torch.device) -> tuple[Any, to
 
 def _from_state_dict(data: bytes, path: Path, device: torch.device) -> tuple[Any, torch.Tensor]:
     try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state = unpickled(data)
     except Exception as error:  # torch raises whatever its unpickler meets in a foreign or damaged file
         raise InputError(f"{path} holds no weights ({type(error).__name__}); give {FORMS}") from None
     from pctool.evaluation.inception_net import FIDInception  # late: torchvision takes two seconds to load

@@ -5,7 +5,6 @@ torchvision takes two seconds to load: the functions that need it import it, so 
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pctool.core.checkpoint import unpickled
 from pctool.errors import InputError
 from pctool.evaluation.weights_files import WeightsFile
 
@@ -98,7 +98,7 @@ def _build(name: str, data: bytes, path: Path, recipe: Recipe) -> nn.Module:
     arguments = {"image_size": recipe.size} if name.startswith("vit_") else ARGUMENTS.get(name, {})
     net = torchvision.models.get_model(name, weights=None, **arguments)
     try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state = unpickled(data)
     except Exception as error:  # torch raises whatever its unpickler meets in a foreign or damaged file
         reason = type(error).__name__
         raise InputError(f"{path} holds no weights ({reason}); give torchvision's .pth file of {name}") from None

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pctool.core.checkpoint import sum_path
+from pctool.core.checkpoint import sum_path, unpickled
 from pctool.errors import InputError
 
 GIVE_ANOTHER = "give a checkpoint, a plain state dict (.pt, .pth) or a .safetensors file"
@@ -37,8 +37,9 @@ def load(path: Path) -> Any:
     """
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; {GIVE_ANOTHER}") from None
+    except (OSError, MemoryError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not enough memory"
+        raise InputError(f"cannot read {path}: {why}; {GIVE_ANOTHER}") from None
     recorded = sum_path(path)
     if recorded.is_file() and not recorded.read_bytes()[:64].lower() == hashlib.sha256(data).hexdigest().encode():
         raise InputError(f"{path} differs from its SHA-256 in {recorded.name}: it is damaged; use a good copy")
@@ -79,7 +80,7 @@ def _pickled(data: bytes, path: Path) -> Any:
     _check_archive(data, path)
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            return unpickled(data)
     except Exception as error:  # torch raises whatever its unpickler meets in a foreign or damaged file
         if beside := re.search(r"Unsupported (?:global|class)[^:]*: GLOBAL (\S+)", str(error)):
             reason = f"{path} holds more than weights ({beside[1]})"

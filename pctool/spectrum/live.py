@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +33,15 @@ from pctool.spectrum.store import (
     contents_of,
     image_of,
     keys_of,
+    layer_keys,
     problem_of,
 )
 
 if TYPE_CHECKING:
     from pctool.spectrum.measure import Row
+
+
+ALWAYS = {"raw", "effective", "strength"}  # columns of a layer, normalised or not
 
 
 class SpectrumWriter:
@@ -71,11 +75,19 @@ class SpectrumWriter:
                 _append(file, row)
             files.write_bytes(self.path, roomier.getvalue())
 
-    def truncate_after(self, step: int) -> None:
-        """Drops the rows above `step`, for a run resumed at `step`. No file yet is well."""
+    def truncate_after(self, step: int, layers: Sequence[str] | None = None) -> None:
+        """Drops the rows above `step`, for a run resumed at `step`. No file yet is well.
+
+        Raises InputError where the file is of other layers than those given by name, and as `append`.
+        """
         if not self.path.exists():
             return
         with self._opened(in_place=False) as file:
+            if layers is not None and layer_keys(layers) != list(file["layers"]):
+                raise InputError(f"{self.path} is of other layers than the network's; move it away")
+            lacking = set(SUMMARY) - file["summary"].keys() or any(ALWAYS - x.keys() for x in file["layers"].values())
+            if lacking or any(column.chunks is None for column in _columns(file)):
+                raise InputError(f"{self.path} is damaged; move it away")
             kept = int(np.searchsorted(file["step"][:], step, side="right"))
             for dataset in _columns(file):
                 dataset.resize(kept, axis=0)
@@ -101,6 +113,8 @@ class SpectrumWriter:
                 raise self._unwritten(raw.problem) from error
             if isinstance(error, OSError | RuntimeError):  # h5py has both for what fails
                 raise self._unwritten(error) from error
+            if isinstance(error, LookupError | TypeError | AttributeError):  # there is no column where one should be
+                raise InputError(f"{self.path} is damaged; move it away") from error
             raise
         if raw is not None and raw.problem:
             raise self._unwritten(raw.problem) from raw.problem

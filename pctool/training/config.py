@@ -33,6 +33,7 @@ from pctool.training.run_files import read_object
 Count = Annotated[int, Field(ge=1)]
 Every = Annotated[int, Field(ge=0)]
 Width = Annotated[int, Field(ge=8, le=4096)]
+Batch = Annotated[int, Field(ge=2, le=2**20)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Threshold = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Moment = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -71,7 +72,7 @@ class Identity(BaseModel):
     ladder: tuple[tuple[Threshold, Coeffs], ...] | None = None
     apc_every: Count = 1000
     apc_history: Count = HISTORY
-    n_power_iterations: Count = 1
+    n_power_iterations: Annotated[int, Field(ge=1, le=1000)] = 1
     skip_linear: bool = True
     arch: Arch = "resnet"
     variant: Variant = "authors"
@@ -81,8 +82,8 @@ class Identity(BaseModel):
     d_iters: Count = 1
     g_iters: Count = 1
     steps: Count
-    batch_size: Annotated[int, Field(ge=2)]
-    batch_size_g: Annotated[int, Field(ge=2)]
+    batch_size: Batch
+    batch_size_g: Batch
     lr_g: Rate
     lr_d: Rate
     beta1: Moment
@@ -105,7 +106,7 @@ class TrainConfig(Identity):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # OpenMP crashes with too many
     compile: bool = False
     cuda_graphs: bool = True
-    cache_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = catalog.CACHE_LIMIT / 1e9
+    cache_limit: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = catalog.CACHE_LIMIT / 1e9
     data_workers: Annotated[int, Field(ge=0)] | None = None
     out: Path
     log_every: Every = 50

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pctool.errors import InputError, PctoolError
+from pctool.errors import InputError, PctoolError, is_out_of_memory
 
 MIB = 2**20
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
@@ -32,20 +32,22 @@ def keep_freed_memory() -> None:
 
 
 @contextlib.contextmanager
-def enough_gpu_memory() -> Iterator[None]:
-    """A block that runs out of the GPU's memory ends with an InputError that says what takes less."""
+def enough_memory() -> Iterator[None]:
+    """A block that runs out of memory, a GPU's or the machine's, ends with an InputError that says what takes less."""
     try:
         yield
     except PctoolError:  # what somebody has found a word for
         raise
     except Exception as error:
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, torch.OutOfMemoryError):
+        while cause is not None and not (isinstance(cause, torch.OutOfMemoryError) or is_out_of_memory(cause)):
             cause = cause.__context__  # the end of a recording that ran out of memory fails by itself
         if cause is None:
             raise
+        where = "the GPU" if isinstance(cause, torch.OutOfMemoryError) else "this machine, or its limit (ulimit),"
+        said = str(cause).split(". GPU")[0].rpartition("memory: ")[2].split(". Error")[0]
         raise InputError(
-            f"the GPU has not enough memory ({str(cause).split('. GPU')[0]}); a smaller --batch-size, --width-g or "
+            f"{where} has not enough memory{f' ({said})' if said else ''}; a smaller --batch-size, --width-g or "
             "--width-d takes less, and so does --precision bf16: each makes another run"
         ) from error
 

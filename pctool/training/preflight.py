@@ -16,7 +16,7 @@ from pctool.data.decoding import EncodedImages
 from pctool.errors import PctoolError, WriteError
 from pctool.training import board, compiling, evaluation, images
 from pctool.training.config import TrainConfig
-from pctool.training.memory import enough_gpu_memory
+from pctool.training.memory import enough_memory
 from pctool.training.run_folder import RunFolder
 from pctool.training.session import identity_hashes
 from pctool.training.state import TrainingState
@@ -44,7 +44,7 @@ def preflight(config: TrainConfig, *, may_resume: bool = True, **progress: Any) 
     def look(name: str, find: Callable[[], tuple[Found, str]]) -> Found | None:
         """What one check finds, None where it fails; either way a line."""
         try:
-            with enough_gpu_memory():
+            with enough_memory():
                 found, text = find()
         except PctoolError as error:
             checks.append(Check(name, str(error), error))

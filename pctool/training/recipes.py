@@ -72,7 +72,7 @@ def read_toml(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:  # numbers of 5,000 digits, lists within lists, too
         raise InputError(f"{path} is not TOML: {error}") from None
 
 

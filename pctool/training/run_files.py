@@ -58,13 +58,17 @@ class Alarm:
 def last_score(run: Path) -> Score | None:
     """The last such evaluation in metrics.jsonl; None where there is none."""
     for line in reversed(last_lines(run / "metrics.jsonl")):
-        scores, step = line.get("scores"), number(line.get("step"))
-        if not isinstance(scores, dict) or step is None:
-            continue
-        found = {name: value for name in scores if (value := number(scores[name])) is not None}
-        if name := distance_of(found):
+        found, step = scores_of(line), number(line.get("step"))
+        if step is not None and (name := distance_of(found)):
             return Score(name, found[name], int(step))
     return None
+
+
+def scores_of(entry: Mapping[str, Any]) -> dict[str, float]:
+    """The scores in an entry of metrics.jsonl that are numbers."""
+    scores = entry.get("scores")
+    given = scores if isinstance(scores, dict) else {}
+    return {name: value for name in given if (value := number(given[name])) is not None}
 
 
 def n_fake(entry: Mapping[str, Any]) -> int:

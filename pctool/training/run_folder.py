@@ -132,7 +132,7 @@ class RunFolder:
         try:
             old = RunRecord.model_validate_json(recorded.read_bytes()).identity
             fewer = steps < int(old.get("steps", 0))
-        except (OSError, TypeError, ValueError):
+        except (OSError, TypeError, ValueError, OverflowError):
             raise InputError(f"{recorded} is damaged; restore it, or give another --out") from None
         changed = [
             f"{key}: {old.get(key)} -> {identity.get(key)}"

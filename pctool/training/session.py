@@ -20,10 +20,10 @@ from pctool.spectrum.plots import evolution_figure
 from pctool.spectrum.reader import read_summary
 from pctool.training import evaluation, images, loop
 from pctool.training.config import TrainConfig
-from pctool.training.memory import enough_gpu_memory, keep_freed_memory
+from pctool.training.memory import enough_memory, keep_freed_memory
 from pctool.training.ranks import Ranks, shared_settings
 from pctool.training.recorder import Recorder, Watcher
-from pctool.training.run_files import n_fake
+from pctool.training.run_files import n_fake, scores_of
 from pctool.training.run_folder import RunFolder
 from pctool.training.signals import StopRequest, listen, seconds_left
 from pctool.training.state import TrainingState
@@ -153,7 +153,7 @@ class Session:
         Raises NonFiniteError, WriteError, InputError for a checkpoint that does not fit or a device without enough
         memory, and PctoolError where another process of the run has died.
         """
-        with self.ranks.unbroken(), enough_gpu_memory():
+        with self.ranks.unbroken(), enough_memory():
             return _train(self, watcher)
 
 
@@ -207,7 +207,7 @@ def _fill_in(outcome: Outcome, folder: RunFolder, note: Callable[[str], object])
                 note(f"{folder.figure_path.name} was not drawn: {error}")
     entries = [entry for entry in folder.read_log("metrics.jsonl") if entry.get("step") == outcome.step]
     if entries:
-        outcome.scores = max(reversed(entries), key=n_fake)["scores"]
+        outcome.scores = scores_of(max(reversed(entries), key=n_fake))
     found = {
         "samples": folder.path / "samples" / f"{outcome.step:08d}.png",
         "spectrum": folder.spectrum_path,

@@ -15,6 +15,7 @@ from types import FrameType
 
 # What is left of a SLURM allocation when the run saves and ends: time to finish a step and to write.
 SLURM_MARGIN = 120.0
+LONGEST = 1e8  # seconds that a timer takes
 
 
 class StopRequest:
@@ -67,7 +68,8 @@ class StopRequest:
             if self.requested:
                 raise KeyboardInterrupt
             if self._deadline is not None:
-                signal.setitimer(signal.ITIMER_REAL, max(self._deadline - time.monotonic(), 1e-3))
+                left = self._deadline - time.monotonic()
+                signal.setitimer(signal.ITIMER_REAL, min(max(left, 1e-3), LONGEST))
             yield
         finally:
             self.interrupts = False

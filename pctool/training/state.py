@@ -153,10 +153,12 @@ class TrainingState:
             self.G.load_state_dict(checkpoint["G"])
             self.D.load_state_dict(checkpoint["D"])
             self.G_ema.load_state_dict(checkpoint["G_ema"])
-            _load_moments(self.optim_g, checkpoint["optim_g"]["state"])
-            _load_moments(self.optim_d, checkpoint["optim_d"]["state"])
+            for optimizer, name in ((self.optim_g, "optim_g"), (self.optim_d, "optim_d")):
+                _load_moments(optimizer, checkpoint[name]["state"], begun=checkpoint["step"] > 0)
             self.preconditioner.load_state(checkpoint["preconditioner"])
-            self.step, self.seconds = checkpoint["step"], checkpoint["seconds"]
+            self.step, self.seconds = checkpoint["step"], float(checkpoint["seconds"])
+            if not 0 <= self.seconds < math.inf:
+                raise ValueError(f"{self.seconds} seconds")
             self.logged_strengths = dict(checkpoint["logged_strengths"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             lines = str(error).splitlines()[:2]  # torch's first names the network, its second the tensor
@@ -179,6 +181,8 @@ class TrainingState:
         changed = [f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key] and key not in aside]
         if changed:
             raise InputError(f"the checkpoint is of another run ({'; '.join(changed)}); put this run's own there")
+        if self.preconditioner.layers and not checkpoint.get("preconditioner"):  # a fork may take one of `none`
+            raise InputError("the checkpoint lacks the state of D's preconditioner; use the one before it")
         self.load(checkpoint)
 
     def fork(self, checkpoint: dict[str, Any]) -> None:
@@ -202,13 +206,13 @@ class TrainingState:
             self.preconditioner.update_strengths()
 
 
-def _load_moments(optimizer: torch.optim.Adam, moments: dict[int, dict[str, Tensor]]) -> None:
+def _load_moments(optimizer: torch.optim.Adam, moments: dict[int, dict[str, Tensor]], *, begun: bool) -> None:
     """Takes over Adam's moments; rates and betas stay those of the configuration.
 
     Raises ValueError where a parameter's are missing or of another shape, which Adam itself takes for a fresh start,
-    or breaks on at its next step. None at all are a state before the first step.
+    or breaks on at its next step. Before the first step of a run there are none at all.
     """
-    for i, parameter in enumerate(optimizer.param_groups[0]["params"]) if moments else ():
+    for i, parameter in enumerate(optimizer.param_groups[0]["params"]) if moments or begun else ():
         shapes = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
         if {name: value.shape for name, value in moments.get(i, {}).items()} != shapes:
             raise ValueError(f"Adam's moments of parameter {i} are missing or of another shape")

@@ -110,7 +110,7 @@ def read_study(folder: Path) -> StudyFile:
     except OSError:
         raise InputError(f"{folder} is no study; give a folder that 'pctool study' wrote") from None
     study = parse(text, StudyFile, str(path), "'pctool study NAME --out DIR' writes one")
-    if any(Path(name).name != name for name in study.tasks):
+    if any(Path(name).name != name or not name.isprintable() for name in study.tasks):
         raise InputError(f"{path} cannot be used: a task is named outside of the folder; write the study again")
     return study
 

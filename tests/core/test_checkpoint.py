@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import math
+import os
 import pickle
 
 import pytest
@@ -85,7 +87,11 @@ def use_everything(path):
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"config": "{"}, {"G_ema": {}}, {"preconditioner": {"linear": {}}}, {"step": "x"}]
+    "change",
+    [
+        *({}, {"config": "{"}, {"config": "[]"}, {"config": "null"}, {"config": "{}"}, {"G_ema": {}}),
+        *({"preconditioner": {"linear": {}}}, {"step": "x"}, {"step": -5}, {"step": 10**400}, {"step": True}),
+    ],
 )
 def test_a_checkpoint_with_parts_missing_is_refused_in_one_line(tmp_path, state, change):
     """Format and version alone, a broken config, an empty network, a layer without u: InputError, one line."""
@@ -95,6 +101,30 @@ def test_a_checkpoint_with_parts_missing_is_refused_in_one_line(tmp_path, state,
     with pytest.raises(InputError, match="lacks what it should have") as caught:
         use_everything(tmp_path / "a.pt")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("coeffs", ["abc", [], [1.0, math.nan]])
+def test_a_polynomial_that_is_none_is_refused(tmp_path, state, coeffs):
+    """No layer is measured with coefficients that `pctool train` does not write."""
+    content = state.checkpoint()
+    content["preconditioner"]["linear"]["coeffs"] = coeffs
+    checkpoints.write(tmp_path / "a.pt", content)
+    with pytest.raises(InputError, match="lacks what it should have"):
+        use_everything(tmp_path / "a.pt")
+
+
+def test_a_version_that_is_no_number_is_named(tmp_path):
+    """A tensor equals nothing and everything."""
+    torch.save({"format": "pctool-checkpoint", "version": torch.ones(2)}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="has checkpoint version tensor"):
+        checkpoints.read(tmp_path / "a.pt")
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path):
+    """Nobody would ever write into it."""
+    os.mkfifo(tmp_path / "00000001.pt")
+    with pytest.raises(InputError, match="it is a pipe or a device; give a"):
+        checkpoints.read(tmp_path / "00000001.pt")
 
 
 def test_a_sum_that_cannot_be_read_is_refused_in_one_line(tmp_path, state):

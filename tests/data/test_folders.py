@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pctool import picture_files
 from pctool.data import catalog, encoded
 from pctool.data.decoding import EncodedImages
 from pctool.data.folders import open_path
@@ -242,3 +243,22 @@ def test_two_files_of_one_name_in_a_zip_are_refused(tmp_path):
         archive.writestr("a/0.png", b"")
     with pytest.raises(InputError, match=r"a.zip holds a/0.png twice"):
         open_path(packed)
+
+
+def test_a_zip_entry_without_a_name_is_no_image(tmp_path):
+    """As other programs write it for what they cannot name."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("\0x.png"), b"x")
+    with pytest.raises(InputError, match="holds no images"):
+        open_path(path)
+
+
+def test_a_file_beyond_any_image_is_refused(tmp_path):
+    """By its size, before it is read: it would take all memory."""
+    (tmp_path / "a.png").touch()
+    os.truncate(tmp_path / "a.png", picture_files.MAX_FILE + 1)
+    with pytest.raises(InputError, match=r"a\.png has more than 1,073,741,824 bytes; leave it out"):
+        open_path(tmp_path)
+    with pytest.raises(InputError, match="has more than"):
+        picture_files.read_file(tmp_path / "a.png")

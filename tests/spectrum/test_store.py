@@ -9,7 +9,7 @@ import io
 import math
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +255,54 @@ def test_a_foreign_file_in_the_place_is_refused_and_kept(tmp_path: Path, content
     with pytest.raises(InputError, match="move it away"):
         writer.truncate_after(0)
     assert path.read_bytes() == content
+
+
+def _without_summary(file: h5py.File) -> None:
+    del file["summary"]
+
+
+def _without_a_column(file: h5py.File) -> None:
+    del file["summary/max_kappa"]
+
+
+def _a_group_for_a_column(file: h5py.File) -> None:
+    del file["summary/max_kappa"]
+    file.create_group("summary/max_kappa")
+
+
+def _a_column_that_cannot_grow(file: h5py.File) -> None:
+    del file["summary/max_kappa"]
+    file["summary/max_kappa"] = np.zeros(2)
+
+
+def _without_a_layer(file: h5py.File) -> None:
+    del file["layers"][next(iter(file["layers"]))]
+
+
+def read_steps(path: Path) -> list[int]:
+    with h5py.File(path) as file:
+        return [int(step) for step in file["step"]]
+
+
+DAMAGE = [_without_summary, _without_a_column, _a_group_for_a_column, _a_column_that_cannot_grow, _without_a_layer]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_hdf5_that_is_damaged_inside_is_refused(tmp_path: Path, damage: Callable[[h5py.File], None]) -> None:
+    """Before a resumed run trains: one line, and the file stays as it is."""
+    path = _live(tmp_path / "s.h5", [row(1), row(2)])
+    with h5py.File(path, "r+") as file:
+        damage(file)
+    before = path.read_bytes()
+    writer = SpectrumWriter(path, "x", "D")
+    names = [state.name for state in states()]
+    with pytest.raises(InputError, match="move it away"):
+        writer.truncate_after(1, names)
+    assert path.read_bytes() == before
+    if damage is not _without_a_layer:
+        with pytest.raises(InputError, match="is damaged; move it away"):
+            writer.append(row(3))
+    assert read_steps(path) == [1, 2]
 
 
 def test_other_hdf5_and_whole_files_cannot_grow(tmp_path: Path) -> None:

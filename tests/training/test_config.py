@@ -221,9 +221,10 @@ def test_bad_presets_get_one_line(tmp_path):
     """An unknown preset names the shipped ones; a broken file and an unknown key are named."""
     with pytest.raises(InputError, match="did you mean demo"):
         recipes.read_preset("dmeo")
-    (tmp_path / "x.toml").write_text("steps = ")
-    with pytest.raises(InputError, match="not TOML"):
-        recipes.read_preset(str(tmp_path / "x.toml"))
+    for text in ("steps = ", f"seed = {'1' * 5000}", f"steps = {'[' * 2000}{']' * 2000}"):
+        (tmp_path / "x.toml").write_text(text)
+        with pytest.raises(InputError, match="not TOML"):
+            recipes.read_preset(str(tmp_path / "x.toml"))
     with pytest.raises(InputError, match="unknown setting 'stepz'"):
         resolve({}, {"stepz": 4})
 

@@ -7,7 +7,9 @@ import sys
 import pytest
 import torch
 
-from pctool.training.memory import peak_mib
+from pctool.cli import main
+from pctool.errors import InputError
+from pctool.training.memory import enough_memory, peak_mib
 
 
 def test_the_peak_holds_what_has_been_given_back():
@@ -24,6 +26,19 @@ def test_the_peak_holds_what_has_been_given_back():
     before, after = map(float, result.stdout.split())
     # The block may reuse some of what the imports gave back.
     assert 200 < after - before < 310
+
+
+@pytest.mark.parametrize("lacking", [lambda: torch.empty(2**60), lambda: bytes(2**62)], ids=["torch", "python"])
+def test_too_little_memory_is_one_line(lacking, monkeypatch, capsys):
+    """In training it says what takes less, elsewhere that there is none; both are exit code 2."""
+    with (
+        pytest.raises(InputError, match=r"this machine, .* not enough memory.*; a smaller --batch-size"),
+        enough_memory(),
+    ):
+        lacking()
+    monkeypatch.setattr(main, "app", lambda *arguments, **options: lacking())
+    assert main.run([]) == 2
+    assert capsys.readouterr().err.startswith("pctool: not enough memory for this; ask for less")
 
 
 def test_on_a_gpu_it_is_what_tensors_took(monkeypatch):

@@ -379,6 +379,8 @@ def test_the_summary_shows_the_score_of_most_samples(tmp_path):
         entry = {"step": 2, "scores": {"fid": fid}, "protocol": {"n_fake": n_fake}}
         RunFolder(tmp_path / "r").log("metrics.jsonl", entry)
     assert run(tmp_path / "r", steps=2).scores == {"fid": 1.0}
+    RunFolder(tmp_path / "r").log("metrics.jsonl", {"step": 2, "protocol": {"n_fake": 200}, "scores": {"fid": "x"}})
+    assert run(tmp_path / "r", steps=2).scores == {}, "what is no number is none"
 
 
 def test_a_fork_goes_on_from_anothers_checkpoint(tmp_path):

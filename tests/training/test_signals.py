@@ -143,6 +143,13 @@ def test_at_once_interrupts_once_and_ends_with_its_block():
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
+@pytest.mark.parametrize("seconds", [1e10, 1e300])
+def test_a_time_limit_beyond_what_a_timer_takes(seconds):
+    """The block runs, as without a limit."""
+    with listen(seconds) as stop, stop.at_once():
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 1e7
+
+
 def test_at_once_keeps_the_time_limit():
     """The block is interrupted when the time is up; one that is done before is not, and leaves no alarm."""
     with listen(0.05) as stop:

@@ -107,6 +107,24 @@ def test_images_that_have_moved_are_the_same(tmp_path):
         make().resume(checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preconditioner": {}}, "lacks the state of D's preconditioner"),
+        ({"optim_g": {"state": {}}, "step": 6}, "Adam's moments of parameter 0 are missing"),
+        ({"optim_d": {"state": {}}, "step": 6}, "Adam's moments of parameter 0 are missing"),
+        ({"seconds": float("nan")}, "nan seconds"),
+        ({"seconds": "x"}, "could not convert string"),
+    ],
+)
+def test_a_state_that_lacks_what_the_next_step_depends_on_is_refused(change, message):
+    """Empty moments are those before the first step alone, and an empty preconditioner that of a run without."""
+    with pytest.raises(InputError, match=message):
+        make(method="apc").resume({**make(method="apc").checkpoint(), **change})
+    make(method="none").resume(make(method="none").checkpoint())
+    make(method="apc").fork(make(method="none").checkpoint())
+
+
 @pytest.mark.parametrize("entry", ["G", "D", "G_ema", "optim_g", "optim_d", "preconditioner", "step", "seconds"])
 def test_a_checkpoint_without_an_entry_is_refused(entry):
     """Nothing of a state is optional."""

@@ -173,9 +173,10 @@ def test_a_task_outside_of_the_folder_is_refused(tmp_path):
     """A study of somebody else cannot make a run write into another place."""
     write(tmp_path)
     text = (tmp_path / "study.json").read_text()
-    (tmp_path / "study.json").write_text(text.replace("0001-b-s0", "../../x"))
-    with pytest.raises(InputError, match="outside of the folder"):
-        study_folder.pick(tmp_path, 1)
+    for name in ("../../x", "\\u0000"):
+        (tmp_path / "study.json").write_text(text.replace("0001-b-s0", name))
+        with pytest.raises(InputError, match="outside of the folder"):
+            study_folder.pick(tmp_path, 1)
 
 
 def test_a_task_is_a_preset_and_a_run_folder(tmp_path):

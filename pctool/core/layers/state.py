@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import torch
 
+from pctool.core.polynomial import OddPolynomial
+
 LayerKind = Literal["conv", "linear"]
 
 
@@ -53,6 +55,6 @@ def layer_states(
             continue
         W = weight.detach().flatten(1)
         sigma_hat = float(torch.dot(entry["u"], torch.mv(W, entry["v"])))
-        coeffs = tuple(entry["coeffs"])
+        coeffs = OddPolynomial(tuple(map(float, entry["coeffs"]))).coeffs
         states.append(LayerState(name, kind, weight, sigma_hat, coeffs, 2 * len(coeffs) - 1))
     return states
