@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -180,8 +179,6 @@ def prepare(  # noqa: PLR0917  # every setting is a flag of its own
     """
     from pctool.data import acquire, catalog, datasets, encoded
 
-    if not math.isfinite(cache_limit):
-        raise errors.InputError(f"--cache-limit is {cache_limit}: give a number of GB")
     encoded.check_choice(name, resolution, crop)
     if not encoded.is_path(name):
         datasets.split_of(name, split)
