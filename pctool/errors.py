@@ -1,6 +1,7 @@
 """What a user can mend: one class, with its exit code, for each way a command can end (docs/cli.md)."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 INTERRUPTED = 130  # the exit code of Ctrl-C where there is nothing to save
@@ -53,9 +54,10 @@ class SavedInterrupt(PctoolError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether there was not enough main memory; torch has no class of its own for that."""
-    said = str(error)
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "t allocate memory" in said)
+    """Whether there was not enough memory; torch has no class of its own for the machine's."""
+    if isinstance(error, RuntimeError):
+        return any(words in str(error) for words in ("t allocate memory", "out of memory", "bad_alloc"))
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:

@@ -33,7 +33,7 @@ def _place(variable: str, default: Callable[..., str]) -> Path:
     """The folder that a variable names, `~` being the user's, else the platform's. InputError for users without one."""
     with contextlib.suppress(RuntimeError):  # platformdirs', of a user without a home folder
         path = os.path.expanduser(os.environ.get(variable) or default("pctool", appauthor=False))
-        if not path.startswith("~"):
+        if path != "~" and not path.startswith("~/"):
             return Path(path)
     raise InputError(f"there is no home folder (HOME is not set, and the system knows none); name one by {variable}")
 

@@ -27,6 +27,8 @@ def test_a_tilde_is_the_users_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PCTOOL_CACHE_DIR", "~/c")
     assert cache_dir() == tmp_path / "c"
+    monkeypatch.setenv("PCTOOL_CACHE_DIR", "~nobody-of-that-name/c")  # as a shell has it
+    assert cache_dir() == Path("~nobody-of-that-name/c")
 
 
 @pytest.mark.parametrize("answer", ["error", "~/.cache/pctool"])

@@ -157,9 +157,7 @@ def prepare(  # noqa: PLR0917  # every setting is a flag of its own
     max_images: Annotated[int | None, typer.Option("--max-images", help="Only the first N images.", min=1)] = None,
     cache_limit: Annotated[
         float,
-        typer.Option(
-            "--cache-limit", help="GB that decoded images may take; a larger set is streamed.", min=0, max=1e9
-        ),
+        typer.Option("--cache-limit", help="GB that decoded images may take; a larger set is streamed.", min=0),
     ] = 100.0,
     workers: Annotated[
         int | None, typer.Option("--data-workers", help="Processes that decode (default: by the processors).", min=0)
@@ -194,7 +192,7 @@ def prepare(  # noqa: PLR0917  # every setting is a flag of its own
         max_images,
         resolution=resolution,
         crop=crop,
-        cache_limit=round(cache_limit * 1e9),
+        cache_limit=catalog.limit_of(cache_limit),
         workers=workers,
         counted=lambda total: console.progress(f"decoding {name}", total, "images"),
         say=console.note,

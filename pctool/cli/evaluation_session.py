@@ -42,7 +42,8 @@ def run(request: Request, *, out: Path | None, force: bool, as_json: bool) -> No
     found = opened(request.source)
     trained = found if isinstance(found, Trained) else None
     against = request.against or (trained.config.get("dataset") if trained else None)
-    assert against is not None  # of files it was asked for
+    if against is None:  # of files it was asked for
+        raise InputError(f"{request.source} does not say what it was trained on; add --against NAME")
     name = request.extractor or features.default_for(against)
     plan = evaluation_plan.of_run(request, name, against) if trained else evaluation_plan.of_files(request, name)
     of_run = trained.config if trained and request.against is None else None

@@ -101,7 +101,7 @@ def real_images(
         data_dir,
         resolution=about.get("resolution"),
         crop=about.get("crop"),
-        cache_limit=catalog.CACHE_LIMIT if limit is None else round(limit * 1e9),
+        cache_limit=catalog.CACHE_LIMIT if limit is None else catalog.limit_of(limit),
         counted=lambda total: progress("decode", total, "images"),
         say=note,
     )

@@ -114,8 +114,8 @@ def _of_the_system(error: Exception) -> tuple[str, int]:
         raise error
     if isinstance(error, ImportError):
         return f"{error}; 'pctool doctor' says what is missing; too small a limit on memory does this too", code
-    if isinstance(error, OSError):
-        what = OS_ERRORS[error.errno or 0][1]
+    if isinstance(error, OSError) and error.errno in OS_ERRORS:
+        what = OS_ERRORS[error.errno][1]
         return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}: {what}", code
     return "not enough memory for this; ask for less, as by a smaller batch or file, or raise the limit (ulimit)", code
 

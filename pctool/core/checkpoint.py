@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,7 +97,7 @@ def _bytes(path: Path) -> tuple[bytes, bool]:
 
     Read twice before it is given up: another process may be replacing file and sum, and network storage may fail once.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # unlike Path's, none raises
         raise InputError(f"cannot read checkpoint {path}: it is a pipe or a device; give a .pt file or a run folder")
     for again in (True, False):
         try:
@@ -174,7 +175,7 @@ def _well_formed() -> Iterator[None]:
     """A missing or misshapen entry of a file from elsewhere becomes one line."""
     try:
         yield
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:80]
         raise InputError(f"the checkpoint lacks what it should have ({reason}); use one of 'pctool train'") from None
 

@@ -23,6 +23,11 @@ __all__ = ["DATASETS", "DataSet", "ImageSet", "Split", "SplitState", "describe",
 CACHE_LIMIT = 100_000_000_000  # bytes of a decoded set, by default: LSUN bedroom at 128 px has 149 GB, tower 35 GB
 
 
+def limit_of(gigabytes: float) -> int:
+    """The bytes of `--cache-limit`; beyond what any disk has it is none."""
+    return round(min(gigabytes, 1e9) * 1e9)
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Images in canonical order.

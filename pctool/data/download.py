@@ -141,6 +141,10 @@ def _open(request: urllib.request.Request, timeout: float) -> http.client.HTTPRe
 def _read(response: http.client.HTTPResponse, size: int) -> bytes:
     try:
         return response.read(size)
+    except http.client.IncompleteRead as error:
+        if error.partial:  # the next call fails again, with nothing
+            return error.partial
+        raise _CutError("the connection was cut") from error
     except (OSError, http.client.HTTPException) as error:
         raise _CutError(reason(error)) from error
 

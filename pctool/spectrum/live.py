@@ -29,6 +29,7 @@ from pctool.spectrum.store import (
     SUMMARY,
     VERSION,
     Contents,
+    Structure,
     check_next,
     contents_of,
     image_of,
@@ -38,10 +39,8 @@ from pctool.spectrum.store import (
 )
 
 if TYPE_CHECKING:
+    from pctool.core.layers.state import LayerState
     from pctool.spectrum.measure import Row
-
-
-ALWAYS = {"raw", "effective", "strength"}  # columns of a layer, normalised or not
 
 
 class SpectrumWriter:
@@ -75,18 +74,19 @@ class SpectrumWriter:
                 _append(file, row)
             files.write_bytes(self.path, roomier.getvalue())
 
-    def truncate_after(self, step: int, layers: Sequence[str] | None = None) -> None:
-        """Drops the rows above `step`, for a run resumed at `step`. No file yet is well.
+    def truncate_after(self, step: int, layers: Sequence[LayerState]) -> None:
+        """Drops the rows above `step`, for a run of such layers that goes on from `step`. No file yet is well.
 
-        Raises InputError where the file is of other layers than those given by name, and as `append`.
+        Raises InputError where the file is of other layers or damaged, and as `append`.
         """
         if not self.path.exists():
             return
         with self._opened(in_place=False) as file:
-            if layers is not None and layer_keys(layers) != list(file["layers"]):
+            keys = layer_keys(layer.name for layer in layers)
+            expected = [(key, *x.weight.shape, x.sigma_hat is not None) for key, x in zip(keys, layers, strict=True)]
+            if _structure(file) != expected:
                 raise InputError(f"{self.path} is of other layers than the network's; move it away")
-            lacking = set(SUMMARY) - file["summary"].keys() or any(ALWAYS - x.keys() for x in file["layers"].values())
-            if lacking or any(column.chunks is None for column in _columns(file)):
+            if not _is_whole(file):
                 raise InputError(f"{self.path} is damaged; move it away")
             kept = int(np.searchsorted(file["step"][:], step, side="right"))
             for dataset in _columns(file):
@@ -188,10 +188,36 @@ class _InPlace(io.FileIO):
             self.problem = self.problem or error
 
 
+def _groups(file: h5py.File) -> list[tuple[str, h5py.Group]]:
+    """The layers. As a list: h5py's own iterator holds its lock while it waits, for ever where an error keeps it."""
+    return list(file["layers"].items())
+
+
+def _structure(file: h5py.File) -> Structure:
+    return [(key, *group.attrs["shape"], "normalized" in group) for key, group in _groups(file)]
+
+
+def _is_whole(file: h5py.File) -> bool:
+    """Whether every column is there, of numbers, can grow, and has an entry for each step."""
+    T = len(file["step"])
+    columns: list[tuple[h5py.Dataset, tuple[int, ...]]] = [(file["summary"][name], ()) for name in SUMMARY]
+    for _, group in _groups(file):
+        beyond = () if "normalized" in group else ("normalized", "sigma_over_sigma_hat")
+        r = len(group["index"])
+        columns += [(group[name], (r,)) for name in SPECTRA if name not in beyond]
+        columns += [(group[name], ()) for name in (*SCALARS, "strength") if name not in beyond]
+    steps = file["step"]
+    rising = steps.dtype.kind == "i" and bool((np.diff(steps[:]) > 0).all())
+    return rising and all(
+        column.chunks is not None and column.dtype.kind in "fi" and len(column) >= T and column.shape[1:] == rest
+        for column, rest in columns
+    )
+
+
 def _stored(file: h5py.File) -> Contents:
     T = len(file["step"])  # a column may be a row longer
     layers = []
-    for key, group in file["layers"].items():
+    for key, group in _groups(file):
         columns = {name: group[name][:T] for name in (*SPECTRA, *SCALARS, "strength") if name in group}
         layers.append((key, dict(group.attrs), columns))
     return Contents(file["step"][:], layers, {name: file["summary"][name][:T] for name in SUMMARY})
@@ -199,8 +225,8 @@ def _stored(file: h5py.File) -> Contents:
 
 def _columns(file: h5py.File) -> list[h5py.Dataset]:
     """Every dataset with an entry a step."""
-    of_layers = [d for group in file["layers"].values() for name, d in group.items() if name != "index"]
-    return [*of_layers, *file["summary"].values(), file["step"]]
+    of_layers = [group[name] for _, group in _groups(file) for name in list(group) if name != "index"]
+    return [*of_layers, *[file["summary"][name] for name in list(file["summary"])], file["step"]]
 
 
 def _allocates(file: h5py.File, row: Row) -> bool:
@@ -208,7 +234,7 @@ def _allocates(file: h5py.File, row: Row) -> bool:
     end = len(file["step"])
     noted = [
         layer.problem and "problem" not in group.attrs
-        for layer, group in zip(row.layers, file["layers"].values(), strict=False)
+        for layer, (_, group) in zip(row.layers, _groups(file), strict=False)
     ]
     return any(noted) or any(end % column.chunks[0] == 0 for column in _columns(file))
 
@@ -217,8 +243,7 @@ def _append(file: h5py.File, row: Row) -> None:
     """The new `/step` is written last, after a flush: a row counts once it is whole."""
     steps, groups = file["step"], file["layers"]
     end = len(steps)
-    stored = [(key, *group.attrs["shape"], "normalized" in group) for key, group in groups.items()]
-    check_next(row, steps[-1] if end else -1, stored)
+    check_next(row, steps[-1] if end else -1, _structure(file))
     for i, (key, layer) in enumerate(zip(keys_of(row), row.layers, strict=True)):
         group = groups[key]
         for name in (*SPECTRA, *SCALARS, "strength"):

@@ -106,7 +106,7 @@ class TrainConfig(Identity):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # OpenMP crashes with too many
     compile: bool = False
     cuda_graphs: bool = True
-    cache_limit: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = catalog.CACHE_LIMIT / 1e9
+    cache_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = catalog.CACHE_LIMIT / 1e9
     data_workers: Annotated[int, Field(ge=0)] | None = None
     out: Path
     log_every: Every = 50

@@ -20,7 +20,7 @@ def load(config: TrainConfig, *, whole: bool = False, **progress: Any) -> catalo
         None if whole else config.max_images,
         resolution=config.resolution,
         crop=config.crop,
-        cache_limit=round(config.cache_limit * 1e9),
+        cache_limit=catalog.limit_of(config.cache_limit),
         workers=config.data_workers,
         **progress,
     )

@@ -72,7 +72,7 @@ def read_toml(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; check the path") from None
-    except (ValueError, RecursionError, MemoryError) as error:  # numbers of 5,000 digits, lists within lists, too
+    except (ValueError, RecursionError) as error:  # of a number of 5,000 digits, or lists within lists, too
         raise InputError(f"{path} is not TOML: {error}") from None
 
 

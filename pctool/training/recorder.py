@@ -57,8 +57,7 @@ class Recorder:
         self.report = watcher.step
         self.board = Board(folder.path / "tensorboard", state.step) if self.config.tensorboard else None
         self.spectrum = SpectrumWriter(folder.spectrum_path, source=str(folder.path), network="D")
-        names = [layer.name for layer in state.preconditioner.layer_states()]
-        self.spectrum.truncate_after(state.step if state.step else -1, names)
+        self.spectrum.truncate_after(state.step if state.step else -1, state.preconditioner.layer_states())
         self.kappas = _recorded_kappas(folder)
         self.warned = False
 

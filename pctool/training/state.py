@@ -160,7 +160,7 @@ class TrainingState:
             if not 0 <= self.seconds < math.inf:
                 raise ValueError(f"{self.seconds} seconds")
             self.logged_strengths = dict(checkpoint["logged_strengths"])
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, ArithmeticError) as error:
             lines = str(error).splitlines()[:2]  # torch's first names the network, its second the tensor
             reason = textwrap.shorten(" ".join(lines), 200, placeholder=" ...").rstrip(".")
             raise InputError(
@@ -181,7 +181,7 @@ class TrainingState:
         changed = [f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key] and key not in aside]
         if changed:
             raise InputError(f"the checkpoint is of another run ({'; '.join(changed)}); put this run's own there")
-        if self.preconditioner.layers and not checkpoint.get("preconditioner"):  # a fork may take one of `none`
+        if self.preconditioner.layers and checkpoint.get("preconditioner") == {}:  # a fork may take one of `none`
             raise InputError("the checkpoint lacks the state of D's preconditioner; use the one before it")
         self.load(checkpoint)
 

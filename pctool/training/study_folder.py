@@ -111,7 +111,7 @@ def read_study(folder: Path) -> StudyFile:
         raise InputError(f"{folder} is no study; give a folder that 'pctool study' wrote") from None
     study = parse(text, StudyFile, str(path), "'pctool study NAME --out DIR' writes one")
     if any(Path(name).name != name or not name.isprintable() for name in study.tasks):
-        raise InputError(f"{path} cannot be used: a task is named outside of the folder; write the study again")
+        raise InputError(f"{path} cannot be used: a task has the name of no folder; write the study again")
     return study
 
 

@@ -311,7 +311,7 @@ def test_another_folders_data_confirm_nothing(pctool, tmp_path):
         (["stl10", "--split", "nope"], "stl10 has no split 'nope'"),
         (["cifar10", "--resolution", "64"], "cifar10 has no resolution 64"),
         (["cifar10", "--crop", "centre"], "cifar10 has no crop 'centre'"),
-        (["cifar10", "--cache-limit", "nan"], "'--cache-limit': Input should be less than or equal to 1000000000"),
+        (["cifar10", "--cache-limit", "nan"], "'--cache-limit': Input should be greater than or equal to 0"),
     ],
 )
 def test_prepare_looks_at_its_options_first(pctool, monkeypatch, arguments, message):

@@ -5,6 +5,8 @@ import hashlib
 import math
 import os
 import pickle
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,7 +105,7 @@ def test_a_checkpoint_with_parts_missing_is_refused_in_one_line(tmp_path, state,
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("coeffs", ["abc", [], [1.0, math.nan]])
+@pytest.mark.parametrize("coeffs", ["abc", [], [1.0, math.nan], [10**400]])
 def test_a_polynomial_that_is_none_is_refused(tmp_path, state, coeffs):
     """No layer is measured with coefficients that `pctool train` does not write."""
     content = state.checkpoint()
@@ -118,6 +120,23 @@ def test_a_version_that_is_no_number_is_named(tmp_path):
     torch.save({"format": "pctool-checkpoint", "version": torch.ones(2)}, tmp_path / "a.pt")
     with pytest.raises(InputError, match="has checkpoint version tensor"):
         checkpoints.read(tmp_path / "a.pt")
+
+
+def test_an_old_file_is_read_without_torchs_warnings(tmp_path, state, monkeypatch):
+    """They name a line of torch's code, and nothing that a user could do."""
+    checkpoints.write(tmp_path / "a.pt", state.checkpoint())
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **options: warnings.warn("old", stacklevel=1) or load(*a, **options))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert checkpoints.read(tmp_path / "a.pt")["step"] == 0
+
+
+@pytest.mark.parametrize("path", ["x" * 300 + ".pt", "there/is/none.pt"])
+def test_a_path_that_cannot_be_looked_at_is_one_line(path):
+    """Whatever the system says of it."""
+    with pytest.raises(InputError, match="cannot read checkpoint"):
+        checkpoints.read(Path(path))
 
 
 def test_a_pipe_is_no_checkpoint(tmp_path):

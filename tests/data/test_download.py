@@ -26,7 +26,7 @@ def get(tmp_path):
     def run(url, timeout=5.0, sha256=SHA256, size=SIZE):
         told: list[int] = []
         file = PublishedFile(url, sha256, size)
-        download.download(file, tmp_path / "file", "OTHER ROAD", told.append, timeout=timeout)
+        download.download(file, tmp_path / "file", "OTHER ROAD", told.append, place="GO ELSEWHERE", timeout=timeout)
         assert (tmp_path / "file").read_bytes() == BODY
         assert not (tmp_path / "file.part").exists()
         return sum(told)
@@ -204,10 +204,19 @@ def test_a_full_disk_names_file_and_size(get, tmp_path):
     with serve(behaviour) as url:
         resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, before[1]))
         try:
-            with pytest.raises(WriteError, match=r"file.part \(1,000,000 bytes\): File too large"):
+            with pytest.raises(WriteError, match=r"file.part \(1,000,000 bytes\): File too large; .*GO ELSEWHERE"):
                 get(url)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
             signal.signal(signal.SIGXFSZ, handler)
         assert (tmp_path / "file.part").stat().st_size <= 600_000
         get(url)
+
+
+def test_bytes_are_on_the_disk_before_they_count(get, tmp_path, monkeypatch):
+    """A crash after the rename must not leave a file that is shorter than its name says."""
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda number: synced.append((tmp_path / "file").exists()))
+    with serve(Behaviour(BODY)) as url:
+        get(url)
+    assert synced == [False]

@@ -145,6 +145,8 @@ def test_a_circle_of_links_is_a_name(tmp_path):
         ({"steps": 0}, "--steps: 0 is not allowed"),
         ({"lr_g": float("nan")}, "--lr-g: nan"),
         ({"width_d": 4}, "--width-d: 4"),
+        ({"batch_size": 2**20 + 1}, "--batch-size: 1048577 is not allowed"),
+        ({"n_power_iterations": 1001}, "--n-power-iterations: 1001 is not allowed"),
         ({"taus": (10.0, 5.0, 20.0, 30.0)}, "rise"),
         ({"taus": (5.0, 10.0)}, "^--taus: four rising numbers above 0 are needed, for example 5,10,20,30$"),
         ({"taus": (5.0, -10.0, 20.0, 30.0)}, "^--taus: four rising numbers"),

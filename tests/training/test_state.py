@@ -115,6 +115,9 @@ def test_images_that_have_moved_are_the_same(tmp_path):
         ({"optim_d": {"state": {}}, "step": 6}, "Adam's moments of parameter 0 are missing"),
         ({"seconds": float("nan")}, "nan seconds"),
         ({"seconds": "x"}, "could not convert string"),
+        ({"seconds": 10**400}, "too large"),
+        ({"optim_d": torch.ones(3)}, "does not fit"),
+        ({"preconditioner": torch.ones(3)}, "does not fit"),
     ],
 )
 def test_a_state_that_lacks_what_the_next_step_depends_on_is_refused(change, message):

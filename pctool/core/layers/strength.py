@@ -115,7 +115,7 @@ class AdaptiveStrength:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes over `state()`; raises KeyError for what it lacks."""
         self.polynomial = OddPolynomial(tuple(state["coeffs"]))
-        self.history = list(state["history"])
+        self.history = [float(kappa) for kappa in state["history"]]
         pending = state["pending"]
         self._pending = None if pending is None else functools.partial(float, pending)
 
