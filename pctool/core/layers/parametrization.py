@@ -84,7 +84,12 @@ class Preconditioned(nn.Module):
         return self.strength.polynomial if self.strength else self.fixed
 
     def _refresh(self) -> None:
-        self._coeffs.copy_(coefficient_rows([self.polynomial.coeffs], self._coeffs))
+        rows = coefficient_rows([self.polynomial.coeffs], self._u)
+        if (rows.dtype, rows.device) == (self._coeffs.dtype, self._coeffs.device):
+            self._coeffs.copy_(rows)
+        else:  # u and v are others, by `load_state_dict(assign=True)`
+            self._coeffs = rows
+            self._common = torch.zeros_like(self._common, device=rows.device)
 
     def _publish(self) -> None:
         """Puts the state into a buffer too: what data-parallel training copies from its first process is buffers.
@@ -155,6 +160,13 @@ class Preconditioned(nn.Module):
         self.strength.apply()
         self._refresh()
         self._publish()
+
+    def train(self, mode: bool = True) -> Preconditioned:
+        """As any module's; where it begins to train, with the coefficients that an average was given."""
+        if mode:  # `update_bn` runs an averaged model so
+            self._adopt()
+        super().train(mode)
+        return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> Preconditioned:
         self._adopt()

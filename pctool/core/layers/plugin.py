@@ -153,8 +153,9 @@ def remove_precondition_(model: nn.Module) -> nn.Module:
 
     A parametrization that was put on top of ours is baked in too. Parameters stay the same objects, so that an
     optimiser keeps them; but a layer whose raw weight others use too, as a tied embedding, gets one of its own, with a
-    warning. Raises ValueError for a model without preconditioning.
+    warning. Raises ValueError for a model without preconditioning, and in inference mode.
     """
+    _check_mode()
     found = _preconditioned(model)
     tied = _tied(model, found)
     baked = [(layer, effective_weight(layer)) for _, layer, _ in found]
@@ -237,6 +238,10 @@ def _check_settings(polynomials: Sequence[OddPolynomial], n_power_iterations: in
     if n_power_iterations is not None:
         check_count("n_power_iterations", n_power_iterations)
     check_precision(precision)
+    _check_mode()
+
+
+def _check_mode() -> None:
     if torch.is_inference_mode_enabled():
         raise ValueError("what is made within torch.inference_mode() cannot be trained; call this outside of it")
 

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.checkpoint import checkpoint
 
 import pctool
@@ -244,6 +244,9 @@ def test_more_mistakes_have_a_clear_error() -> None:
     pctool.precondition_(model(), update_every=np.int64(10))
     with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
         pctool.precondition_(model())
+    made = pctool.precondition_(model())
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+        pctool.remove_precondition_(made)
     with pytest.raises(ValueError, match=r"export in eval\(\)"):
         torch.export.export(pctool.precondition_(model(), "apc"), (images(),), strict=False)
     exported = torch.export.export(pctool.precondition_(model(), "apc").eval(), (images(),), strict=False)
@@ -284,3 +287,36 @@ def test_everything_beside_a_weight_is_on_its_device() -> None:
     assert {name: buffer.device.type for name, buffer in own.named_buffers()} == dict.fromkeys(
         ("_u", "_v", "_coeffs", "_common"), "meta"
     )
+
+
+@pytest.mark.parametrize("method", ["sn", "fpc", "apc"])
+def test_a_model_without_values_is_filled_by_assignment(method: Any) -> None:
+    """Built on the meta device, as large models are, it applies what the other one does; any dtype may come so."""
+    net = pctool.precondition_(model(), method).eval()
+    expected, state = net(images()), copy.deepcopy(net.state_dict())
+    net.to("meta").load_state_dict(state, assign=True)
+    assert torch.equal(net(images()), expected)
+    wide = pctool.precondition_(model().double(), method).eval()
+    wide.load_state_dict(state, assign=True)
+    assert torch.equal(wide(images()), expected)
+    wide(images()).sum().backward()
+    assert all(own._common.device.type == "cpu" for layer in net.modules() if (own := preconditioning(layer)))
+
+
+def test_batch_norm_of_an_average_sees_the_polynomial_that_it_applies() -> None:
+    """`update_bn` runs an averaged model in train(), made before APC chose degree 9."""
+    net = nn.Sequential(nn.Linear(8, 8, bias=False), nn.BatchNorm1d(8))
+    U, _, V = torch.linalg.svd(torch.randn(8, 8))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(8))
+        pctool.precondition_(net, "apc", history=1, skip_linear=False)
+        average = AveragedModel(net)
+        net[0].weight = U * torch.logspace(0, -2, 8) @ V
+    assert pctool.update_strengths_(net) == {"0": 9}
+    for _ in range(20):
+        net(torch.randn(4, 8))
+    average.update_parameters(net)
+    x = torch.randn(256, 8)
+    applied = average.eval().module[0].weight.detach()
+    update_bn([x], average)
+    torch.testing.assert_close(average.module[1].running_var, (x @ applied.t()).var(0), rtol=1e-3, atol=0)
