@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pctool.core.layers.plugin import precondition_ as precondition_
     from pctool.core.layers.plugin import remove_precondition_ as remove_precondition_
     from pctool.core.layers.plugin import singular_values as singular_values
+    from pctool.core.layers.plugin import strengths as strengths
     from pctool.core.layers.plugin import update_strengths_ as update_strengths_
     from pctool.core.layers.preconditioner import Preconditioner as Preconditioner
     from pctool.core.layers.strength import Ladder as Ladder
@@ -35,6 +36,7 @@ _HOMES = {
     "precondition_": "pctool.core.layers.plugin",
     "remove_precondition_": "pctool.core.layers.plugin",
     "singular_values": "pctool.core.layers.plugin",
+    "strengths": "pctool.core.layers.plugin",
     "update_strengths_": "pctool.core.layers.plugin",
     "Preconditioner": "pctool.core.layers.preconditioner",
     "Ladder": "pctool.core.layers.strength",

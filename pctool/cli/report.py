@@ -56,7 +56,7 @@ def report(  # noqa: PLR0917  # every setting is a flag of its own
     figures = overlays(rows)
     spectra = {run: spectra_of(run) for row in rows for run in row.runs}
     which = {"final": "last evaluation", "best": "best evaluation"}[select]
-    about = f"Of each run its {which}, and the condition numbers recorded at that step."
+    about = f"Of each run its {which}, and the condition numbers recorded at that step, or last before it."
     texts = {
         "report.md": tables.markdown(rows, remarks),
         "report.csv": tables.csv_text(rows),
@@ -83,7 +83,7 @@ def report(  # noqa: PLR0917  # every setting is a flag of its own
 
 def _remarks(rows: Sequence[Row], select: Literal["final", "best"]) -> list[str]:
     """What makes numbers of a table unfit to be compared, for each of the tables' settings; and what has none."""
-    from pctool.report.rows import protocols
+    from pctool.report.rows import protocols, recorded_at, step_of
 
     remarks = []
     for setting in dict.fromkeys(row.setting for row in rows):
@@ -92,6 +92,11 @@ def _remarks(rows: Sequence[Row], select: Literal["final", "best"]) -> list[str]
         if apart:
             differ = "; ".join(f"{key} {' or '.join(sorted({str(one[key]) for one in found}))}" for key in apart)
             remarks.append(f"The scores of {setting} have different protocols ({differ}): do not compare them.")
+    counted = [(run, step_of(run, row.metric, select)) for row in rows for run in row.runs if run.ended != "diverged"]
+    for run, step in counted:
+        recorded = recorded_at(run, step)
+        if recorded not in {None, step}:
+            remarks.append(f"The condition numbers of {run.path} are those recorded at step {recorded:,}.")
     unscored = [str(run.path) for row in rows for run in row.runs if not run.metrics and run.ended != "diverged"]
     if unscored:
         command = shlex.join(["pctool", "eval", unscored[0]])

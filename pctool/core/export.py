@@ -12,6 +12,7 @@ from torch import Tensor
 from pctool.core import checkpoint as checkpoints
 from pctool.core.checkpoint import Network
 from pctool.core.linalg import precondition
+from pctool.core.models import DIM_Z
 from pctool.errors import InputError
 
 MODEL_KEYS = ("arch", "variant", "resolution", "channels", "width_g", "width_d")
@@ -60,7 +61,9 @@ def description(checkpoint: dict[str, Any], network: Network) -> dict[str, str]:
     layers = [key.removesuffix(".weight") for key, value in checkpoint[network].items() if _is_layer(key, value)]
     about = {"format": "pt", "network": network, "step": str(checkpoint["step"]), **known}
     about["layers"] = json.dumps(layers)
-    if network == "D":
+    if network != "D":
+        about["input"] = f"z, {DIM_Z} independent standard normal numbers an image"
+    else:
         degrees = {name: 2 * len(entry["coeffs"]) - 1 for name, entry in checkpoint["preconditioner"].items()}
         about |= {"weights": "effective: normalisation and polynomial are in them", "degrees": json.dumps(degrees)}
     return about

@@ -211,6 +211,18 @@ def chosen(run: Run, metric: str | None, select: Select) -> dict[str, Any] | Non
     return max(reversed([entry for entry in entries if entry["step"] == last]), key=n_fake)
 
 
+def step_of(run: Run, metric: str | None, select: Select) -> int:
+    """The step that a row says of a run: that of its evaluation, or the last one."""
+    entry = chosen(run, metric, select)
+    return int(entry["step"]) if entry else run.step
+
+
+def recorded_at(run: Run, step: int) -> int | None:
+    """The step of the last row of the spectrum up to `step`, None where there is none."""
+    before = [recorded for recorded in run.spectrum.steps.tolist() if recorded <= step] if run.spectrum else []
+    return before[-1] if before else None
+
+
 def kappas_at(run: Run, step: int | None) -> dict[str, float] | None:
     """The summary of the recorded spectrum at `step`, or the last row before it; at the end for None.
 

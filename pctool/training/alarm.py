@@ -15,6 +15,8 @@ MEAN_KAPPA = 9.0
 # The worst layer's lowest tenth lies below a twentieth of its largest value. A mean above the limit without it would
 # be many layers that are merely uneven.
 WORST_KAPPA = 20.0
+# A network may be drawn ill-conditioned, as narrow ones are: a collapse is a rise.
+RISE = 1.5  # times the first row's mean
 ROWS = 3  # so many recorded rows in turn, so that one bad step is no alarm
 
 
@@ -22,14 +24,14 @@ def collapse(rows: Sequence[tuple[int, float, float]]) -> str | None:
     """Why the run's D is taken to collapse, None while it is not.
 
     rows: (step, mean modified kappa, largest modified kappa) of the effective weights, in recorded order. In each of
-    the last three both exceed their limits, and the mean has not fallen over them. NaN, from a layer that could
-    not be measured, is no evidence.
+    the last three both exceed their limits, and the mean has risen since the first row and not fallen over them. NaN,
+    from a layer that could not be measured, is no evidence.
     """
     last = rows[-ROWS:]
     if len(last) < ROWS or not all(mean > MEAN_KAPPA and worst > WORST_KAPPA for _, mean, worst in last):
         return None
     step, mean, worst = last[-1]
-    if mean < last[0][1]:
+    if mean < last[0][1] or mean < RISE * rows[0][1]:
         return None
     return (
         f"step {step:,}: D's spectrum collapses: mean modified kappa {mean:.1f} (above {MEAN_KAPPA:g}, not "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,8 @@ class RunFolder:
         if not may_resume:
             raise InputError(f"{self.path} already holds a run; --resume never wants a new --out")
         try:
-            old = RunRecord.model_validate_json(recorded.read_bytes()).identity
+            record = RunRecord.model_validate_json(recorded.read_bytes())
+            old = record.identity
             fewer = steps < int(old.get("steps", 0))
         except (OSError, TypeError, ValueError, OverflowError):
             raise InputError(f"{recorded} is damaged; restore it, or give another --out") from None
@@ -145,7 +147,8 @@ class RunFolder:
             return "new"
         if changed:
             raise InputError(
-                f"{self.path} holds another run ({'; '.join(changed)}); move it away, or give another --out"
+                f"{self.path} holds another run ({'; '.join(changed)}); move it away, or give another --out; it was "
+                f"begun by: {shlex.join(record.command)}"
             )
         self._check_checkpoints()
         return "continues"

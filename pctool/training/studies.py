@@ -67,7 +67,7 @@ def _check_grid(grid: Grid, path: Path) -> None:
         if twice := sorted(seen & keys):
             raise InputError(f"{path} sets {twice[0]} in two places; keep one")
         seen |= keys
-    if decided := sorted(seen & set(DECIDED)):
+    if decided := sorted(seen & {*DECIDED, "seeds"}):
         raise InputError(f"{path} sets {decided[0]}, which the study decides (--seeds, --out); leave it out")
 
 

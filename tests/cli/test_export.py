@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors
@@ -14,6 +16,7 @@ import torch
 
 from pctool.cli.main import run
 from pctool.core import checkpoint as checkpoints
+from pctool.core.models import build_generator
 from pctool.spectrum.measure import measure_layer
 from pctool.spectrum.sources import read_layers
 from tests.spectrum.samples import states, write_checkpoint
@@ -119,3 +122,17 @@ def test_bad_input_is_one_line(
     assert run(["export", *arguments]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert sorted(folder.rglob("*")) == before
+
+
+def test_the_page_on_exports_has_the_generator(tmp_path: Path) -> None:
+    """Written out in plain PyTorch there, it gives what the exported network gives."""
+    page = (Path(__file__).parent.parent.parent / "docs" / "export.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^    import torch\n(?:(?:    .*)?\n)+", page, re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(blocks[0]), names)
+    torch.manual_seed(0)
+    G = build_generator("resnet", 32, 3, 8, "authors").eval()
+    plain = names["Generator"](8, 3).eval()
+    plain.load_state_dict(G.state_dict())
+    z = torch.randn(4, 128)
+    torch.testing.assert_close(plain(z), G(z), rtol=0, atol=1e-5)

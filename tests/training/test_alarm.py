@@ -33,6 +33,7 @@ def test_a_collapsing_run_is_told_at_the_third_row_above_the_limits():
         [(30, 300), (20, 200), (12, 90)],  # recovering
         [(18, 113), (18, 113)],  # two rows only
         [(18, 113), (2, 3), (18, 113)],  # one good row in between
+        [(9.97, 59.7), (10.2, 61), (10.4, 65.1), (10.4, 65)],  # a narrow network, as it was drawn
         [(18, 113), (math.nan, math.nan), (18, 113)],
     ],
 )

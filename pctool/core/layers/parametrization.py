@@ -161,6 +161,10 @@ class Preconditioned(nn.Module):
         self._refresh()
         self._publish()
 
+    def extra_repr(self) -> str:
+        """What `print(model)` shows: the degree in use."""
+        return f"degree={self.polynomial.degree}"
+
     def train(self, mode: bool = True) -> Preconditioned:
         """As any module's; where it begins to train, with the coefficients that an average was given."""
         if mode:  # `update_bn` runs an averaged model so

@@ -89,7 +89,8 @@ def precondition_(
     one of the patterns `skip` ("head", "blocks.*.gate") are left as they are. Layers that share a weight share its
     preconditioning. A `spectral_norm` found on the way is replaced with one warning, its u and v, and
     `n_power_iterations` where none is given, taken over. Raises ValueError, before anything is changed, for an unknown
-    method or degree, a model without such layers or already within DistributedDataParallel, a pattern that matches
+    method or degree, a `polynomial` or `ladder` that the method does not use (of a `degree` or `taus` it warns), a
+    model without such layers or already within DistributedDataParallel, a pattern that matches
     none, a layer that `precondition` refuses, or a weight that a convolution and a transposed one share.
     """
     if isinstance(model, nn.parallel.DistributedDataParallel):
@@ -98,6 +99,14 @@ def precondition_(
         raise ValueError(f"unknown method {method!r}: one of sn, fpc, apc")
     if degree not in PUBLISHED:
         raise ValueError(f"degree is {degree}, published are {', '.join(map(str, PUBLISHED))}")
+    if polynomial is not None and method != "fpc":
+        raise ValueError(f"polynomial is for method fpc, not {method}; give method='fpc', or leave it out")
+    if ladder is not None and method != "apc":
+        raise ValueError(f"ladder is for method apc, not {method}; give method='apc', or leave it out")
+    # A script may pass all of its settings whatever the method is; another value than the default is meant to act.
+    for name, owner, departs in (("degree", "fpc", degree != 7), ("taus", "apc", tuple(taus) != PUBLISHED_TAUS)):
+        if departs and method != owner:
+            warnings.warn(f"{name} is for method {owner}: {method} does not use it", UserWarning, stacklevel=2)
     check_count("update_every", update_every)
     check_count("history", history)
     chosen = polynomial or PUBLISHED[degree]
@@ -115,7 +124,7 @@ def precondition_(
         _check(layer, name or type(layer).__name__)
     _check_shared(layers)
     skipped = last if skip_linear else None
-    strengths = {name: AdaptiveStrength(rungs, history) for name in layers if method == "apc" and name != skipped}
+    adaptive = {name: AdaptiveStrength(rungs, history) for name in layers if method == "apc" and name != skipped}
     shared: dict[int, Preconditioned] = {}
     replaced = 0
     for name, layer in layers.items():
@@ -123,13 +132,21 @@ def precondition_(
             layer,
             shared,
             chosen if method == "fpc" and name != skipped else IDENTITY,
-            strength=strengths.get(name),
+            strength=adaptive.get(name),
             update_every=update_every,
             n_power_iterations=n_power_iterations,
             precision=precision,
         )
     _say_replaced(replaced)
     return model
+
+
+def strengths(model: nn.Module) -> dict[str, int]:
+    """The degree in use of every layer of a preconditioned model, 1 for the spectral norm alone; changes nothing.
+
+    Raises ValueError for a model without preconditioning.
+    """
+    return {name: own.polynomial.degree for name, _, own in _preconditioned(model)}
 
 
 def update_strengths_(model: nn.Module) -> dict[str, int]:
@@ -144,7 +161,7 @@ def update_strengths_(model: nn.Module) -> dict[str, int]:
         _check_values(weight, name or type(model).__name__)
     for own, (_, weight) in weights.items():
         own.update_strength(weight)
-    return {name: own.polynomial.degree for name, _, own in found}
+    return strengths(model)
 
 
 @torch.no_grad()
@@ -339,4 +356,5 @@ def _say_replaced(count: int) -> None:
     """One warning at the line that called the verb."""
     if count:
         layers = f"{count} layer{'s' if count > 1 else ''}"
-        warnings.warn(f"pctool replaced spectral_norm on {layers}; u and v were taken over", UserWarning, stacklevel=3)
+        vectors = "u and v were taken over, or warmed up where they were fresh"
+        warnings.warn(f"pctool replaced spectral_norm on {layers}; {vectors}", UserWarning, stacklevel=3)

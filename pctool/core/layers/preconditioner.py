@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from pctool.core.layers.memory_order import as_weight, in_memory_order, memory_order, paper_order
 from pctool.core.layers.state import LayerState, layer_states
@@ -149,6 +150,11 @@ class Preconditioner:
         found = preconditioned_layers(network)
         if not found:
             raise ValueError("the network has no convolution and no linear layer to precondition")
+        if others := [name for name, module in found.items() if parametrize.is_parametrized(module, "weight")]:
+            raise ValueError(
+                f"{others[0]} is parametrized already, as by precondition_ or spectral_norm; of the plug-in's layers "
+                "pctool.strengths says the degrees"
+            )
         if method == "svd":
             self.svd = SvdWeights(found, generator)
             return

@@ -34,7 +34,7 @@ def trained(method: Method) -> tuple[nn.Sequential, Preconditioner]:
 
 def with_plugin(method: Method) -> nn.Sequential:
     D = network()
-    pctool.precondition_(D, method, degree=3, **({"taus": TAUS} if method == "apc" else {}))
+    pctool.precondition_(D, method, degree=3 if method == "fpc" else 7, **({"taus": TAUS} if method == "apc" else {}))
     return D
 
 

@@ -48,7 +48,7 @@ def test_both_roads_agree(method):
     taus = (1.2, 1.5, 2.0, 2.5)
     pre = Preconditioner(values, method, ladder=pctool.Ladder(taus=taus))
     pre.update_strengths()
-    pctool.precondition_(parametrized, method, taus=taus)
+    pctool.precondition_(parametrized, method, **({"taus": taus} if method == "apc" else {}))
     assert pctool.update_strengths_(parametrized) == pre.strengths() if method == "apc" else True
     for name, entry in pre.state().items():
         own = preconditioning(parametrized.get_submodule(name))
@@ -266,7 +266,7 @@ def test_a_mistake_in_one_layer_changes_none():
     broken = model()
     broken[2].weight.data[0, 0] = float("nan")
     for net, settings, message in [
-        (model(), {"polynomial": steep}, "degree 9 at most, not 11"),
+        (model(), {"method": "fpc", "polynomial": steep}, "degree 9 at most, not 11"),
         (model(), {"ladder": pctool.Ladder((5.0,), (steep,))}, "degree 9 at most"),
         (model(), {"n_power_iterations": 0}, "n_power_iterations is 0"),
         (model(), {"precision": "fp16"}, "unknown precision 'fp16'"),
@@ -274,7 +274,7 @@ def test_a_mistake_in_one_layer_changes_none():
         (broken, {}, "2.weight has entries that are not finite"),
     ]:
         with pytest.raises(ValueError, match=message):
-            pctool.precondition_(net, "apc", **settings)
+            pctool.precondition_(net, **{"method": "apc", **settings})
         assert not parametrize.is_parametrized(net[0])
     with pytest.raises(ValueError, match="update_every is 0"):
         pctool.precondition_(model(), update_every=0)
@@ -300,3 +300,32 @@ def test_singular_values_are_of_the_weights_as_they_are_applied():
     (before,) = pctool.singular_values(layer).values()
     layer(torch.ones(1, 4))
     np.testing.assert_allclose(before, np.linalg.svd(layer.weight.detach().numpy(), compute_uv=False), rtol=1e-5)
+
+
+def test_what_the_method_does_not_use_is_not_taken_in_silence():
+    """A polynomial or ladder of another method is refused, a degree or thresholds beside the defaults warned of: a
+    script may pass all of its settings."""
+    g = pctool.OddPolynomial((1.5, -0.5))
+    for method in ("apc", "sn"):
+        with pytest.raises(ValueError, match=f"polynomial is for method fpc, not {method}; give method='fpc'"):
+            pctool.precondition_(model(), method, polynomial=g)
+        with pytest.warns(UserWarning, match=f"degree is for method fpc: {method} does not use it"):
+            pctool.precondition_(model(), method, degree=3)
+        pctool.precondition_(model(), method, degree=7)
+    for method in ("fpc", "sn"):
+        with pytest.raises(ValueError, match=f"ladder is for method apc, not {method}"):
+            pctool.precondition_(model(), method, ladder=pctool.Ladder())
+        with pytest.warns(UserWarning, match=f"taus is for method apc: {method} does not use it"):
+            pctool.precondition_(model(), method, taus=(2, 3, 4, 5))
+        pctool.precondition_(model(), method, taus=[5, 10, 20, 30])
+
+
+def test_degrees_can_be_looked_at():
+    """Without measuring anew: by name, and in what print shows; the trainer's class is not for such a model."""
+    net = pctool.precondition_(model(), "fpc", degree=5)
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    assert set(pctool.strengths(net).values()) == {1, 5}
+    assert "degree=5" in repr(net)
+    with pytest.raises(ValueError, match=r"is parametrized already, .*pctool\.strengths says the degrees"):
+        pctool.Preconditioner(net, "apc")
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())

@@ -196,8 +196,8 @@ class Settings:
         return pctool.precondition_(
             net,
             self.method,  # type: ignore[arg-type]
-            degree=self.degree,
-            taus=TAUS,
+            degree=self.degree if self.method == "fpc" else 7,
+            taus=TAUS if self.method == "apc" else pctool.Ladder().taus,
             update_every=self.every,
             n_power_iterations=self.n_iterations,
             skip_linear=self.skip_linear,
