@@ -143,7 +143,9 @@ class RunFolder:
         ]
         if fewer:
             changed.append(f"steps: {old['steps']} -> {steps} (may only grow)")
-        if changed and not self._has_results():  # it was refused before its first step: a fork of another shape
+        # A fork that was killed before it recorded anything has nothing else that tells what it began from.
+        was_fork = hashes is not None and "fork_sha256" in old and "fork_sha256" not in identity
+        if changed and not was_fork and not self._has_results():  # refused before its first step: another shape's fork
             return "new"
         if changed:
             raise InputError(

@@ -172,8 +172,8 @@ def _train(session: Session, watcher: Watcher) -> Outcome:
     first = state.step * config.d_iters * config.batch_size
     own = map(ranks.share, order.batches(first, config.batch_size))
     scorer = evaluation.opened(config, ranks, watcher.note)
+    recorder = Recorder(folder, state, watcher, stop) if ranks.main else None  # refuses a damaged spectrum
     ranks.first(folder.write_record)
-    recorder = Recorder(folder, state, watcher, stop) if ranks.main else None
     if state.step < config.steps:
         if ranks.main:
             folder.forget_exit()
@@ -187,7 +187,8 @@ def _train(session: Session, watcher: Watcher) -> Outcome:
         warnings.filterwarnings("ignore", "TensorFloat32 tensor cores for float32", UserWarning)
         warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match", UserWarning)
         finished = loop.train(state, reals, folder, stop=stop, recorder=recorder, scorer=scorer)
-    outcome = Outcome(folder.path, state.step, finished, ranks.any(stop.requeue, state.device), stop.collapse)
+    requeue = ranks.any(stop.requeue, state.device) and not finished
+    outcome = Outcome(folder.path, state.step, finished, requeue, stop.collapse)
     if recorder is not None:
         recorder.close()
         _fill_in(outcome, folder, watcher.note)

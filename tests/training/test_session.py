@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import time
 import unittest.mock
@@ -415,6 +416,43 @@ def test_a_fork_goes_on_from_anothers_checkpoint(tmp_path):
     assert (part.step, run(tmp_path / "wide", steps=8, fork=source).finished) == (6, True)
     left, right = tensors(tmp_path / "whole"), tensors(tmp_path / "wide")
     assert [name for name in left if not torch.equal(left[name], right[name])] == []
+
+
+def test_a_fork_that_was_killed_before_it_recorded_anything(tmp_path):
+    """Without --fork it would begin from drawn weights: refused, naming the command; with it, it goes on."""
+    run(tmp_path / "first", steps=2)
+    source = tmp_path / "first/checkpoints/00000002.pt"
+    run(tmp_path / "fork", Watcher(3), steps=4, fork=source)
+    for path in (tmp_path / "fork").rglob("*"):
+        if path.is_file() and path.name != "config.json":
+            path.unlink()
+    with pytest.raises(InputError, match=r"fork_sha256: .* -> None.*; it was begun by: "):
+        run(tmp_path / "fork", steps=4)
+    assert run(tmp_path / "fork", steps=4, fork=source).finished
+    assert stats(tmp_path / "fork")[0]["step"] == 3
+
+
+def test_a_damaged_spectrum_is_refused_before_anything_is_recorded(tmp_path):
+    """More steps than before are no part of the run until they are trained."""
+    run(tmp_path / "r", steps=4)
+    os.truncate(tmp_path / "r" / "spectrum.h5", 3000)
+    with pytest.raises(InputError, match=r"spectrum\.h5 is damaged or no HDF5 file; move it away"):
+        run(tmp_path / "r", steps=6)
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["identity"]["steps"] == 4
+    (tmp_path / "r" / "spectrum.h5").unlink()
+    assert run(tmp_path / "r", steps=4).finished
+
+
+def test_a_run_that_finishes_asks_for_no_requeue(tmp_path):
+    """Whatever came during its last step."""
+
+    class Late(Watcher):
+        def step(self, report):
+            if report.step == 2:
+                signals.signal.raise_signal(signals.signal.SIGUSR2)
+
+    outcome = run(tmp_path / "r", Late(), steps=2)
+    assert (outcome.finished, outcome.requeue) == (True, False)
 
 
 def test_the_best_checkpoint_by_score_is_kept(tmp_path, monkeypatch):
