@@ -83,6 +83,12 @@ class Preconditioned(nn.Module):
         """What stands behind the spectral norm now."""
         return self.strength.polynomial if self.strength else self.fixed
 
+    @property
+    def degree(self) -> int:
+        """The degree in use, in an averaged model that of the coefficients it was given; 1 for the norm alone."""
+        self._adopt()
+        return self.polynomial.degree
+
     def _refresh(self) -> None:
         rows = coefficient_rows([self.polynomial.coeffs], self._u)
         if (rows.dtype, rows.device) == (self._coeffs.dtype, self._coeffs.device):
@@ -162,8 +168,8 @@ class Preconditioned(nn.Module):
         self._publish()
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows: the degree in use."""
-        return f"degree={self.polynomial.degree}"
+        """What `print(model)` shows."""
+        return f"degree={self.degree}"
 
     def train(self, mode: bool = True) -> Preconditioned:
         """As any module's; where it begins to train, with the coefficients that an average was given."""

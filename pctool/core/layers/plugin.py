@@ -146,7 +146,7 @@ def strengths(model: nn.Module) -> dict[str, int]:
 
     Raises ValueError for a model without preconditioning.
     """
-    return {name: own.polynomial.degree for name, _, own in _preconditioned(model)}
+    return {name: own.degree for name, _, own in _preconditioned(model)}
 
 
 def update_strengths_(model: nn.Module) -> dict[str, int]:

@@ -316,6 +316,7 @@ def test_batch_norm_of_an_average_sees_the_polynomial_that_it_applies() -> None:
     for _ in range(20):
         net(torch.randn(4, 8))
     average.update_parameters(net)
+    assert pctool.strengths(average) == {"module.0": 9}
     x = torch.randn(256, 8)
     applied = average.eval().module[0].weight.detach()
     update_bn([x], average)
