@@ -44,7 +44,7 @@ def enough_memory() -> Iterator[None]:
             cause = cause.__context__  # the end of a recording that ran out of memory fails by itself
         if cause is None:
             raise
-        where = "the GPU" if isinstance(cause, torch.OutOfMemoryError) else "this machine, or its limit (ulimit),"
+        where = "the GPU" if "CUDA" in str(cause) else "this machine, or its limit (ulimit),"
         said = str(cause).split(". GPU")[0].rpartition("memory: ")[2].split(". Error")[0]
         raise InputError(
             f"{where} has not enough memory{f' ({said})' if said else ''}; a smaller --batch-size, --width-g or "

@@ -147,7 +147,8 @@ def _found(store: Store, size: int, device: str, gpu: str, say: Say) -> str:
         return f"process{'es' if absent[1:] else ''} {', '.join(map(str, absent))} of {size}"
 
     def remind() -> None:
-        say(f"waiting for {named(missing())}, up to {_minutes()}")
+        if absent := missing():  # the last one may have come just now
+            say(f"waiting for {named(absent)}, up to {_minutes()}")
 
     _wait(lambda: store.check([f"device/{rank}" for rank in others]), ARRIVAL, remind)
     absent = missing()

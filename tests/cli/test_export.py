@@ -89,8 +89,10 @@ def test_the_last_layer_of_an_export_is_the_network_s(folder: Path, capsys: pyte
 
 
 def test_a_generator_is_exported_as_it_is(folder: Path) -> None:
-    """No weight changes."""
+    """No weight changes; the metadata say what it takes."""
     assert run(["export", "runs/demo/checkpoints/00000010.pt", "--network", "G", "--out", "g.safetensors"]) == 0
+    with safetensors.safe_open(folder / "g.safetensors", "pt") as file:
+        assert file.metadata()["input"] == "z, 128 independent standard normal numbers an image"
     tensors = safetensors.torch.load_file(folder / "g.safetensors")
     for state in states(10):
         assert (tensors[f"{state.name}.weight"] == state.weight).all()

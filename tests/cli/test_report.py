@@ -92,6 +92,16 @@ def test_runs_without_a_score_are_named_with_what_to_do(folder: Path, capsys: py
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_condition_numbers_of_an_earlier_step_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a score between two rows of the spectrum the numbers are those of the row before it, which is said."""
+    make_run(Path("between"), scores={17: 30.0}, method="svd")
+    assert run(["report", "between", "sn"]) == 0
+    hint = "The condition numbers of between are those recorded at step 10."
+    assert capsys.readouterr().err == f"{hint}\n"
+    assert hint in (folder / "report/report.md").read_text()
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_a_seed_counts_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of two runs with the same settings and seed the one that has come furthest; how many of a row have a score."""
     make_run(Path("again"), scores={10: 50.0}, seed=1)

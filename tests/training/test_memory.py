@@ -46,6 +46,16 @@ def test_too_little_memory_is_one_line(lacking, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("pctool: not enough memory for this; ask for less")
 
 
+def test_a_gpus_memory_is_told_apart():
+    """By torch's words, without those that go on about its allocator."""
+    error = torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 1 GiB"
+    )
+    message = r"^the GPU has not enough memory \(CUDA out of memory\. Tried to allocate 20\.00 GiB\); a smaller"
+    with pytest.raises(InputError, match=message), enough_memory():
+        raise error
+
+
 def test_on_a_gpu_it_is_what_tensors_took(monkeypatch):
     """On cuda the peak is PyTorch's count of allocated bytes, in MiB."""
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**19)

@@ -90,8 +90,8 @@ def precondition_(
     preconditioning. A `spectral_norm` found on the way is replaced with one warning, its u and v, and
     `n_power_iterations` where none is given, taken over. Raises ValueError, before anything is changed, for an unknown
     method or degree, a `polynomial` or `ladder` that the method does not use (of a `degree` or `taus` it warns), a
-    model without such layers or already within DistributedDataParallel, a pattern that matches
-    none, a layer that `precondition` refuses, or a weight that a convolution and a transposed one share.
+    model without such layers or already within DistributedDataParallel, a pattern that matches none, a layer that
+    `precondition` refuses, or a weight that a convolution and a transposed one share.
     """
     if isinstance(model, nn.parallel.DistributedDataParallel):
         raise ValueError("the model is within DistributedDataParallel; call precondition_ before it is wrapped")
